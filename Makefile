@@ -1,0 +1,37 @@
+# Two commands do everything: `make search` runs the main job, `make test` the tests.
+# Each makes .venv first, if it is not there yet, from the pinned requirements.lock.
+PYTHON ?= python3
+PY = .venv/bin/python
+READY = .venv/.ready
+
+.PHONY: search test test-all lint lock
+.DEFAULT_GOAL := search
+
+search: $(READY)
+	$(PY) -m tuner.launch reptile_omniglot $(ARGS)
+
+test: lint
+	$(PY) -m pytest
+
+test-all: lint
+	$(PY) -m pytest -m "not gpu and not benchmark" --timeout 1800
+
+lint: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(READY)
+
+# Pins what a fresh resolution of pyproject.toml gives.
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet "setuptools>=77" ".[dev]"
+	.venv-lock/bin/pip freeze --all --exclude few-shot-tuner --exclude pip \
+		| sed -E 's/^((nvidia|cuda|triton)[^ ]*)$$/\1 ; platform_system == "Linux" and platform_machine == "x86_64"/' > requirements.lock
+	rm -rf .venv-lock
