@@ -1,0 +1,1 @@
+"""What may vary: functions from an Optuna trial to a config."""

@@ -1,0 +1,108 @@
+"""Budgets become plans: arithmetic, by hand where it is short."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.errors import UserError
+from tuner.plan import ETA, Plan, clock, describe, episode_counts, make_plan, makespan, parse_budget
+
+
+def plan(**changed: Any) -> Plan:
+    asked: dict[str, Any] = {
+        "scale": "cpu",
+        "budget_seconds": 600.0,
+        "trials": None,
+        "validation_classes": 20,
+        "slots": 2,
+        "threads": 1,
+        "cpus_per_trial": 1.0,
+        "gpus_per_trial": 0.0,
+        "device": "cpu",
+        "seed": 0,
+        "samples": 16,
+        "flops_per_second": 1e10,
+    }
+    return make_plan(**(asked | changed))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("2d", 172_800), ("0.5h", 1800)],
+)
+def test_budgets_are_read(text: str, seconds: float) -> None:
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "-5m", "ten", "5x", "5 m", "nan", "inf", "1e3"])
+def test_nonsense_budgets_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--budget must be a positive time"):
+        parse_budget(text)
+
+
+def test_two_cores_and_ten_minutes_are_at_least_twelve_trials() -> None:
+    made = plan()
+    assert made.trials >= 12
+    assert made.search_seconds < 600
+    assert made.episodes == (5, 10, 20)
+    assert [made.rungs[2] / rung for rung in made.rungs] == pytest.approx([9, 3, 1])
+
+
+def test_more_budget_is_more_and_longer_trials() -> None:
+    short, long = plan(), plan(budget_seconds=3600.0)
+    assert long.trials > short.trials
+    assert long.full_trial_seconds > 1.5 * short.full_trial_seconds
+
+
+def test_a_plan_survives_the_journal() -> None:
+    import json
+
+    made = plan()
+    assert Plan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+def test_one_trial_takes_the_whole_search() -> None:
+    # It is the reference and runs to the end: 1/9 + 2/9 + 6/9 of a full trial.
+    assert makespan(1, 1) == pytest.approx(1.0)
+
+
+def test_two_trials_on_one_slot_by_hand() -> None:
+    """The reference runs to the end: 1. The second trains 1/9 and is then compared with one
+    other: if it is better (half of the searches) it goes on, and again: 1 in all."""
+    assert makespan(2, 1) == pytest.approx(1 + 1 / 9 + 0.5 * 8 / 9, abs=0.1)
+
+
+@given(trials=st.integers(1, 30), slots=st.integers(1, 8))
+def test_a_search_is_no_shorter_than_its_longest_trial_and_no_longer_than_all(
+    trials: int, slots: int
+) -> None:
+    assert 1 - 1e-9 <= makespan(trials, slots) <= trials + 1e-9
+
+
+@given(budget=st.floats(1, 1e6), slots=st.integers(1, 64))
+def test_the_search_leaves_time_to_finish(budget: float, slots: int) -> None:
+    made = plan(budget_seconds=budget, slots=slots)
+    assert 0 < made.search_seconds < budget
+    assert made.slots <= made.trials
+    assert made.full_trial_seconds < made.search_seconds
+
+
+def test_few_validation_classes_are_all_used() -> None:
+    assert episode_counts(3) == (3, 3, 3)
+    assert episode_counts(20) == (5, 10, 20)
+
+
+def test_the_description_names_what_a_user_pays() -> None:
+    text = "\n".join(describe(plan(), cpus=2, gpus=0))
+    assert "12 trials" in text
+    assert "10:00" in text
+    assert f"1 of {ETA}" in text
+
+
+def test_clock() -> None:
+    assert clock(65) == "1:05"
+    assert clock(3661) == "1:01:01"

@@ -1,0 +1,213 @@
+"""Algorithms 1 and 2: hand calculation, independence of tasks, exact resuming."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.reptile import (
+    ARCHITECTURES,
+    InnerLoop,
+    MetaTraining,
+    Pair,
+    ReptileConfig,
+    adapt,
+    build_gan,
+    initial_weights,
+    inner_step_flops,
+    meta_iteration_flops,
+    reptile_gradient,
+    reptile_update,
+)
+
+TINY = ReptileConfig(size=16, width=2, depth=2, latent=4, inner_steps=2, train_shots=3)
+
+
+def _shots(tasks: int, count: int, seed: int = 0) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.rand(tasks, count, 1, 16, 16, generator=rng) * 2 - 1
+
+
+def test_update_matches_hand_calculation() -> None:
+    start, adapted = torch.tensor([0.0, 2.0]), torch.tensor([[1.0, 2.0], [3.0, 6.0]])  # mean [2, 4]
+    torch.testing.assert_close(
+        reptile_update(start, adapted, step=0.5), torch.tensor([1.0, 3.0])
+    )
+    torch.testing.assert_close(reptile_gradient(start, adapted), torch.tensor([-2.0, -2.0]))
+
+
+weights = st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3)
+
+
+@given(start=weights, tasks=st.lists(weights, min_size=1, max_size=4), step=st.floats(0.01, 1))
+def test_update_never_overshoots_the_mean(
+    start: list[float], tasks: list[list[float]], step: float
+) -> None:
+    begun, adapted = torch.tensor(start), torch.tensor(tasks)
+    new = reptile_update(begun, adapted, step=step)
+    assert ((new - begun).abs() <= (adapted.mean(0) - begun).abs() + 1e-3).all()
+
+
+def test_outer_adam_steps_towards_the_adapted_weights() -> None:
+    """Adam's first step is the learning rate along the sign of Phi - W."""
+    config = replace(TINY, outer_optimizer="adam", outer_step=1e-3, inner_optimizer="sgd")
+    training = MetaTraining(config, torch.Generator().manual_seed(0))
+    before = training.meta.clone()
+    adapted = Pair(before.generator[None] + 1.0, before.critic[None] - 1.0)
+    training._move(adapted)
+    moved = training.meta.generator - before.generator
+    torch.testing.assert_close(moved, torch.full_like(moved, 1e-3), rtol=1e-3, atol=1e-7)
+    moved = training.meta.critic - before.critic
+    torch.testing.assert_close(moved, torch.full_like(moved, -1e-3), rtol=1e-3, atol=1e-7)
+
+
+def test_interpolation_of_one_lands_on_the_adapted_weights() -> None:
+    config = replace(TINY, outer_step=1.0)
+    training = MetaTraining(config, torch.Generator().manual_seed(0))
+    rng = torch.Generator().manual_seed(0)
+    loop = InnerLoop(training.gan, config, training.meta, _shots(1, 3), rng)
+    for _ in range(config.inner_steps):
+        loop.step()
+    training.iterate(_shots(1, 3))
+    torch.testing.assert_close(training.meta.generator, loop.weights.generator.detach()[0])
+    torch.testing.assert_close(training.meta.critic, loop.weights.critic.detach()[0])
+
+
+def test_one_sgd_step_of_the_generator_matches_its_gradient() -> None:
+    config = replace(TINY, inner_optimizer="sgd", inner_lr=0.5)
+    gan, rng = build_gan(config), torch.Generator().manual_seed(3)
+    start = initial_weights(gan, torch.Generator().manual_seed(0))
+    loop = InnerLoop(gan, config, start, _shots(1, 3), rng)
+    loop._critic_step()
+    state = rng.get_state()
+    loop._generator_step()
+    rng.set_state(state)
+    point = start.generator[None].clone().requires_grad_()
+    noise = torch.randn(1, 3, config.latent, generator=rng)
+    score = -gan.critic(loop.weights.critic.detach(), gan.generator(point, noise)).mean()
+    (gradient,) = torch.autograd.grad(score, point)
+    torch.testing.assert_close(loop.weights.generator.detach(), (point - 0.5 * gradient).detach())
+
+
+def test_the_inner_loop_leaves_the_meta_weights_alone() -> None:
+    gan = build_gan(TINY)
+    start = initial_weights(gan, torch.Generator().manual_seed(0))
+    before = start.clone()
+    loop = InnerLoop(gan, TINY, start, _shots(2, 3), torch.Generator().manual_seed(0))
+    loop.step()
+    torch.testing.assert_close(start.generator, before.generator, rtol=0, atol=0)
+    assert not torch.equal(loop.weights.generator[0].detach(), start.generator)
+
+
+@pytest.mark.parametrize("inner", ["adam", "sgd"])
+def test_tasks_that_share_a_loop_do_not_touch_each_other(inner: str) -> None:
+    """Another second task must leave the first one's weights as they were, to the bit."""
+    config = replace(TINY, inner_optimizer=inner)
+    gan = build_gan(config)
+    start = initial_weights(gan, torch.Generator().manual_seed(0))
+    ends = []
+    for seed in (1, 2):
+        shots = torch.cat([_shots(1, 3, seed=0), _shots(1, 3, seed=seed)])
+        loop = InnerLoop(gan, config, start, shots, torch.Generator().manual_seed(0))
+        for _ in range(3):
+            loop.step()
+        ends.append(loop.weights.generator.detach())
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert not torch.equal(ends[0][1], ends[1][1])
+
+
+@pytest.mark.parametrize("mode", ["corrected", "faithful"])
+@pytest.mark.parametrize("outer", ["interpolation", "adam"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_resuming_equals_never_stopping(architecture: str, outer: str, mode: str) -> None:
+    config = replace(
+        TINY,
+        architecture=architecture,
+        mode=mode,
+        outer_optimizer=outer,
+        outer_step=0.5 if outer == "interpolation" else 1e-3,
+        averaging=0.2,
+        augmentation=0.5,
+        meta_batch=2,
+    )
+    straight, stopped = (
+        MetaTraining(config, torch.Generator().manual_seed(7)) for _ in range(2)
+    )
+    for turn in range(2):
+        straight.iterate(_shots(2, 3, seed=turn))
+    stopped.iterate(_shots(2, 3, seed=0))
+    file = io.BytesIO()
+    torch.save(stopped.state_dict(), file)
+    resumed = MetaTraining(config, torch.Generator().manual_seed(99))
+    resumed.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    resumed.iterate(_shots(2, 3, seed=1))
+    for ours, theirs in ((resumed.meta, straight.meta), (resumed.average, straight.average)):
+        assert torch.equal(ours.generator, theirs.generator)
+        assert torch.equal(ours.critic, theirs.critic)
+
+
+def test_averaging_weighs_the_newest_share() -> None:
+    """With share s, iterate t weighs (1 - 1/t) ** (1/s) less each turn: by hand for s = 1/2."""
+    training = MetaTraining(replace(TINY, averaging=0.5), torch.Generator().manual_seed(0))
+    average = 0.0
+    for turn, value in enumerate((1.0, 2.0, 6.0), start=1):
+        training.meta.generator.fill_(value)
+        training.iterations = turn
+        training._average()
+        keep = (1 - 1 / turn) ** 2
+        average = keep * average + (1 - keep) * value
+    # keeps 0, 1/4, 4/9: 1 -> 1/4 + 3/4 * 2 = 7/4 -> 4/9 * 7/4 + 5/9 * 6 = 37/9
+    assert average == pytest.approx(37 / 9)
+    torch.testing.assert_close(
+        training.scored().generator, torch.full_like(training.meta.generator, 37 / 9)
+    )
+
+
+def test_adaptation_yields_a_batch_at_every_stop_and_repeats_itself() -> None:
+    gan = build_gan(TINY)
+    start = initial_weights(gan, torch.Generator().manual_seed(0))
+
+    def run() -> list[torch.Tensor]:
+        rng = torch.Generator().manual_seed(5)
+        return list(adapt(gan, TINY, start, _shots(2, 4), rng, stops=(1, 3), count=6))
+
+    first, again = run(), run()
+    assert [batch.shape for batch in first] == [(2, 6, 1, 16, 16)] * 2
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], first[1])
+
+
+def test_flops_are_those_of_the_updates() -> None:
+    step = inner_step_flops(TINY, 3)
+    assert meta_iteration_flops(TINY) == step * TINY.inner_steps
+    assert meta_iteration_flops(replace(TINY, inner_steps=4)) == 2 * meta_iteration_flops(TINY)
+    assert meta_iteration_flops(replace(TINY, meta_batch=3)) == 3 * meta_iteration_flops(TINY)
+    # Learning rates and augmentation change no matrix product.
+    assert meta_iteration_flops(replace(TINY, inner_lr=0.1, augmentation=1.0)) == (
+        meta_iteration_flops(TINY)
+    )
+    # Twice the pictures are twice the products.
+    assert inner_step_flops(TINY, 6) == pytest.approx(2 * step)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("inner_lr", 0.0),
+        ("inner_lr", float("nan")),
+        ("inner_steps", 0),
+        ("outer_step", 1.5),
+        ("averaging", 1.0),
+        ("augmentation", -0.1),
+        ("architecture", "vgg"),
+        ("penalty", float("inf")),
+    ],
+)
+def test_nonsense_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        ReptileConfig(**{**asdict(ReptileConfig()), field: value})

@@ -1,0 +1,76 @@
+"""Every space yields valid configs, its known points lie in it, a search finds its optimum."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, fields
+from typing import Any, get_args
+
+import optuna
+import pytest
+from optuna.samplers import TPESampler
+
+from search_spaces.reptile import cpu_space
+from trainables.pipeline import load_pipeline
+from trainables.reptile import ReptileConfig
+from tuner.experiments import EXPERIMENTS, Scale, find_experiment
+from tuner.known_points import check_known_point
+
+CASES = [(name, scale) for name in sorted(EXPERIMENTS) for scale in get_args(Scale)]
+
+
+@pytest.mark.parametrize(("name", "scale"), CASES)
+def test_known_points_lie_in_their_space(name: str, scale: Scale) -> None:
+    made = find_experiment(name)(scale)
+    assert made.name == name
+    assert sum(point.reference for point in made.known_points) == 1
+    for point in made.known_points:
+        check_known_point(point, made.space, made.base)
+    load_pipeline(made.pipeline)
+
+
+@pytest.mark.parametrize(("name", "scale"), CASES)
+def test_random_points_are_valid_and_stay_themselves(name: str, scale: Scale) -> None:
+    made = find_experiment(name)(scale)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(50):
+        config = made.space(study.ask(), made.base)
+        assert type(made.base)(**asdict(config)) == config
+
+
+def test_parameters_are_config_fields() -> None:
+    """But for the optimisers' own step sizes, which lead to one field by different ranges."""
+    names = {field.name for field in fields(ReptileConfig)}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        cpu_space(trial, ReptileConfig())
+        for name in trial.params:
+            assert name in names or name.rpartition("_")[0] in names
+
+
+def test_the_papers_settings_are_the_papers() -> None:
+    made = find_experiment("reptile_omniglot")("paper")
+    study = optuna.create_study()
+    study.enqueue_trial(dict(made.known_points[0].params))
+    config: Any = made.space(study.ask(), made.base)
+    assert config.inner_lr == 1e-3
+    assert config.outer_step == 1e-4
+    assert config.inner_steps == 10
+    assert config.train_shots == 8
+    assert config.width == 64
+    assert made.known_points[0].overrides["mode"] == "faithful"
+
+
+def test_search_finds_a_known_optimum() -> None:
+    """A toy loss that is lowest at inner_lr = 1e-3 with Adam."""
+
+    def loss(config: ReptileConfig) -> float:
+        wrong = 0.5 if config.inner_optimizer == "sgd" else 0.0
+        return abs(math.log10(config.inner_lr) + 3) + wrong
+
+    study = optuna.create_study(sampler=TPESampler(seed=0))
+    for _ in range(60):
+        trial = study.ask()
+        study.tell(trial, loss(cpu_space(trial, ReptileConfig())))
+    assert study.best_value < 0.1

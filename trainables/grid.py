@@ -1,0 +1,54 @@
+"""Sample grids as in the paper's figures 6 to 8: the shots on top, new pictures below."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+COLUMNS, ROWS = 4, 3  # samples shown of each class
+CLASSES_A_ROW = 5
+ENLARGED = 2  # screen pixels a picture's pixel
+GAP = 4  # pixels between classes
+LINE = 1  # pixels of the line between shots and samples
+GAP_GREY, LINE_GREY = 60, 150
+
+
+def _tile(pictures: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uint8]:
+    """[n, C, S, S] -> [rows * S, columns * S, C]; n is a multiple of `columns`."""
+    count, channels, size, _ = pictures.shape
+    rows = pictures.reshape(count // columns, columns, channels, size, size)
+    return rows.transpose(0, 3, 1, 4, 2).reshape(count // columns * size, columns * size, channels)
+
+
+def _block(
+    shots: npt.NDArray[np.uint8], samples: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """One class: its shots, a line, its samples -> [H, W, C]."""
+    top = _tile(shots[:COLUMNS], COLUMNS)
+    line = np.full((LINE, *top.shape[1:]), LINE_GREY, np.uint8)
+    return np.concatenate([top, line, _tile(samples[: COLUMNS * ROWS], COLUMNS)])
+
+
+def sample_grid(
+    shots: npt.NDArray[np.uint8], samples: npt.NDArray[np.uint8], *, classes: int = 10
+) -> npt.NDArray[np.uint8]:
+    """A picture of the first `classes` episodes.
+
+    Args:
+        shots: [E, at least 4, C, S, S], C 1 or 3.
+        samples: [E, at least 12, C, S, S].
+    Returns:
+        uint8 [H, W, 3].
+    """
+    blocks = [_block(s, y) for s, y in zip(shots[:classes], samples[:classes], strict=True)]
+    height, width, channels = blocks[0].shape
+    columns = min(CLASSES_A_ROW, len(blocks))
+    rows = -(-len(blocks) // columns)
+    canvas = np.full(
+        (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels), GAP_GREY, np.uint8
+    )
+    for index, block in enumerate(blocks):
+        top, left = index // columns * (height + GAP), index % columns * (width + GAP)
+        canvas[top : top + height, left : left + width] = block
+    large = canvas.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+    return large if channels == 3 else large.repeat(3, axis=2)

@@ -1,0 +1,119 @@
+"""What a trial is to the search: it steps from rung to rung, and can be stopped and restored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+
+Part = Literal["validation", "test"]
+EPISODES_AT_ONCE = 5  # adapted together: enough to share overhead, few enough for the cache
+
+
+class Diverged(RuntimeError):
+    """Training left the finite numbers: the trial has failed, the study goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyContext:
+    """What every trial of a study shares, as plain data that crosses processes.
+
+    `image_set` and `scorer` are folders that `datasets.open_image_set` and
+    `evaluation.Scorer` open; `split` is `tasks.Split.to_dict()`.
+    """
+
+    image_set: str
+    scorer: str
+    split: dict[str, Any]
+    rungs: tuple[float, ...]  # cumulative floating-point operations of training, ascending
+    episodes: tuple[int, ...]  # scoring episodes at each rung
+    samples: int  # generated pictures an episode
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a trial tells at a rung.
+
+    `metrics` are finite floats. `losses` rows are (updates so far, critic's, generator's mean
+    since the row before). `grid` is uint8 [H, W, 3]: shots on top, samples below.
+    """
+
+    metrics: dict[str, float]
+    losses: list[tuple[float, float, float]]
+    grid: npt.NDArray[np.uint8]
+
+
+class Pipeline(Protocol):
+    """One trial. Two of the same config, context and seed are the same trial, bit for bit."""
+
+    def __init__(self, config: Mapping[str, Any], context: StudyContext, seed: int) -> None: ...
+
+    def step(self, should_stop: Callable[[], bool]) -> Report:
+        """Train up to the next rung, or until `should_stop`, and score once.
+
+        Raises:
+            Diverged: a loss or a weight is no longer finite.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that resuming needs: tensors and plain data."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model to keep, by name."""
+        ...
+
+    @staticmethod
+    def sample(
+        config: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        context: StudyContext,
+        *,
+        part: Part,
+        episodes: range,
+        adapt_steps: int,
+    ) -> npt.NDArray[np.uint8]:
+        """What a kept model makes of some scoring episodes -> uint8 [E, samples, C, S, S].
+
+        Args:
+            config: that the model was trained with.
+            weights: as `weights` gave them.
+            part: whose episodes.
+            episodes: which of them; the same pictures whatever range an episode comes in,
+                if ranges begin at multiples of `EPISODES_AT_ONCE`.
+            adapt_steps: where to stop, as the metric of that name says.
+        """
+        ...
+
+
+    @staticmethod
+    def training_speed(config: Mapping[str, Any], device: str, seconds: float) -> float:
+        """FLOPs of training a second, measured for about `seconds` with the threads set now."""
+        ...
+
+
+# Named, not imported: a worker loads only the pipeline that it runs.
+PIPELINES = {"reptile": "trainables.reptile_trial:ReptileTrial"}
+
+
+def load_pipeline(name: str) -> type[Pipeline]:
+    """The class that `PIPELINES` names.
+
+    Raises:
+        ValueError: there is no pipeline of that name.
+    """
+    if name not in PIPELINES:
+        raise ValueError(f"`pipeline` must be one of {sorted(PIPELINES)}, got {name!r}.")
+    module, _, cls = PIPELINES[name].partition(":")
+    pipeline: type[Pipeline] = getattr(import_module(module), cls)
+    return pipeline

@@ -1,0 +1,360 @@
+"""Reptile meta-training of a WGAN-GP GAN: Algorithms 1 and 2 of the paper, as pure steps.
+
+Both algorithms share one inner loop: K steps of critic and generator on pictures of one task,
+begun at the meta-weights. Algorithm 1 (training) then moves the meta-weights towards where the
+loop ended; Algorithm 2 (generation) draws pictures from there.
+
+Shapes: T tasks, n pictures a task, C channels, S pixels a side, Z latent size, P weights.
+Sources: FIGR, arXiv:1901.02199; Reptile, arXiv:1803.02999; WGAN-GP, arXiv:1704.00028.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainables.augment import augment
+from trainables.losses import (
+    gradient_penalty,
+    interpolate,
+    wasserstein_critic,
+    wasserstein_generator,
+)
+from trainables.models.compact import CompactCritic, CompactGenerator
+from trainables.models.figr import FigrCritic, FigrGenerator
+from trainables.models.network import Network
+
+ARCHITECTURES = ("compact", "dcgan", "resnet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReptileConfig:
+    """How one Reptile trial learns and how its model is adapted to new shots."""
+
+    mode: Literal["corrected", "faithful"] = "corrected"  # see `trainables.losses`
+    architecture: Literal["compact", "dcgan", "resnet"] = "compact"
+    size: int = 32  # pixels a side
+    channels: int = 1
+    width: int = 16  # channels at the finest convolution
+    depth: int = 4  # halvings of the resolution in FIGR's nets; the compact ones go down to 4x4
+    latent: int = 64
+    inner_optimizer: Literal["adam", "sgd"] = "adam"  # adam: betas (0, .9), fresh for every task
+    inner_lr: float = 1e-3  # of the generator
+    critic_lr_ratio: float = 1.0  # critic's learning rate / generator's
+    inner_steps: int = 10  # K of training
+    critic_steps: int = 1  # critic updates a generator update
+    train_shots: int = 10  # pictures drawn for a training task
+    penalty: float = 10.0  # weight of the gradient penalty
+    outer_optimizer: Literal["interpolation", "adam"] = "interpolation"
+    outer_step: float = 0.5  # fraction of the way to the adapted weights, or Adam's learning rate
+    meta_batch: int = 1  # tasks an outer step
+    averaging: float = 0.0  # share of training that the scored weights average over; 0: the last
+    augmentation: float = 0.0  # strength in training and adaptation; 1 is strong, 0 none
+    adapt_steps: int = 100  # most steps of adaptation; the best stop up to it is chosen
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"`architecture` must be one of {ARCHITECTURES}, got {self.architecture!r}."
+            )
+        positive = ("inner_lr", "critic_lr_ratio", "penalty", "outer_step")
+        counts = (
+            "size", "channels", "width", "depth", "latent", "inner_steps", "critic_steps",
+            "train_shots", "meta_batch", "adapt_steps",
+        )  # fmt: skip
+        for name in positive:
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"`{name}` must be positive and finite, got {value}.")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.outer_optimizer == "interpolation" and self.outer_step > 1:
+            raise ValueError(f"`outer_step` must be in (0, 1], got {self.outer_step}.")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"`averaging` must be in [0, 1), got {self.averaging}.")
+        if not 0 <= self.augmentation <= 1:
+            raise ValueError(f"`augmentation` must be in [0, 1], got {self.augmentation}.")
+
+    @property
+    def faithful(self) -> bool:
+        return self.mode == "faithful"
+
+
+@dataclass(frozen=True, slots=True)
+class Gan:
+    """The two networks of a trial; their weights travel apart from them, as `Pair`s."""
+
+    generator: Network
+    critic: Network
+    latent: int
+
+
+@dataclass(slots=True)
+class Pair:
+    """Weights of generator and critic: [P] each, or [T, P] with a task axis."""
+
+    generator: Tensor
+    critic: Tensor
+
+    def tasks(self, count: int) -> Pair:
+        """`count` independent copies, ready for an inner loop: [P] -> [T, P]."""
+        return Pair(
+            self.generator.detach().repeat(count, 1).requires_grad_(),
+            self.critic.detach().repeat(count, 1).requires_grad_(),
+        )
+
+    def clone(self) -> Pair:
+        return Pair(self.generator.detach().clone(), self.critic.detach().clone())
+
+
+def build_gan(config: ReptileConfig) -> Gan:
+    """The networks that `config` names."""
+    shape = {"size": config.size, "channels": config.channels, "width": config.width}
+    if config.architecture == "compact":
+        generator: Network = CompactGenerator(**shape, latent=config.latent)
+        return Gan(generator, CompactCritic(**shape), config.latent)
+    figr = shape | {"depth": config.depth, "residual": config.architecture == "resnet"}
+    return Gan(FigrGenerator(**figr, latent=config.latent), FigrCritic(**figr), config.latent)
+
+
+def initial_weights(gan: Gan, rng: torch.Generator) -> Pair:
+    return Pair(gan.generator.initial(rng), gan.critic.initial(rng))
+
+
+def latents(gan: Gan, tasks: int, count: int, rng: torch.Generator) -> Tensor:
+    """Standard normal noise [T, n, Z]."""
+    return torch.randn(tasks, count, gan.latent, generator=rng, device=rng.device)
+
+
+def _optimizer(config: ReptileConfig, weights: Tensor, lr: float) -> torch.optim.Optimizer:
+    if config.inner_optimizer == "sgd":
+        return torch.optim.SGD([weights], lr=lr)
+    # Elementwise, so tasks that share the tensor stay independent.
+    return torch.optim.Adam([weights], lr=lr, betas=(0.0, 0.9), fused=True)
+
+
+class InnerLoop:
+    """The operator U of equation 1: steps of critic and generator on the pictures of T tasks.
+
+    Args:
+        start: meta-weights [P]; not modified.
+        shots: pictures [T, n, C, S, S] in [-1, 1].
+        rng: draws the noise, the interpolates and the augmentation; on the device of `shots`.
+    """
+
+    def __init__(
+        self,
+        gan: Gan,
+        config: ReptileConfig,
+        start: Pair,
+        shots: Tensor,
+        rng: torch.Generator,
+    ) -> None:
+        self.gan, self.config, self.shots, self.rng = gan, config, shots, rng
+        self.weights = start.tasks(len(shots))
+        critic_lr = config.inner_lr * config.critic_lr_ratio
+        self._generator = _optimizer(config, self.weights.generator, config.inner_lr)
+        self._critic = _optimizer(config, self.weights.critic, critic_lr)
+
+    def step(self) -> tuple[Tensor, Tensor]:
+        """One generator update after `critic_steps` critic updates -> their losses, each [T]."""
+        for _ in range(self.config.critic_steps):
+            critic_loss = self._critic_step()
+        return critic_loss, self._generator_step()
+
+    def _real(self) -> Tensor:
+        if not self.config.augmentation:
+            return self.shots
+        changed = augment(self.shots.flatten(0, 1), self.config.augmentation, self.rng)
+        return changed.view(self.shots.shape)
+
+    def _critic_step(self) -> Tensor:
+        gan, faithful, weights = self.gan, self.config.faithful, self.weights.critic
+        real = self._real()
+        tasks, count = real.shape[:2]
+        with torch.no_grad():
+            fake = gan.generator(self.weights.generator, latents(gan, tasks, count, self.rng))
+        # No net mixes pictures, so one pass over both is the same as two.
+        scores = gan.critic(weights, torch.cat([real, fake], dim=1))
+        loss = wasserstein_critic(scores[:, :count], scores[:, count:], faithful=faithful)
+        loss = loss + self.config.penalty * gradient_penalty(
+            lambda x: gan.critic(weights, x), interpolate(real, fake, self.rng), faithful=faithful
+        )
+        (weights.grad,) = torch.autograd.grad(loss.sum(), weights)
+        self._critic.step()
+        return loss.detach()
+
+    def _generator_step(self) -> Tensor:
+        gan, weights = self.gan, self.weights.generator
+        tasks, count = self.shots.shape[:2]
+        fake = gan.generator(weights, latents(gan, tasks, count, self.rng))
+        scores = gan.critic(self.weights.critic.detach(), fake)
+        loss = wasserstein_generator(scores, faithful=self.config.faithful)
+        (weights.grad,) = torch.autograd.grad(loss.sum(), weights)
+        self._generator.step()
+        return loss.detach()
+
+
+def reptile_update(start: Tensor, adapted: Tensor, *, step: float) -> Tensor:
+    """Move the meta-weights [P] towards the mean of the adapted ones [T, P] -> [P].
+
+    Args:
+        step: fraction of the way, in (0, 1]; 1 lands on the mean.
+    Source: batched Reptile, arXiv:1803.02999, section 2.
+    """
+    return torch.lerp(start, adapted.mean(0), step)
+
+
+def reptile_gradient(start: Tensor, adapted: Tensor) -> Tensor:
+    """Phi - W, averaged over tasks: what Algorithm 1 hands to the outer Adam -> [P]."""
+    return start - adapted.mean(0)
+
+
+class MetaTraining:
+    """Algorithm 1, a meta-iteration at a time; everything it will ever need can be saved.
+
+    Args:
+        rng: draws the first weights and all noise; on the device to train on.
+    """
+
+    def __init__(self, config: ReptileConfig, rng: torch.Generator) -> None:
+        self.config, self.rng, self.gan = config, rng, build_gan(config)
+        # Weights begin on the CPU, so that a seed means the same network on every device.
+        first = initial_weights(self.gan, torch.Generator().manual_seed(rng.initial_seed()))
+        self.meta = Pair(first.generator.to(rng.device), first.critic.to(rng.device))
+        self.average = self.meta.clone()
+        self.iterations = 0
+        self._outer = [
+            torch.optim.Adam([weights], lr=config.outer_step)
+            for weights in (self.meta.generator, self.meta.critic)
+        ]
+
+    def iterate(self, shots: Tensor) -> tuple[float, float]:
+        """One meta-iteration on the pictures [T, n, C, S, S] of T tasks.
+
+        Returns:
+            The critic's and the generator's loss, averaged over the K steps and the tasks.
+        """
+        loop = InnerLoop(self.gan, self.config, self.meta, shots, self.rng)
+        losses = [torch.stack(loop.step()).mean(1) for _ in range(self.config.inner_steps)]
+        self._move(loop.weights)
+        self.iterations += 1
+        self._average()
+        critic, generator = torch.stack(losses).mean(0).tolist()
+        return critic, generator
+
+    def scored(self) -> Pair:
+        """The meta-weights that generation starts from."""
+        return self.average if self.config.averaging else self.meta
+
+    def _move(self, adapted: Pair) -> None:
+        pairs = (
+            (self.meta.generator, adapted.generator.detach()),
+            (self.meta.critic, adapted.critic.detach()),
+        )
+        for (meta, after), outer in zip(pairs, self._outer, strict=True):
+            if self.config.outer_optimizer == "adam":
+                meta.grad = reptile_gradient(meta, after)
+                outer.step()
+            else:
+                meta.copy_(reptile_update(meta, after, step=self.config.outer_step))
+
+    def _average(self) -> None:
+        """Average over the newest share of all iterations so far, whatever their number.
+
+        A power function of time, so that no end has to be known (arXiv:2312.02696, section 3):
+        its width is about `averaging` of the training so far.
+        """
+        if not self.config.averaging:
+            return
+        keep = (1 - 1 / self.iterations) ** (1 / self.config.averaging)
+        self.average.generator.lerp_(self.meta.generator, 1 - keep)
+        self.average.critic.lerp_(self.meta.critic, 1 - keep)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "meta": {"generator": self.meta.generator, "critic": self.meta.critic},
+            "average": {"generator": self.average.generator, "critic": self.average.critic},
+            "outer": [outer.state_dict() for outer in self._outer],
+            "rng": self.rng.get_state(),
+            "iterations": self.iterations,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, pair in (("meta", self.meta), ("average", self.average)):
+            pair.generator.copy_(state[name]["generator"])
+            pair.critic.copy_(state[name]["critic"])
+        for outer, saved in zip(self._outer, state["outer"], strict=True):
+            outer.load_state_dict(saved)
+        self.rng.set_state(state["rng"].cpu())
+        self.iterations = state["iterations"]
+
+
+def adapt(
+    gan: Gan,
+    config: ReptileConfig,
+    start: Pair,
+    shots: Tensor,
+    rng: torch.Generator,
+    *,
+    stops: Sequence[int],
+    count: int,
+) -> Iterator[Tensor]:
+    """Algorithm 2 for T tasks at once: `count` new pictures a task at every stop.
+
+    Args:
+        start: meta-weights [P]; not modified.
+        shots: the given pictures [T, n, C, S, S] in [-1, 1].
+        stops: numbers of inner steps after which to generate, ascending.
+    Yields:
+        Pictures [T, count, C, S, S] in [-1, 1], one batch a stop.
+    """
+    loop = InnerLoop(gan, config, start, shots, rng)
+    done = 0
+    for stop in stops:
+        for _ in range(stop - done):
+            loop.step()
+        done = stop
+        with torch.no_grad():
+            yield gan.generator(loop.weights.generator, latents(gan, len(shots), count, rng))
+
+
+@lru_cache(maxsize=256)
+def inner_step_flops(config: ReptileConfig, count: int) -> float:
+    """Floating-point operations of one inner step of one task on `count` pictures.
+
+    Counted by torch on a step of the real networks: matrix products and convolutions, forward
+    and backward, the gradient penalty's second derivative included.
+    """
+    gan = build_gan(config)
+    rng = torch.Generator().manual_seed(0)
+    shots = torch.zeros(1, count, config.channels, config.size, config.size)
+    loop = InnerLoop(gan, config, initial_weights(gan, rng), shots, rng)
+    with FlopCounterMode(display=False) as counter:
+        loop.step()
+    return float(counter.get_total_flops())
+
+
+def meta_iteration_flops(config: ReptileConfig) -> float:
+    """Floating-point operations of one meta-iteration: K steps of every task."""
+    # Nothing but the nets and the numbers of pictures and critic steps changes the count.
+    shape = replace(
+        ReptileConfig(),
+        architecture=config.architecture,
+        size=config.size,
+        channels=config.channels,
+        width=config.width,
+        depth=config.depth,
+        latent=config.latent,
+        critic_steps=config.critic_steps,
+    )
+    step = inner_step_flops(shape, config.train_shots)
+    return step * config.inner_steps * config.meta_batch

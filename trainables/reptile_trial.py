@@ -1,0 +1,256 @@
+"""One Reptile trial: trains to the next rung, adapts to the scoring episodes, is scored."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainables.datasets import open_image_set
+from trainables.evaluation import Scorer, Scores
+from trainables.grid import sample_grid
+from trainables.image_set import ImageSet
+from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Part, Report, StudyContext
+from trainables.reptile import (
+    Gan,
+    MetaTraining,
+    Pair,
+    ReptileConfig,
+    adapt,
+    build_gan,
+    meta_iteration_flops,
+)
+from trainables.tasks import Episode, Split, class_rows, sample_drawings, to_tensor, to_uint8
+
+STOPS = 3  # stopping steps tried: adapt_steps and its halves
+LOSS_ROWS = 40  # rows of the loss curve kept for each rung
+
+
+# Actors are reused, so what the study's trials share is opened once a process.
+@lru_cache(maxsize=2)
+def _image_set(path: str) -> ImageSet:
+    return open_image_set(Path(path))
+
+
+@lru_cache(maxsize=4)
+def _scorer(image_set: str, scorer: str, split: Split, part: Part) -> Scorer:
+    return Scorer(_image_set(image_set), split, Path(scorer), part=part)
+
+
+def open_scorer(context: StudyContext, part: Part) -> Scorer:
+    """The scorer of the study's validation or test classes, one a process."""
+    return _scorer(context.image_set, context.scorer, Split.from_dict(context.split), part)
+
+
+def stopping_steps(adapt_steps: int) -> tuple[int, ...]:
+    """Where along the adaptation pictures are drawn: adapt_steps and its halves, ascending."""
+    return tuple(sorted({max(1, adapt_steps >> half) for half in range(STOPS)}))
+
+
+def generate(
+    gan: Gan,
+    config: ReptileConfig,
+    start: Pair,
+    images: ImageSet,
+    episodes: Sequence[Episode],
+    *,
+    stops: Sequence[int],
+    count: int,
+    device: str,
+) -> npt.NDArray[np.uint8]:
+    """Adapt to each episode's shots and draw pictures -> uint8 [stops, E, count, C, S, S].
+
+    The noise belongs to the episodes and not to the trial, so two trials of one latent size
+    are compared on the same draws.
+    """
+    chunks = []
+    for first in range(0, len(episodes), EPISODES_AT_ONCE):
+        chunk = episodes[first : first + EPISODES_AT_ONCE]
+        shots = to_tensor(np.stack([images.images[list(e.shots)] for e in chunk])).to(device)
+        rng = torch.Generator(device).manual_seed(chunk[0].seed)
+        drawn = adapt(gan, config, start, shots, rng, stops=stops, count=count)
+        chunks.append(np.stack([to_uint8(batch) for batch in drawn]))
+    return np.concatenate(chunks, axis=1)
+
+
+class ReptileTrial:
+    """A `Pipeline`: Reptile meta-training of a GAN, scored on classes it has never seen."""
+
+    def __init__(self, config: Mapping[str, Any], context: StudyContext, seed: int) -> None:
+        self.config, self.context = ReptileConfig(**config), context
+        images = _image_set(context.image_set)
+        self._rows = class_rows(images.labels)
+        self._classes = Split.from_dict(context.split).train
+        self._images = images
+        self._tasks = torch.Generator().manual_seed(seed)  # which task comes next
+        noise = torch.Generator(context.device).manual_seed(seed)
+        self.training = MetaTraining(self.config, noise)
+        self._flops_each = meta_iteration_flops(self.config)
+        self._rung = -1
+        self._train_seconds = 0.0
+        self._score_seconds = 0.0
+
+    @property
+    def train_flops(self) -> float:
+        return self.training.iterations * self._flops_each
+
+    def step(self, should_stop: Callable[[], bool]) -> Report:
+        began = time.monotonic()
+        losses = self._train(self.context.rungs[self._rung + 1], should_stop)
+        trained = time.monotonic()
+        complete = self.train_flops >= self.context.rungs[self._rung + 1]
+        self._rung += complete
+        stop, scores, grid = self._score()
+        self._train_seconds += trained - began
+        self._score_seconds += time.monotonic() - trained
+        updates = self.training.iterations * self.config.inner_steps * self.config.meta_batch
+        metrics = scores.metrics | {
+            "adapt_steps": float(stop),
+            "rung": float(self._rung),
+            "complete": float(complete),
+            "meta_iterations": float(self.training.iterations),
+            "updates": float(updates),
+            "train_flops": self.train_flops,
+            "train_seconds": self._train_seconds,
+            "score_seconds": self._score_seconds,
+        }
+        return Report(metrics=metrics, losses=losses, grid=grid)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "training": self.training.state_dict(),
+            "tasks": self._tasks.get_state(),
+            "rung": self._rung,
+            "train_seconds": self._train_seconds,
+            "score_seconds": self._score_seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.training.load_state_dict(state["training"])
+        self._tasks.set_state(state["tasks"])
+        self._rung = state["rung"]
+        self._train_seconds = state["train_seconds"]
+        self._score_seconds = state["score_seconds"]
+
+    def weights(self) -> dict[str, Tensor]:
+        pair = self.training.scored()
+        return {"generator": pair.generator.detach(), "critic": pair.critic.detach()}
+
+    @staticmethod
+    def sample(
+        config: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        context: StudyContext,
+        *,
+        part: Part,
+        episodes: range,
+        adapt_steps: int,
+    ) -> npt.NDArray[np.uint8]:
+        gan, rebuilt, start = load_model(config, weights, context.device)
+        (samples,) = generate(
+            gan,
+            rebuilt,
+            start,
+            _image_set(context.image_set),
+            open_scorer(context, part).episodes[episodes.start : episodes.stop],
+            stops=(adapt_steps,),
+            count=context.samples,
+            device=context.device,
+        )
+        return samples
+
+    @staticmethod
+    def training_speed(config: Mapping[str, Any], device: str, seconds: float) -> float:
+        rebuilt = ReptileConfig(**config)
+        training = MetaTraining(rebuilt, torch.Generator(device).manual_seed(0))
+        size, channels = rebuilt.size, rebuilt.channels
+        shape = (rebuilt.meta_batch, rebuilt.train_shots, channels, size, size)
+        shots = torch.zeros(shape, device=device)
+        training.iterate(shots)  # the first one pays for allocations
+        began, done = time.monotonic(), 0
+        while (spent := time.monotonic() - began) < seconds:
+            training.iterate(shots)
+            done += 1
+        return done * meta_iteration_flops(rebuilt) / spent
+
+    def _train(
+        self, target: float, should_stop: Callable[[], bool]
+    ) -> list[tuple[float, float, float]]:
+        rows = []
+        while self.train_flops < target and not should_stop():
+            critic, generator = self.training.iterate(self._draw_tasks())
+            if not (math.isfinite(critic) and math.isfinite(generator)):
+                raise Diverged(
+                    f"losses of meta-iteration {self.training.iterations} are "
+                    f"{critic} (critic) and {generator} (generator)"
+                )
+            rows.append((critic, generator))
+        return self._thinned(rows)
+
+    def _draw_tasks(self) -> Tensor:
+        """Pictures [T, n, C, S, S] of `meta_batch` training classes."""
+        drawn = [
+            sample_drawings(self._rows, self._classes, self.config.train_shots, self._tasks)
+            for _ in range(self.config.meta_batch)
+        ]
+        pictures = self._images.images[np.stack(drawn)]
+        return to_tensor(pictures).to(self.context.device)
+
+    def _thinned(self, rows: list[tuple[float, float]]) -> list[tuple[float, float, float]]:
+        """At most `LOSS_ROWS` means of neighbouring meta-iterations, with the updates so far."""
+        if not rows:
+            return []
+        each = self.config.inner_steps * self.config.meta_batch
+        first = self.training.iterations - len(rows)
+        curve = []
+        for part in np.array_split(np.arange(len(rows)), min(LOSS_ROWS, len(rows))):
+            critic, generator = np.mean([rows[i] for i in part], axis=0)
+            curve.append((float((first + part[-1] + 1) * each), float(critic), float(generator)))
+        return curve
+
+    def _score(self) -> tuple[int, Scores, npt.NDArray[np.uint8]]:
+        """The best stopping step, its scores, and a grid of what it draws."""
+        scorer = open_scorer(self.context, "validation")
+        episodes = scorer.episodes[: self.context.episodes[max(self._rung, 0)]]
+        stops = stopping_steps(self.config.adapt_steps)
+        samples = generate(
+            self.training.gan,
+            self.config,
+            self.training.scored(),
+            self._images,
+            episodes,
+            stops=stops,
+            count=self.context.samples,
+            device=self.context.device,
+        )
+        scored = [scorer.score(batch) for batch in samples]
+        best = min(range(len(stops)), key=lambda index: scored[index].metrics["L"])
+        shots = np.stack([self._images.images[list(e.shots)] for e in episodes])
+        return stops[best], scored[best], sample_grid(shots, samples[best])
+
+
+def load_model(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], device: str
+) -> tuple[Gan, ReptileConfig, Pair]:
+    """A trained model from what a checkpoint holds.
+
+    Raises:
+        ValueError: the weights belong to other networks.
+    """
+    rebuilt = ReptileConfig(**config)
+    gan = build_gan(rebuilt)
+    for name, network in (("generator", gan.generator), ("critic", gan.critic)):
+        if weights[name].shape != (network.size,):
+            raise ValueError(
+                f"`{name}` must hold {network.size} weights for this config, "
+                f"got {tuple(weights[name].shape)}."
+            )
+    return gan, rebuilt, Pair(weights["generator"].to(device), weights["critic"].to(device))

@@ -1,0 +1,107 @@
+"""Named experiments: the name is the command, the function says what it means."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from search_spaces.reptile import cpu_space, paper_space
+from trainables.errors import UserError
+from trainables.reptile import ReptileConfig
+from tuner.known_points import KnownPoint
+
+Scale = Literal["cpu", "paper"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """What is searched; how much of it is the plan's.
+
+    Attributes:
+        scale: what sizes of nets the space holds.
+        name: on the command line.
+        summary: one line for `--help`.
+        data: name of the data set.
+        pipeline: its name in `PIPELINES`.
+        base: config that the space starts from.
+        space: (trial, base) -> config.
+        known_points: settings that run first.
+        samples: pictures generated for every scoring episode.
+    """
+
+    scale: Scale
+    name: str
+    summary: str
+    data: str
+    pipeline: str
+    base: Any
+    space: Callable[[Any, Any], Any]
+    known_points: Sequence[KnownPoint]
+    samples: int
+
+
+EXPERIMENTS: dict[str, Callable[[Scale], Experiment]] = {}
+
+
+def experiment(build: Callable[[Scale], Experiment]) -> Callable[[Scale], Experiment]:
+    """Register a builder under its own name."""
+    EXPERIMENTS[build.__name__] = build
+    return build
+
+
+def find_experiment(name: str) -> Callable[[Scale], Experiment]:
+    """The builder of that name.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    if name in EXPERIMENTS:
+        return EXPERIMENTS[name]
+    near = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(EXPERIMENTS))}."
+    raise UserError(f"There is no experiment {name!r}. {hint}")
+
+
+def figr_settings(scale: Scale, *, shots: int) -> KnownPoint:
+    """The reference code's algorithm and settings, faults included, so that the search can never
+    be worse than them; at width 16 where a CPU has to train it."""
+    return KnownPoint(
+        label="paper",
+        reference=True,
+        params={
+            "architecture": "dcgan",
+            "width": 64 if scale == "paper" else 16,
+            "inner_optimizer": "sgd",
+            "inner_lr_sgd": 1e-3,
+            "critic_lr_ratio": 1.0,
+            "inner_steps": 10,
+            "critic_steps": 1,
+            "train_shots": shots,
+            "penalty": 10.0,
+            "outer_optimizer": "adam",
+            "outer_step_adam": 1e-4,
+            "meta_batch": 1,
+            "averaging": 0.0,
+            "augmentation": 0.0,
+        },
+        # FIGR's latent size is no power of two, and its K of generation is the K of training.
+        overrides={"mode": "faithful", "latent": 100, "adapt_steps": 10},
+    )
+
+
+@experiment
+def reptile_omniglot(scale: Scale) -> Experiment:
+    """4-shot Omniglot characters, meta-trained with Reptile (section 3.1 of the paper)."""
+    return Experiment(
+        scale=scale,
+        name="reptile_omniglot",
+        summary="Omniglot characters from 4 drawings, meta-trained with Reptile",
+        data="omniglot",
+        pipeline="reptile",
+        base=ReptileConfig(),
+        space=paper_space if scale == "paper" else cpu_space,
+        known_points=(figr_settings(scale, shots=8),),
+        samples=16,
+    )

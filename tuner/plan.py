@@ -1,0 +1,201 @@
+"""Hardware and a budget become a plan: trials, rungs, what runs side by side. Pure."""
+
+from __future__ import annotations
+
+import random
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Self
+
+from trainables.errors import UserError
+from tuner.asha import Rungs
+from tuner.experiments import Scale
+
+ETA = 3
+RUNGS = 3  # a full trial trains 9 times as long as one that is stopped at once
+FEWEST_TRIALS = 12
+DEFAULT_BUDGET_SECONDS: dict[Scale, float] = {"cpu": 600.0, "paper": 86_400.0}
+START_SECONDS = 30.0  # Ray, the actors and their imports
+FINISH_SECONDS = 80.0  # the last scores, and the champion adapts to every test class
+SHORTEST_SEARCH = 0.5  # of the budget, where it is too short for start and finish
+SCORING = 1.25  # a trial's time / its training time: scoring takes a fifth of it
+MARGIN = 0.85  # of the search time is planned; a slower machine than measured uses the rest
+SIMULATIONS = 100
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one study will do, as the journal and the result keep it.
+
+    Attributes:
+        scale: which sizes of nets are searched.
+        budget_seconds: wall time of the study, from Ray's start to the end of the test.
+        search_seconds: the part of it in which trials run.
+        trials: at most.
+        rungs: cumulative training FLOPs at which trials are scored and compared.
+        episodes: scoring episodes at each rung.
+        eta: about one of `eta` trials passes a rung.
+        slots: trials side by side.
+        cpus_per_trial, gpus_per_trial, threads: what each gets.
+        device: torch device of the trials.
+        seed: of the sampler, the trials and the split.
+        samples: generated pictures an episode.
+        flops_per_second: measured training speed of one trial among `slots`.
+    """
+
+    scale: Scale
+    budget_seconds: float
+    search_seconds: float
+    trials: int
+    rungs: tuple[float, ...]
+    episodes: tuple[int, ...]
+    eta: int
+    slots: int
+    cpus_per_trial: float
+    gpus_per_trial: float
+    threads: int
+    device: str
+    seed: int
+    samples: int
+    flops_per_second: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a plan from plain data."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+    @property
+    def full_trial_seconds(self) -> float:
+        """Training time of a trial that is never stopped, scoring not included."""
+        return self.rungs[-1] / self.flops_per_second
+
+
+def parse_budget(text: str) -> float:
+    """Seconds of "90", "90s", "10m", "1h30m" or "2d".
+
+    Raises:
+        UserError: it is none of these, or not positive.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+    if not parts or "".join(n + u for n, u in parts) != text or seconds <= 0:
+        raise UserError(f"--budget must be a positive time such as 90s, 10m or 1h30m, got {text!r}.")
+    return seconds
+
+
+def episode_counts(available: int) -> tuple[int, ...]:
+    """Scoring episodes at each rung: few where much will be stopped, all at the top."""
+    shares = (0.25, 0.5, 1.0)
+    return tuple(max(min(5, available), round(available * share)) for share in shares)
+
+
+def make_plan(
+    *,
+    scale: Scale,
+    budget_seconds: float,
+    trials: int | None,
+    validation_classes: int,
+    slots: int,
+    threads: int,
+    cpus_per_trial: float,
+    gpus_per_trial: float,
+    device: str,
+    seed: int,
+    samples: int,
+    flops_per_second: float,
+) -> Plan:
+    """Spend a budget: more of it buys longer trials as well as more of them.
+
+    Args:
+        trials: how many, or None for the plan's choice.
+        validation_classes: that trials can be scored on.
+        flops_per_second: training speed of one trial while all slots train.
+    """
+    search_seconds = max(
+        SHORTEST_SEARCH * budget_seconds, budget_seconds - START_SECONDS - FINISH_SECONDS
+    )
+    relative = search_seconds * slots / (2 * DEFAULT_BUDGET_SECONDS["cpu"])
+    count = trials or max(FEWEST_TRIALS, round(FEWEST_TRIALS * relative**0.5))
+    full = MARGIN * search_seconds / (makespan(count, slots) * SCORING)
+    return Plan(
+        scale=scale,
+        budget_seconds=budget_seconds,
+        search_seconds=search_seconds,
+        trials=count,
+        rungs=tuple(full * flops_per_second / ETA**step for step in reversed(range(RUNGS))),
+        episodes=episode_counts(validation_classes),
+        eta=ETA,
+        slots=min(slots, count),
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        threads=threads,
+        device=device,
+        seed=seed,
+        samples=samples,
+        flops_per_second=flops_per_second,
+    )
+
+
+def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
+    """The plan for people, a line each."""
+    rungs = ", ".join(f"{rung / plan.flops_per_second:.0f} s" for rung in plan.rungs)
+    rate = plan.flops_per_second / 1e9
+    return [
+        f"Hardware   {cpus:g} CPUs, {gpus:g} GPUs: {plan.slots} trials side by side, each with "
+        f"{plan.cpus_per_trial:g} CPUs, {plan.gpus_per_trial:g} GPUs and {plan.threads} threads",
+        f"Plan       {plan.trials} trials at {plan.scale} scale, seed {plan.seed}; each trains "
+        f"about {rungs} ({len(plan.rungs)} rungs of equal compute, at {rate:.0f} GFLOP/s), scored "
+        f"on {', '.join(map(str, plan.episodes))} episodes; ASHA keeps 1 of {plan.eta}",
+        f"Time       at most {clock(plan.budget_seconds)}: {clock(plan.search_seconds)} of search, "
+        "then the best trial is tested on classes nobody has seen",
+    ]
+
+
+def clock(seconds: float) -> str:
+    """Such as 9:05 or 1:00:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@lru_cache(maxsize=64)
+def makespan(trials: int, slots: int) -> float:
+    """Training wall time of a search, in full trials: the mean over simulated searches.
+
+    The scheduler's own rule decides on random scores that rank trials alike at every rung; the
+    first trial is the reference, which runs to the end.
+    """
+    return statistics.fmean(_simulate(trials, slots, seed) for seed in range(SIMULATIONS))
+
+
+def _simulate(trials: int, slots: int, seed: int) -> float:
+    rng = random.Random(seed)
+    scores = [rng.random() for _ in range(trials)]
+    rungs = Rungs(RUNGS, eta=ETA)
+    waiting = list(range(trials))
+    running: list[tuple[float, int, int]] = []  # (time of its next rung, that rung, trial)
+    now = 0.0
+    while waiting or running:
+        while waiting and len(running) < slots:
+            running.append((now + _length(0), 0, waiting.pop(0)))
+        running.sort()
+        now, rung, trial = running.pop(0)
+        goes_on = rung < RUNGS - 1 and rungs.record(rung, trial, scores[trial])
+        if goes_on or (trial == 0 and rung < RUNGS - 1):
+            running.append((now + _length(rung + 1), rung + 1, trial))
+    return now
+
+
+def _length(rung: int) -> float:
+    """Training from the rung before to this one, in full trials."""
+    reached = ETA ** (rung - RUNGS + 1)
+    return float(reached - (ETA ** (rung - RUNGS) if rung else 0.0))
