@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from optuna import Trial
 
-from trainables.reptile import ReptileConfig
+from trainables.reptile import ARCHITECTURES, ReptileConfig
 
 # Channels at the finest convolution. FIGR's nets have 64; a CPU trains no more than 16 of them.
 CPU_WIDTHS = (8, 16, 32)
@@ -43,7 +43,7 @@ def _outer(trial: Trial) -> dict[str, Any]:
 
 def _nets(trial: Trial, widths: tuple[int, ...]) -> dict[str, Any]:
     return {
-        "architecture": trial.suggest_categorical("architecture", ["compact", "dcgan", "resnet"]),
+        "architecture": trial.suggest_categorical("architecture", ARCHITECTURES),
         "width": trial.suggest_categorical("width", widths),
         "latent": trial.suggest_categorical("latent", [16, 32, 64, 128]),
     }

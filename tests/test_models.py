@@ -12,6 +12,7 @@ from trainables.models.compact import (
     gather_patches,
     scatter_patches,
 )
+from trainables.models.dense import DenseGenerator
 from trainables.models.figr import FigrCritic, FigrGenerator
 from trainables.models.network import Network
 
@@ -22,6 +23,7 @@ def _nets(size: int = 32, channels: int = 1) -> dict[str, tuple[Network, Network
     shape = {"size": size, "channels": channels, "width": 4}
     figr = shape | {"depth": 3}
     return {
+        "dense": (DenseGenerator(**shape, latent=8), CompactCritic(**shape)),
         "compact": (CompactGenerator(**shape, latent=8), CompactCritic(**shape)),
         "dcgan": (
             FigrGenerator(**figr, latent=8, residual=False),

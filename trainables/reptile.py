@@ -28,10 +28,11 @@ from trainables.losses import (
     wasserstein_generator,
 )
 from trainables.models.compact import CompactCritic, CompactGenerator
+from trainables.models.dense import DenseGenerator
 from trainables.models.figr import FigrCritic, FigrGenerator
 from trainables.models.network import Network
 
-ARCHITECTURES = ("compact", "dcgan", "resnet")
+ARCHITECTURES = ("dense", "compact", "dcgan", "resnet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,9 @@ class ReptileConfig:
     """How one Reptile trial learns and how its model is adapted to new shots."""
 
     mode: Literal["corrected", "faithful"] = "corrected"  # see `trainables.losses`
-    architecture: Literal["compact", "dcgan", "resnet"] = "compact"
+    # dense and compact: a generator of full layers or of stride-2 convolutions, and a critic of
+    # stride-2 convolutions; dcgan and resnet: FIGR's nets
+    architecture: Literal["dense", "compact", "dcgan", "resnet"] = "dense"
     size: int = 32  # pixels a side
     channels: int = 1
     width: int = 16  # channels at the finest convolution
@@ -118,9 +121,9 @@ class Pair:
 def build_gan(config: ReptileConfig) -> Gan:
     """The networks that `config` names."""
     shape = {"size": config.size, "channels": config.channels, "width": config.width}
-    if config.architecture == "compact":
-        generator: Network = CompactGenerator(**shape, latent=config.latent)
-        return Gan(generator, CompactCritic(**shape), config.latent)
+    if config.architecture in ("dense", "compact"):
+        kind = DenseGenerator if config.architecture == "dense" else CompactGenerator
+        return Gan(kind(**shape, latent=config.latent), CompactCritic(**shape), config.latent)
     figr = shape | {"depth": config.depth, "residual": config.architecture == "resnet"}
     return Gan(FigrGenerator(**figr, latent=config.latent), FigrCritic(**figr), config.latent)
 

@@ -110,6 +110,16 @@ def _normalised(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[1:])
 
 
+def to_pictures(x: Tensor, bias: Tensor) -> Tensor:
+    """Channels-last activations [T * n, H, W, C] and a bias [T, 1, 1, 1, C] -> pictures
+    [T, n, C, H, W] in [-1, 1]."""
+    _, height, width, channels = x.shape
+    pictures = (x.view(len(bias), -1, height, width, channels) + bias).tanh()
+    if channels == 1:
+        return pictures.view(len(bias), -1, 1, height, width)
+    return pictures.permute(0, 1, 4, 2, 3)
+
+
 def he_bound(fan_in: int) -> float:
     """Uniform bound that keeps the variance through a leaky ReLU (arXiv:1502.01852)."""
     return math.sqrt(6 / ((1 + LEAK**2) * fan_in))
@@ -153,14 +163,11 @@ class CompactGenerator(Network):
         x = torch.baddbmm(weights["seed.bias"], batch, weights["seed.weight"])
         x = x.view(tasks * count, 4, 4, self.top)
         for stage in range(self.stages):
-            x = F.leaky_relu(_normalised(x), LEAK)
-            x = upsample(x, weights[f"up{stage}.weight"])
+            x = upsample(F.leaky_relu(_normalised(x), LEAK), weights[f"up{stage}.weight"])
             bias = weights[f"up{stage}.bias"]
-            x = (x.view(tasks, count, *x.shape[1:]) + bias).view(x.shape)
-        pictures = torch.tanh(x)
-        if self.channels > 1:
-            pictures = pictures.permute(0, 3, 1, 2)
-        return pictures.reshape(tasks, count, self.channels, *x.shape[1:3])
+            if stage < self.stages - 1:
+                x = (x.view(tasks, count, *x.shape[1:]) + bias).view(x.shape)
+        return to_pictures(x, bias)
 
 
 class CompactCritic(Network):

@@ -1,0 +1,216 @@
+"""A user's folder of class folders: what is read, and what is refused in one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from picture_files import quiet, write_pictures
+from PIL import Image, PngImagePlugin
+
+from trainables import image_folder
+from trainables.errors import UserError
+from trainables.image_folder import border_tone, folder_source, read_grey, squared
+
+
+def read(root: Path, size: int = 32) -> tuple[list[int], np.ndarray]:
+    pictures = folder_source(root).read(size, quiet)
+    return pictures.labels.tolist(), np.concatenate(list(pictures.pixels))
+
+
+def save(pixels: object, path: Path, mode: str | None = None, **options: object) -> Path:
+    image = Image.fromarray(np.asarray(pixels, np.uint8))
+    (image if mode is None else image.convert(mode)).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 255)])
+def test_ink_is_light_on_dark_whatever_the_polarity(tmp_path: Path, paper: int, ink: int) -> None:
+    write_pictures(tmp_path, paper=paper, ink=ink)
+    labels, pixels = read(tmp_path)
+    assert labels == [0] * 8 + [1] * 8 + [2] * 8
+    assert np.median(pixels) == 0
+    assert pixels.max() == 255
+
+
+def test_inversion_is_said(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    said: list[str] = []
+    folder_source(tmp_path).read(32, said.append)
+    assert "inverted" in said[0]
+
+
+def test_polarity_is_decided_for_the_set_not_for_a_picture(tmp_path: Path) -> None:
+    write_pictures(tmp_path, paper=0, ink=255)
+    save(np.full((20, 20), 250), tmp_path / "class_0" / "0.png")
+    assert read(tmp_path)[1][0].min() == 250
+
+
+def test_classes_and_pictures_come_in_order_of_their_names(tmp_path: Path) -> None:
+    write_pictures(tmp_path, paper=0, ink=255)
+    source = folder_source(tmp_path)
+    assert source.name == tmp_path.name
+    assert not source.stand_in
+    assert source.read(32, quiet).classes == ("class_0", "class_1", "class_2")
+
+
+def test_hidden_files_other_files_and_deeper_folders_are_left_out(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    before = len(read(tmp_path)[0])
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "README.txt").write_text("mine")
+    (tmp_path / "class_0" / ".hidden.png").write_text("no picture")
+    (tmp_path / "class_0" / "notes.txt").write_text("no picture")
+    shutil.copytree(tmp_path / "class_1", tmp_path / "class_0" / "deeper.png")
+    assert len(read(tmp_path)[0]) == before
+
+
+@pytest.mark.parametrize("suffix", sorted(image_folder.SUFFIXES))
+def test_every_kind_of_picture_is_read(tmp_path: Path, suffix: str) -> None:
+    pixels = np.zeros((20, 20), np.uint8)
+    pixels[5:15, 5:15] = 255
+    picture = read_grey(save(pixels, tmp_path / f"a{suffix.upper()}"), 32)
+    assert picture.shape == (20, 20)
+    assert picture[10, 10] > 240
+    assert picture[1, 1] < 15
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I"])
+def test_every_mode_becomes_grey(tmp_path: Path, mode: str) -> None:
+    pixels = np.zeros((20, 20), np.uint8)
+    pixels[5:15, 5:15] = 255
+    path = tmp_path / "a.tif" if mode == "I" else tmp_path / "a.png"
+    if mode == "I;16":
+        Image.fromarray(pixels.astype(np.uint16) * 257).save(path)
+    else:
+        save(pixels, path, mode)
+    picture = read_grey(path, 32)
+    assert picture[10, 10] == 255
+    assert picture[1, 1] == 0
+
+
+def test_transparent_parts_are_white_paper(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 20, 4), np.uint8)
+    pixels[5:15, 5:15, 3] = 255  # opaque black in the middle
+    picture = read_grey(save(pixels, tmp_path / "a.png"), 32)
+    assert picture[1, 1] == 255
+    assert picture[10, 10] == 0
+
+
+def test_a_photograph_stands_upright(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 20), np.uint8)
+    pixels[:20] = 255  # light at the top
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side: turn by 90 degrees clockwise
+    picture = read_grey(save(pixels, tmp_path / "a.png", exif=exif), 32)
+    assert picture.shape == (20, 40)
+    assert picture[10, 35] == 255
+    assert picture[10, 5] == 0
+
+
+def test_the_first_frame_of_an_animation_counts(tmp_path: Path) -> None:
+    frames = [Image.new("L", (20, 20), tone) for tone in (200, 50)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert read_grey(tmp_path / "a.gif", 32)[10, 10] == 200
+
+
+def test_padding_keeps_proportions_and_takes_the_borders_tone() -> None:
+    picture = np.full((10, 40), 30, np.uint8)
+    picture[2:8, 5:35] = 200
+    square = squared(picture, 20)
+    assert square.shape == (20, 20)
+    assert (square[:7] == 30).all()  # 40x10 becomes 20x5: rows 7 to 11
+    assert (square[13:] == 30).all()
+    assert square[9, 10] == 200
+    assert squared(np.zeros((1, 5000), np.uint8), 32).shape == (32, 32)
+
+
+def test_the_border_tone_is_the_median_of_the_outermost_pixels() -> None:
+    # Borders of a 3x3: rows (1,2,3), (7,8,9), columns (1,4,7), (3,6,9) -> median of 12 is 5.
+    assert border_tone(np.arange(1, 10, dtype=np.uint8).reshape(3, 3)) == 5
+
+
+def refused(root: Path, *parts: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(root)
+    line = str(caught.value)
+    assert "\n" not in line
+    for part in parts:
+        assert part in line
+
+
+def test_no_folder_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "absent", "must be a folder", "absent'", "is absent")
+    (tmp_path / "file.png").write_text("")
+    refused(tmp_path / "file.png", "must be a folder", "is a file")
+
+
+def test_fewer_than_two_classes_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "at least 2 class folders", "got none")
+    write_pictures(tmp_path, classes=1)
+    refused(tmp_path, "at least 2 class folders", "only 'class_0'")
+
+
+def test_a_class_with_too_few_pictures_is_refused(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    (tmp_path / "class_1" / "0.png").unlink()
+    refused(tmp_path, "at least 8 pictures", "got 7", "class_1")
+
+
+def test_a_picture_that_is_no_picture_is_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    (tmp_path / "class_1" / "3.png").write_text("hello")
+    refused(tmp_path, "whole PNG", "class_1/3.png")
+
+
+def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64))
+    path = save(noise, tmp_path / "class_2" / "7.png")
+    os.truncate(path, 2000)
+    refused(tmp_path, "whole PNG", "class_2/7.png")
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the pictures have 1,200
+    refused(tmp_path, "class_0/0.png", "decompression bomb")
+
+
+def test_a_text_bomb_in_a_png_is_refused(tmp_path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    save(np.zeros((20, 20)), tmp_path / "a.png", pnginfo=info)
+    with pytest.raises(UserError, match=r"a\.png"):
+        read_grey(tmp_path / "a.png", 32)
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    write_pictures(root)
+    outside = save(np.zeros((20, 20)), tmp_path / "outside.png")
+    link = root / "class_0" / "link.png"
+    link.symlink_to(outside)
+    refused(root, "must lie inside", "link.png", "copy them in")
+    link.unlink()
+    link.symlink_to(root / "class_1" / "0.png")  # inside: allowed
+    assert len(read(root)[0]) == 25
+    (root / "class_9").symlink_to(tmp_path)
+    refused(root, "must lie inside", "class_9")
+
+
+def test_a_line_break_in_a_name_does_not_break_the_line(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    (tmp_path / "a\nb").mkdir()
+    refused(tmp_path, "at least 8 pictures", "a\\nb")
+
+
+def test_the_key_changes_with_any_picture(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    first = folder_source(tmp_path).key
+    assert folder_source(tmp_path).key == first
+    save(np.zeros((20, 20)), tmp_path / "class_0" / "0.png")
+    assert folder_source(tmp_path).key != first

@@ -1,0 +1,113 @@
+"""Fetching a published set through torchvision: whole or not at all, and never hanging."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from pathlib import Path
+
+from trainables.image_set import Report, one_line
+
+# Without a network the answer must come within seconds; name resolution has no time limit of
+# its own, so the first contact is made in a thread that can be left behind.
+SECONDS_TO_ANSWER = 4.0
+SECONDS_OF_SILENCE = 20.0  # in the middle of a file, before it counts as lost
+
+
+class DownloadError(RuntimeError):
+    """The set could not be fetched; the text says why, in one line."""
+
+
+def download(name: str, stems: Sequence[str], folder: Path, *, report: Report) -> None:
+    """Fetch the files of a set into `folder`, under a temporary name until all are there.
+
+    Each file's MD5 is checked by torchvision, which also shows a progress bar.
+
+    Args:
+        name: "omniglot", "mnist" or "fashion_mnist".
+        stems: file names without ".gz" or ".zip", those to fetch.
+        folder: where they belong; created if absent.
+        report: receives a line before the first file.
+    Raises:
+        DownloadError: the network or the folder does not allow it.
+    """
+    mirrors, checksums = _published(name, stems)
+    reasons = []
+    for mirror in mirrors:
+        if not _answers(mirror + next(iter(checksums))):
+            reasons.append(f"{mirror} does not answer")
+            continue
+        report(f"{name}: downloading {len(checksums)} files from {mirror} into {folder}")
+        try:
+            _fetch(mirror, checksums, folder)
+        except (OSError, RuntimeError, HTTPException) as error:
+            reasons.append(f"{mirror}: {one_line(error)}")
+        else:
+            return
+    raise DownloadError("; ".join(reasons))
+
+
+def _fetch(mirror: str, checksums: Mapping[str, str], folder: Path) -> None:
+    """Fetch all files beside their destination, then move them there."""
+    from torchvision.datasets.utils import download_url  # takes seconds, and is seldom needed
+
+    folder.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
+    try:
+        with _network_timeout(SECONDS_OF_SILENCE):
+            for file, md5 in checksums.items():
+                download_url(mirror + file, str(work), filename=file, md5=md5)
+        for file in checksums:
+            os.replace(work / file, folder / file)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _published(name: str, stems: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the mirrors, each ending in "/", and file -> MD5, as torchvision knows them."""
+    from torchvision.datasets import MNIST, FashionMNIST, Omniglot
+
+    if name == "omniglot":
+        mirrors = [Omniglot.download_url_prefix + "/"]
+        checksums = {f"{stem}.zip": md5 for stem, md5 in Omniglot.zips_md5.items()}
+    else:
+        published = {"mnist": MNIST, "fashion_mnist": FashionMNIST}[name]
+        mirrors, checksums = list(published.mirrors), dict(published.resources)
+    return mirrors, {file: md5 for file, md5 in checksums.items() if Path(file).stem in stems}
+
+
+def _answers(url: str) -> bool:
+    """Whether the server offers the file within `SECONDS_TO_ANSWER`."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        # The addresses are torchvision's own, so no scheme can be smuggled in (S310).
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310
+        with (
+            suppress(OSError, HTTPException),
+            urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER),  # noqa: S310
+        ):
+            answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(SECONDS_TO_ANSWER)
+    return answered.is_set()
+
+
+@contextmanager
+def _network_timeout(seconds: float) -> Iterator[None]:
+    """Give torchvision's connections a time limit, which it has no argument for."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
