@@ -12,7 +12,7 @@ from trainables.models.compact import (
     gather_patches,
     scatter_patches,
 )
-from trainables.models.dense import DenseGenerator
+from trainables.models.dense import DenseGenerator, PlaneGenerator
 from trainables.models.figr import FigrCritic, FigrGenerator
 from trainables.models.network import Network
 
@@ -24,6 +24,7 @@ def _nets(size: int = 32, channels: int = 1) -> dict[str, tuple[Network, Network
     figr = shape | {"depth": 3}
     return {
         "dense": (DenseGenerator(**shape, latent=8), CompactCritic(**shape)),
+        "plane": (PlaneGenerator(**shape, latent=8), CompactCritic(**shape)),
         "compact": (CompactGenerator(**shape, latent=8), CompactCritic(**shape)),
         "dcgan": (
             FigrGenerator(**figr, latent=8, residual=False),

@@ -25,7 +25,9 @@ from trainables.reptile import (
     reptile_update,
 )
 
-TINY = ReptileConfig(size=16, width=2, depth=2, latent=4, inner_steps=2, train_shots=3)
+TINY = ReptileConfig(
+    size=16, width=2, depth=2, latent=4, inner_steps=2, train_shots=3, meta_batch=1
+)
 
 
 def _shots(tasks: int, count: int, seed: int = 0) -> torch.Tensor:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,11 +28,14 @@ from trainables.losses import (
     wasserstein_generator,
 )
 from trainables.models.compact import CompactCritic, CompactGenerator
-from trainables.models.dense import DenseGenerator
+from trainables.models.dense import DenseGenerator, PlaneGenerator
 from trainables.models.figr import FigrCritic, FigrGenerator
 from trainables.models.network import Network
 
-ARCHITECTURES = ("dense", "compact", "dcgan", "resnet")
+Architecture = Literal["dense", "plane", "compact", "dcgan", "resnet"]
+ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
+# Generators that share the critic of stride-2 convolutions.
+CHEAP = {"dense": DenseGenerator, "plane": PlaneGenerator, "compact": CompactGenerator}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +43,7 @@ class ReptileConfig:
     """How one Reptile trial learns and how its model is adapted to new shots."""
 
     mode: Literal["corrected", "faithful"] = "corrected"  # see `trainables.losses`
-    # dense and compact: a generator of full layers or of stride-2 convolutions, and a critic of
-    # stride-2 convolutions; dcgan and resnet: FIGR's nets
-    architecture: Literal["dense", "compact", "dcgan", "resnet"] = "dense"
+    architecture: Architecture = "dense"  # dcgan and resnet are FIGR's nets
     size: int = 32  # pixels a side
     channels: int = 1
     width: int = 16  # channels at the finest convolution
@@ -53,11 +54,11 @@ class ReptileConfig:
     critic_lr_ratio: float = 1.0  # critic's learning rate / generator's
     inner_steps: int = 10  # K of training
     critic_steps: int = 1  # critic updates a generator update
-    train_shots: int = 10  # pictures drawn for a training task
+    train_shots: int = 5  # pictures drawn for a training task
     penalty: float = 10.0  # weight of the gradient penalty
     outer_optimizer: Literal["interpolation", "adam"] = "interpolation"
-    outer_step: float = 0.5  # fraction of the way to the adapted weights, or Adam's learning rate
-    meta_batch: int = 1  # tasks an outer step
+    outer_step: float = 1.0  # fraction of the way to the adapted weights, or Adam's learning rate
+    meta_batch: int = 4  # tasks an outer step
     averaging: float = 0.0  # share of training that the scored weights average over; 0: the last
     augmentation: float = 0.0  # strength in training and adaptation; 1 is strong, 0 none
     adapt_steps: int = 100  # most steps of adaptation; the best stop up to it is chosen
@@ -121,9 +122,9 @@ class Pair:
 def build_gan(config: ReptileConfig) -> Gan:
     """The networks that `config` names."""
     shape = {"size": config.size, "channels": config.channels, "width": config.width}
-    if config.architecture in ("dense", "compact"):
-        kind = DenseGenerator if config.architecture == "dense" else CompactGenerator
-        return Gan(kind(**shape, latent=config.latent), CompactCritic(**shape), config.latent)
+    if cheap := CHEAP.get(config.architecture):
+        generator: Network = cheap(**shape, latent=config.latent)
+        return Gan(generator, CompactCritic(**shape), config.latent)
     figr = shape | {"depth": config.depth, "residual": config.architecture == "resnet"}
     return Gan(FigrGenerator(**figr, latent=config.latent), FigrCritic(**figr), config.latent)
 

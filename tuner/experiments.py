@@ -91,6 +91,31 @@ def figr_settings(scale: Scale, *, shots: int) -> KnownPoint:
     )
 
 
+def _starting_points() -> tuple[KnownPoint, ...]:
+    """One untuned corrected setting for each cheap generator."""
+    shared = {
+        "width": 16,
+        "latent": 64,
+        "inner_optimizer": "adam",
+        "inner_lr_adam": 1e-3,
+        "critic_lr_ratio": 1.0,
+        "inner_steps": 10,
+        "critic_steps": 1,
+        "train_shots": 5,
+        "penalty": 10.0,
+        "outer_optimizer": "interpolation",
+        "outer_step_interpolation": 1.0,
+        "meta_batch": 4,
+        "averaging": 0.1,
+        "augmentation": 0.0,
+    }
+    steps = {"dense": 100, "plane": 200, "compact": 200}
+    return tuple(
+        KnownPoint(label=name, params=shared | {"architecture": name, "adapt_steps": count})
+        for name, count in steps.items()
+    )
+
+
 @experiment
 def reptile_omniglot(scale: Scale) -> Experiment:
     """4-shot Omniglot characters, meta-trained with Reptile (section 3.1 of the paper)."""
@@ -102,6 +127,6 @@ def reptile_omniglot(scale: Scale) -> Experiment:
         pipeline="reptile",
         base=ReptileConfig(),
         space=paper_space if scale == "paper" else cpu_space,
-        known_points=(figr_settings(scale, shots=8),),
+        known_points=(figr_settings(scale, shots=8), *_starting_points()),
         samples=16,
     )

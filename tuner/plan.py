@@ -23,7 +23,7 @@ FINISH_SECONDS = 80.0  # the last scores, and the champion adapts to every test 
 SHORTEST_SEARCH = 0.5  # of the budget, where it is too short for start and finish
 SCORING = 1.25  # a trial's time / its training time: scoring takes a fifth of it
 MARGIN = 0.85  # of the search time is planned; a slower machine than measured uses the rest
-SIMULATIONS = 100
+SIMULATED_TRIALS = 2000  # in all; large searches vary less
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -174,7 +174,8 @@ def makespan(trials: int, slots: int) -> float:
     The scheduler's own rule decides on random scores that rank trials alike at every rung; the
     first trial is the reference, which runs to the end.
     """
-    return statistics.fmean(_simulate(trials, slots, seed) for seed in range(SIMULATIONS))
+    searches = max(4, SIMULATED_TRIALS // trials)
+    return statistics.fmean(_simulate(trials, slots, seed) for seed in range(searches))
 
 
 def _simulate(trials: int, slots: int, seed: int) -> float:
@@ -189,8 +190,7 @@ def _simulate(trials: int, slots: int, seed: int) -> float:
             running.append((now + _length(0), 0, waiting.pop(0)))
         running.sort()
         now, rung, trial = running.pop(0)
-        goes_on = rung < RUNGS - 1 and rungs.record(rung, trial, scores[trial])
-        if goes_on or (trial == 0 and rung < RUNGS - 1):
+        if rung < RUNGS - 1 and rungs.record(rung, trial, scores[trial], reference=trial == 0):
             running.append((now + _length(rung + 1), rung + 1, trial))
     return now
 

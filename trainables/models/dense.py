@@ -1,7 +1,8 @@
-"""A generator of full layers and one upsampling, for small pictures of strokes.
+"""Generators of full layers, for small pictures of strokes.
 
-A few products of a small batch with large matrices cost less than convolutions, and the last full
-layer is a dictionary of whole strokes at half the resolution, which a few steps can recombine.
+On small pictures a few products of a small batch with large matrices cost less than convolutions,
+and the last full layer is a dictionary of whole strokes that a few steps can recombine: after the
+same training, such a generator draws a new character in far fewer steps of adaptation.
 """
 
 from __future__ import annotations
@@ -14,38 +15,72 @@ from trainables.models.compact import LEAK, he_bound, to_pictures, upsample
 from trainables.models.network import Network, Parameter, Weights
 
 
+def _full(name: str, before: int, after: int) -> dict[str, Parameter]:
+    return {
+        f"{name}.weight": Parameter((before, after), he_bound(before)),
+        f"{name}.bias": Parameter((1, after)),
+    }
+
+
+def _apply(weights: Weights, name: str, x: Tensor) -> Tensor:
+    """[T, n, I] -> [T, n, O]."""
+    return torch.baddbmm(weights[f"{name}.bias"], x, weights[f"{name}.weight"])
+
+
+def _activate(x: Tensor) -> Tensor:
+    return F.leaky_relu(F.layer_norm(x, x.shape[-1:]), LEAK)
+
+
 class DenseGenerator(Network):
-    """Latent [T, n, Z] -> pictures [T, n, C, S, S] in [-1, 1].
+    """Latent [T, n, Z] -> pictures [T, n, C, S, S] in [-1, 1], by full layers alone.
+
+    Args:
+        size: S in pixels.
+        channels: C.
+        width: the two hidden layers have 16 and 32 times as many units.
+        latent: Z.
+    """
+
+    def __init__(self, *, size: int, channels: int, width: int, latent: int) -> None:
+        self.shape = (channels, size, size)
+        super().__init__(
+            _full("first", latent, 16 * width)
+            | _full("second", 16 * width, 32 * width)
+            | _full("picture", 32 * width, channels * size**2)
+        )
+
+    def forward(self, weights: Weights, batch: Tensor) -> Tensor:
+        x = _activate(_apply(weights, "first", batch))
+        x = _activate(_apply(weights, "second", x))
+        return _apply(weights, "picture", x).tanh().view(*batch.shape[:2], *self.shape)
+
+
+class PlaneGenerator(Network):
+    """Latent [T, n, Z] -> pictures [T, n, C, S, S] in [-1, 1]: full layers up to a plane of half
+    the resolution, and one transposed convolution, whose overlaps smooth what they draw.
 
     Args:
         size: S in pixels, even.
         channels: C.
-        width: the hidden layer has 16 times as many units, the plane of half the resolution that
-            it is spread over half as many channels.
+        width: even; the hidden layer has 16 times as many units, the plane half as many channels.
         latent: Z.
     """
 
     def __init__(self, *, size: int, channels: int, width: int, latent: int) -> None:
         if size % 2 or width % 2:
             raise ValueError(f"`size` and `width` must be even, got {size} and {width}.")
-        self.half, self.depth, self.channels = size // 2, width // 2, channels
-        hidden, plane = 16 * width, self.half**2 * self.depth
+        self.half, depth = size // 2, width // 2
         super().__init__(
-            {
-                "hidden.weight": Parameter((latent, hidden), he_bound(latent)),
-                "hidden.bias": Parameter((1, hidden)),
-                "plane.weight": Parameter((hidden, plane), he_bound(hidden)),
-                "plane.bias": Parameter((1, plane)),
-                "picture.weight": Parameter((self.depth, 16 * channels), he_bound(4 * self.depth)),
+            _full("hidden", latent, 16 * width)
+            | _full("plane", 16 * width, self.half**2 * depth)
+            | {
+                "picture.weight": Parameter((depth, 16 * channels), he_bound(4 * depth)),
                 "picture.bias": Parameter((1, 1, 1, channels)),
             }
         )
 
     def forward(self, weights: Weights, batch: Tensor) -> Tensor:
-        tasks, count, _ = batch.shape
-        x = batch
-        for layer in ("hidden", "plane"):
-            x = torch.baddbmm(weights[f"{layer}.bias"], x, weights[f"{layer}.weight"])
-            x = F.leaky_relu(F.layer_norm(x, x.shape[-1:]), LEAK)
-        x = upsample(x.view(tasks * count, self.half, self.half, -1), weights["picture.weight"])
-        return to_pictures(x, weights["picture.bias"])
+        x = _activate(_apply(weights, "hidden", batch))
+        x = _activate(_apply(weights, "plane", x))
+        plane = x.view(-1, self.half, self.half, x.shape[-1] // self.half**2)
+        return to_pictures(upsample(plane, weights["picture.weight"]), weights["picture.bias"])

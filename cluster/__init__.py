@@ -1,0 +1,1 @@
+"""Where a study runs: packing of trials on hardware, and the Ray session around it."""

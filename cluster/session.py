@@ -1,0 +1,157 @@
+"""Join or start Ray, and always leave it."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import ray
+
+CONNECT_SECONDS = 5.0
+_OBJECT_STORE_BYTES = 128 * 2**20  # results are small dicts; Ray's default would claim 30 % of RAM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A Ray that this process is connected to.
+
+    Attributes:
+        address: host:port of the cluster's head.
+        dashboard_url: http address of the Ray dashboard, or None where it is not installed.
+        token_command: shell command that prints the token the dashboard asks for, or None where
+            the cluster asks for none. The token itself is never read here.
+        cpus: CPU cores in the whole cluster.
+        gpus: GPUs in the whole cluster.
+        started_here: True if this process started Ray, and stops it on leaving.
+    """
+
+    address: str
+    dashboard_url: str | None
+    token_command: str | None
+    cpus: float
+    gpus: float
+    started_here: bool
+
+
+@contextmanager
+def session(
+    address: str | None = None, *, cpus: int | None = None, gpus: int | None = None
+) -> Iterator[Session]:
+    """Join the Ray at `address`, or start one on this machine that nobody else can reach.
+
+    Args:
+        address: host:port of a running cluster; None starts a fresh local Ray, even where another
+            one runs already.
+        cpus: cores that a fresh Ray may hand out; None takes all. Not for a cluster.
+        gpus: GPUs that a fresh Ray may hand out; None takes all. Not for a cluster.
+    Raises:
+        ConnectionError: nothing that speaks Ray's protocol answers at `address`.
+        ValueError: `cpus` or `gpus` beside an `address`, or an address without a port.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address is not None and (cpus is not None or gpus is not None):
+        raise ValueError("A running cluster has its own CPUs and GPUs: leave them out.")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            context = ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=None,  # if it can be had: True would end the study without it
+                dashboard_host="127.0.0.1",
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **quiet,
+            )
+        else:
+            _require_answer(address)
+            _offer_token()
+            context = _join(address, quiet)
+        yield _describe(context, started_here=address is None)
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str, quiet: dict[str, Any]) -> Any:
+    try:
+        return ray.init(address=address, **quiet)
+    except (ray.exceptions.RaySystemError, ray.exceptions.AuthenticationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConnectionError(f"Cannot join Ray at {address}: {reason}") from error
+
+
+def _describe(context: Any, *, started_here: bool) -> Session:
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    url = context.dashboard_url
+    return Session(
+        address=context.address_info["gcs_address"],
+        dashboard_url=f"http://{url}" if url else None,
+        token_command=_token_command(),
+        cpus=float(resources.get("CPU", 0)),
+        gpus=float(resources.get("GPU", 0)),
+        started_here=started_here,
+    )
+
+
+def _token_command() -> str | None:
+    # ray.init switches token authentication on for a Ray that it starts, unless told otherwise.
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return None
+    beside_python = Path(sys.executable).with_name("ray")
+    return f"{shlex.quote(str(beside_python)) if beside_python.exists() else 'ray'} get-auth-token"
+
+
+def _offer_token() -> None:
+    """Ray sends this user's token to a given address only when asked to; a cluster without
+    authentication ignores it."""
+    stored = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_TOKEN") or Path(stored).is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself retries a dead address for two minutes and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"A Ray address is host:port, got {address!r}.")
+    if not any(_answers(candidate, int(port)) for candidate in _names_of(host)):
+        raise ConnectionError(
+            f"No Ray answers at {address}: start one there with `ray start --head`, "
+            "or leave the address out to use this machine."
+        )
+
+
+def _names_of(host: str) -> list[str]:
+    """A head node listens on the machine's own address, where a user may have said localhost."""
+    try:
+        loopback = ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+    except OSError:
+        return []
+    if not loopback:
+        return [host]
+    return [host, ray.util.get_node_ip_address()]  # type: ignore[no-untyped-call]
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    if os.environ.get("RAY_USE_TLS", "0") == "1":
+        return True  # the handshake needs the cluster's certificates: leave it to Ray
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
+        except grpc.FutureTimeoutError:
+            return False
+    return True

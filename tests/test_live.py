@@ -1,0 +1,128 @@
+"""The live table: what it shows, in plain lines and on a terminal of any width."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tuner.live import LiveTable
+
+HERE = Path("checkpoint")
+
+
+def scores(loss: float) -> dict[str, float]:
+    return {"L": loss, "J": 0.3, "recognisability": 0.7, "coverage": 0.4, "copy_share": 0.05}
+
+
+def play(table: LiveTable) -> None:
+    """Trial 0 stopped at rung 1 of 3, trial 1 finished, trial 2 failed, trial 3 runs."""
+    for number in range(4):
+        table.trial_started(number, "paper" if number == 0 else "", {}, {"width": 8 * number})
+    table.rung_reached(0, 0, scores(0.5), [], HERE, "stop")
+    table.trial_ended(0, "PRUNED", "asha: rung 0")
+    for rung in range(3):
+        decision = "done" if rung == 2 else "continue"
+        table.rung_reached(1, rung, scores(2.0 - rung / 4), [], HERE, decision)
+    table.trial_ended(1, "COMPLETE", "")
+    table.trial_ended(2, "FAIL", "diverged: critic loss is nan")
+    table.tick()
+
+
+def make(out: io.StringIO, *, width: int = 100, **options: object) -> LiveTable:
+    console = Console(file=out, width=width, **options)
+    return LiveTable(trials=12, rungs=3, deadline=time.time() + 90.5, console=console)
+
+
+def rendered(table: LiveTable, width: int) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(table.render())
+    return out.getvalue()
+
+
+def test_without_a_terminal_every_event_is_one_plain_line():
+    out = io.StringIO()
+    with make(out, width=40) as table:
+        play(table)
+    lines = out.getvalue().splitlines()
+    assert "\x1b" not in out.getvalue()
+    assert len(lines) == 4 + 1 + 1 + 3 + 1 + 1
+    assert lines[0].endswith("trial 0 started: paper's settings")
+    assert lines[4].endswith(
+        "trial 0 rung 1/3: L .50, J .30, recognisability .70, coverage .40, copy share .05 -> stop"
+    )
+    assert lines[-1].endswith("trial 2 failed: diverged: critic loss is nan")
+
+
+def test_quiet_says_nothing():
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True)
+    with LiveTable(trials=1, rungs=3, deadline=0.0, console=console, quiet=True) as table:
+        play(table)
+        table.say("nothing")
+    assert out.getvalue() == ""
+
+
+def test_running_trials_come_first_then_the_furthest_and_the_best_is_marked():
+    table = make(io.StringIO())
+    play(table)
+    numbers = [line.split()[0] for line in rendered(table, 100).splitlines()[2:6]]
+    # 3 runs, 1 finished, 0 was stopped at rung 1 (its lower L does not compare), 2 failed
+    assert numbers == ["3", "*1", "0", "2"]
+
+
+def test_the_footer_counts_trials_time_and_what_asha_stopped():
+    table = make(io.StringIO())
+    play(table)
+    assert "01:30 left · 3 of 12 trials over, 1 running · ASHA stopped 1 at rung 1 · 1 failed" in (
+        rendered(table, 120)
+    )
+
+
+def test_time_left_never_turns_negative():
+    table = LiveTable(trials=1, rungs=1, deadline=0.0, console=Console(file=io.StringIO()))
+    assert "00:00 left" in rendered(table, 80)
+
+
+@pytest.mark.parametrize("width", [30, 48, 58, 64, 72, 80, 120])
+def test_narrow_terminals_lose_columns_and_never_digits(width):
+    table = make(io.StringIO(), width=width)
+    play(table)
+    text = rendered(table, width)
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "1.50" in text
+    assert ".05" in text
+    assert ("recog." in text) == (width >= 72)
+    assert ("cover." in text) == (width >= 48)
+
+
+def test_at_most_so_many_rows_are_shown():
+    table = make(io.StringIO())
+    for number in range(100):
+        table.trial_started(number, "", {}, {"width": number})
+        table.rung_reached(number, 0, scores(float(number)), [], HERE, "stop")
+        table.trial_ended(number, "PRUNED", "asha: rung 0")
+    lines = [line for line in rendered(table, 100).splitlines() if "stopped" in line]
+    assert len(lines) == 14 + 1  # and the footer
+    assert "ASHA stopped 100 at rung 1" in lines[-1]
+
+
+def test_on_a_terminal_the_table_is_drawn_and_removed_and_messages_stay():
+    out = io.StringIO()
+    with make(out, force_terminal=True) as table:
+        play(table)
+        table.say("the tracking store does not answer")
+        time.sleep(0.6)  # one refresh
+    text = out.getvalue()
+    assert "paper's settings" in text
+    assert "the tracking store does not answer" in text
+    assert "\x1b[2K" in text  # lines of the table erased
+
+
+def test_parameters_are_not_read_as_markup():
+    table = make(io.StringIO())
+    table.trial_started(0, "", {}, {"choice": "[red]x[/red]"})
+    assert "[red]x" in rendered(table, 100)

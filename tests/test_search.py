@@ -1,0 +1,337 @@
+import json
+import math
+import pickle
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from trainables.errors import UserError
+from tuner.journal import Journal, RungRecord
+from tuner.known_points import KnownPoint, check_known_point, trial_seed
+from tuner.search import JournalSearch, SeededTPE, last_checkpoint, lessons
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A conditional space: `beta` exists for adam alone."""
+
+    lr: float = 0.1
+    optimiser: str = "sgd"
+    beta: float = 0.0
+    mode: str = "corrected"
+
+
+def space(trial, base):
+    optimiser = trial.suggest_categorical("optimiser", ["sgd", "adam"])
+    beta = trial.suggest_float("beta", 0.0, 0.9) if optimiser == "adam" else base.beta
+    lr = trial.suggest_float("lr", 1e-4, 1.0, log=True)
+    return replace(base, lr=lr, optimiser=optimiser, beta=beta)
+
+
+PAPER = KnownPoint(label="paper", params={"lr": 0.1}, overrides={"mode": "faithful"})
+GOOD = KnownPoint(label="good", params={"lr": 0.01, "optimiser": "sgd"})
+
+
+def open_journal(tmp_path, points=()):
+    journal = Journal(tmp_path, "study")
+    journal.enqueue(points, space, Config())
+    return journal
+
+
+def search_of(journal, *, trials=4, seconds=60.0):
+    return JournalSearch(
+        journal,
+        space=space,
+        base=Config(),
+        trials=trials,
+        seed=0,
+        deadline=time.time() + seconds,
+        common={"threads": 1},
+    )
+
+
+def rung(k, value, *, decision="continue", checkpoint="/nowhere", complete=1.0):
+    metrics = {"L": value, "rung": k, "train_flops": 1e9 * (k + 1), "complete": complete}
+    return RungRecord(
+        rung=k,
+        metrics=metrics,
+        losses=[(1.0, 2.0, 3.0)],
+        checkpoint=str(checkpoint),
+        seconds=1.0,
+        decision=decision,
+    )
+
+
+def checkpoint_in(folder):
+    folder.mkdir(parents=True)
+    (folder / "state.pt").touch()
+    return folder
+
+
+def test_known_points_come_first_and_then_the_sampler(tmp_path):
+    with open_journal(tmp_path, [PAPER, GOOD]) as journal:
+        search = search_of(journal, trials=3)
+        paper, good, sampled = (search.suggest(str(i)) for i in range(3))
+        assert search.suggest("4") == Searcher.FINISHED
+        assert paper["trial_config"]["mode"] == "faithful"
+        assert paper["trial_config"]["lr"] == 0.1
+        assert good["trial_config"] == {
+            "lr": 0.01,
+            "optimiser": "sgd",
+            "beta": 0.0,
+            "mode": "corrected",
+        }
+        assert sampled["trial_number"] == 2
+        assert sampled["seed"] == trial_seed(0, 2)
+        assert sampled["threads"] == 1
+        assert sampled["resume_from"] is None
+        assert [record.label for record in journal.records()] == ["paper", "good", ""]
+
+
+def test_nothing_begins_after_the_deadline(tmp_path):
+    with open_journal(tmp_path) as journal:
+        assert search_of(journal, seconds=-1).suggest("1") == Searcher.FINISHED
+        assert journal.records() == ()
+
+
+def test_a_config_survives_json_unchanged(tmp_path):
+    with open_journal(tmp_path) as journal:
+        config = search_of(journal).suggest("1")["trial_config"]
+        assert journal.record(0).config == config == json.loads(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        (KnownPoint(label="p", params={"lr": 7.0}), "`lr` = 7.0 is outside"),
+        (KnownPoint(label="p", params={"lr": "fast"}), "`lr` = 'fast' is outside"),
+        (KnownPoint(label="p", params={"optimiser": "rmsprop"}), "'rmsprop' is outside"),
+        (KnownPoint(label="p", params={"learning_rate": 0.1}), "no parameter 'learning_rate'"),
+        (KnownPoint(label="p", params={"beta": 0.5}), "no parameter 'beta'"),  # of sgd
+        (KnownPoint(label="p", overrides={"modus": "x"}), "no config field 'modus'"),
+    ],
+)
+def test_a_known_point_outside_the_space_is_refused(point, message):
+    with pytest.raises(UserError, match=message) as caught:
+        check_known_point(point, space, Config())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_known_point_may_leave_parameters_open():
+    check_known_point(KnownPoint(label="p"), space, Config())
+    check_known_point(KnownPoint(label="p", params={"optimiser": "adam"}), space, Config())
+
+
+def test_resuming_continues_running_trials_and_enqueues_nothing_twice(tmp_path):
+    there = checkpoint_in(tmp_path / "rung_0")
+    with open_journal(tmp_path, [PAPER, GOOD]) as journal:
+        search = search_of(journal, trials=4)
+        first = [search.suggest(str(i)) for i in range(2)]
+        journal.add_rung(0, rung(0, 1.0, checkpoint=there))
+        journal.add_rung(0, rung(1, 0.9, checkpoint=tmp_path / "gone"))
+    with open_journal(tmp_path, [PAPER, GOOD]) as journal:  # after a kill
+        search = search_of(journal, trials=4)
+        assert search.remaining == 4
+        again = [search.suggest(str(i)) for i in range(2)]
+        for before, after in zip(first, again, strict=True):
+            for key in ("trial_number", "trial_config", "seed"):
+                assert before[key] == after[key]
+        assert [config["resume_from"] for config in again] == [str(there), None]
+        assert search.suggest("3")["trial_number"] == 2
+        assert len(journal.records()) == 3
+
+
+def test_an_end_that_was_decided_but_not_told_is_told_on_resume(tmp_path):
+    with open_journal(tmp_path) as journal:
+        search = search_of(journal, trials=3)
+        for number in range(3):
+            search.suggest(str(number))
+    with open_journal(tmp_path) as journal:
+        journal.add_rung(0, rung(0, 1.0, decision="stop"))
+        journal.add_rung(1, rung(2, 0.5, decision="done"))
+        journal.add_rung(2, rung(1, 0.7, decision="done", complete=0.0))
+        search = search_of(journal, trials=3)
+        assert search.remaining == 0
+        told = [(record.state, record.reason) for record in journal.records()]
+        assert told == [("PRUNED", "asha: rung 0"), ("COMPLETE", ""), ("PRUNED", "time")]
+        assert journal.study.best_value == 0.5
+
+
+def test_a_trial_lost_between_asking_and_writing_its_config_is_asked_again(tmp_path):
+    with open_journal(tmp_path) as journal:
+        expected = search_of(journal).suggest("1")
+    with open_journal(tmp_path / "other") as journal:
+        search_of(journal)
+        journal.study.ask()  # and then the driver dies
+        resumed = search_of(journal).suggest("1")
+        assert resumed["trial_number"] == 0
+        assert resumed["trial_config"] == expected["trial_config"]
+
+
+def test_a_sampler_that_was_interrupted_says_what_it_would_have_said(tmp_path):
+    def run(folder, sessions):
+        for trials in sessions:
+            with open_journal(folder) as journal:
+                search = search_of(journal, trials=trials)
+                while (config := search.suggest("x")) != Searcher.FINISHED:
+                    number, lr = config["trial_number"], config["trial_config"]["lr"]
+                    journal.add_rung(number, rung(0, abs(math.log(lr / 0.01)), decision="done"))
+                    journal.end(number, "COMPLETE", "")
+                    journal.study.sampler = SeededTPE(seed=0, startup=4)
+        with open_journal(folder) as journal:
+            return [dict(record.params) for record in journal.records()]
+
+    assert run(tmp_path / "once", [14]) == run(tmp_path / "thrice", [5, 9, 14])
+
+
+def test_the_sampler_finds_a_known_optimum(tmp_path):
+    study = optuna.create_study(sampler=SeededTPE(seed=0, startup=8))
+    for _ in range(40):
+        trial = study.ask()
+        study.tell(trial, abs(math.log(space(trial, Config()).lr / 0.01)))
+    assert 0.005 < study.best_params["lr"] < 0.02
+
+
+def told(study, params, *, state=TrialState.COMPLETE, value=None, attrs=None):
+    distributions = {"x": optuna.distributions.FloatDistribution(0, 1)} if params else {}
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=state,
+            value=value,
+            params=params,
+            distributions=distributions,
+            user_attrs=attrs or {},
+            intermediate_values={0: 0.0} if state == TrialState.PRUNED else {},
+        )
+    )
+
+
+def test_a_point_with_overrides_teaches_the_sampler_nothing():
+    def next_x(with_reference):
+        study = optuna.create_study(sampler=SeededTPE(seed=0, startup=3))
+        for number in range(8):
+            told(study, {"x": number / 8}, value=float(number))
+        if with_reference:
+            told(study, {}, value=-5.0, attrs={"overrides": {"mode": "faithful"}})
+        else:
+            told(study, {}, state=TrialState.FAIL)  # so that the numbers agree
+        return study.ask().suggest_float("x", 0, 1)
+
+    assert next_x(True) == next_x(False)
+
+
+def test_a_diverged_region_is_avoided_and_a_dead_worker_is_not_held_against_it():
+    def share_above_half(reason):
+        study = optuna.create_study(sampler=SeededTPE(seed=0, startup=4))
+        for number in range(10):
+            told(study, {"x": 0.3 + 0.05 * (number % 3)}, value=1.0)
+            told(
+                study, {"x": 0.55 + 0.04 * number}, state=TrialState.FAIL, attrs={"reason": reason}
+            )
+        drawn = []
+        for _ in range(30):
+            trial = study.ask()
+            drawn.append(trial.suggest_float("x", 0, 1))
+            study.tell(trial, state=TrialState.FAIL)
+        return sum(x > 0.5 for x in drawn) / len(drawn)
+
+    assert share_above_half("diverged: nan") < share_above_half("worker died")
+
+
+def test_lessons_leave_the_study_alone():
+    study = optuna.create_study()
+    told(study, {"x": 0.5}, state=TrialState.FAIL, attrs={"reason": "out of memory"})
+    (seen,) = lessons(study.trials, (TrialState.PRUNED,))
+    assert seen.intermediate_values == {}
+    assert study.trials[0].state == TrialState.FAIL
+
+
+def test_pruned_trials_keep_their_values_by_fidelity(tmp_path):
+    with open_journal(tmp_path) as journal:
+        search_of(journal).suggest("1")
+        journal.add_rung(0, rung(0, 1.5))
+        journal.add_rung(0, rung(1, 1.25, decision="stop"))
+        journal.end(0, "PRUNED", "asha: rung 1")
+        trial = journal.study.trials[0]
+        assert trial.intermediate_values == {1: 1.5, 2: 1.25}  # GFLOPs
+        assert trial.value == 1.25
+        record = journal.record(0)
+        assert (record.score, record.fidelity) == (1.25, 2e9)
+        assert [r.losses for r in record.rungs] == [[[1.0, 2.0, 3.0]]] * 2
+
+
+def test_the_last_checkpoint_is_one_of_a_finished_rung(tmp_path):
+    there = checkpoint_in(tmp_path / "here")
+    with open_journal(tmp_path) as journal:
+        search_of(journal).suggest("1")
+        assert last_checkpoint(journal.record(0)) is None
+        journal.add_rung(0, rung(0, 1.0, checkpoint=there))
+        journal.add_rung(0, rung(1, 1.0, checkpoint=there.parent, complete=0.0))
+        assert last_checkpoint(journal.record(0)) == str(there)
+
+
+def test_a_study_is_held_by_one_process(tmp_path):
+    code = (
+        "import sys, pathlib; from tuner.journal import Journal\n"
+        "try: Journal(pathlib.Path(sys.argv[1]), 'study')\n"
+        "except ValueError as error: print(error)\n"
+    )
+    with open_journal(tmp_path):
+        told = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=50,
+        )
+    assert "is running already" in told.stdout
+    assert told.stdout.count("\n") == 1
+    open_journal(tmp_path).close()  # free again
+
+
+def test_a_storage_that_cannot_be_written_is_a_user_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot write to"):
+        Journal(tmp_path / "file", "study")
+
+
+@settings(deadline=None, max_examples=25)
+@given(cut=st.integers(0, 400))
+def test_a_torn_journal_opens_and_can_be_written_again(tmp_path_factory, cut):
+    folder = tmp_path_factory.mktemp("torn")
+    with open_journal(folder) as journal:
+        search_of(journal).suggest("1")
+        journal.add_rung(0, rung(0, 1.0))
+        path = journal.folder / "journal.log"
+    content = path.read_bytes()
+    path.write_bytes(content[: max(0, len(content) - cut)])  # power was lost in a write
+    for _ in range(2):  # what is written after the repair can be read again
+        with open_journal(folder) as journal:
+            before = len(journal.records())
+            search_of(journal, trials=before + 1).suggest("1")
+            assert len(journal.records()) <= before + 1
+
+
+def test_attrs_are_kept(tmp_path):
+    with open_journal(tmp_path) as journal:
+        assert journal.attr("mlflow") is None
+        journal.set_attr("mlflow", {"experiment_id": "1"})
+        search_of(journal).suggest("1")
+        journal.set_trial_attr(0, "mlflow_run_id", "abc")
+    with open_journal(tmp_path) as journal:
+        assert journal.attr("mlflow") == {"experiment_id": "1"}
+        assert journal.trial_attr(0, "mlflow_run_id") == "abc"
+        assert journal.record(0).attrs["mlflow_run_id"] == "abc"
+
+
+def test_a_searcher_pickles_without_its_journal(tmp_path):
+    with open_journal(tmp_path) as journal:
+        assert len(pickle.dumps(search_of(journal))) < 200

@@ -1,0 +1,87 @@
+import socket
+import time
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from cluster import session as module
+from cluster.session import session
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """Ray's doors, noted instead of opened."""
+    calls = []
+
+    def init(**options):
+        calls.append(("init", options))
+        return SimpleNamespace(
+            dashboard_url="127.0.0.1:8265", address_info={"gcs_address": "10.0.0.1:6379"}
+        )
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append(("shutdown", {})))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    return calls
+
+
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_a_fresh_ray_is_private_and_never_somebody_elses(fake_ray):
+    with session(cpus=2) as here:
+        assert here.started_here
+        assert here.cpus == 2
+        assert here.gpus == 0
+        assert here.dashboard_url == "http://127.0.0.1:8265"
+        assert here.token_command.endswith("ray get-auth-token")
+    (_, options), last = fake_ray
+    assert options["address"] == "local"  # None would join a Ray that runs already
+    assert options["dashboard_host"] == "127.0.0.1"
+    assert last == ("shutdown", {})
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_ray_is_left_whatever_happens(fake_ray, error):
+    with pytest.raises(error), session():
+        raise error
+    assert fake_ray[-1] == ("shutdown", {})
+
+
+def test_without_token_authentication_no_command_is_shown(fake_ray, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with session() as here:
+        assert here.token_command is None
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(fake_ray):
+    start = time.monotonic()
+    refused = pytest.raises(ConnectionError, match="No Ray answers at localhost")
+    with refused as caught, session(f"localhost:{closed_port()}"):
+        pass
+    assert time.monotonic() - start < 10
+    assert "\n" not in str(caught.value)
+    assert "init" not in [name for name, _ in fake_ray]
+
+
+def test_a_port_that_speaks_another_protocol_is_not_ray(fake_ray, monkeypatch):
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match="No Ray answers"), session(address):
+            pass
+
+
+@pytest.mark.parametrize("address", ["cluster", "cluster:", ":6379", "a:b"])
+def test_an_address_needs_a_host_and_a_port(fake_ray, address):
+    with pytest.raises(ValueError, match="host:port"), session(address):
+        pass
+
+
+def test_a_cluster_has_its_own_cpus(fake_ray):
+    with pytest.raises(ValueError, match="its own CPUs"), session("head:6379", cpus=4):
+        pass

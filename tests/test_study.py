@@ -1,0 +1,426 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from ray.tune import Checkpoint
+from safetensors.torch import load_file
+from toy_pipeline import OPTIMUM, ToyConfig, ToyTrainable, toy_context, toy_space
+
+from trainables.pipeline import Diverged
+from trainables.trainable import COMPLETE, FAIL, RUNG, TIME, require_finite
+from tuner.journal import Journal, RungRecord, TrialRecord
+from tuner.known_points import trial_seed
+from tuner.recorder import LeaveLoop, Recorder
+from tuner.search import JournalSearch
+from tuner.study import best_trial, rebuilt_rungs
+
+
+def trial_config(number=0, *, deadline=math.inf, resume_from=None, **toy):
+    return {
+        "trial_number": number,
+        "pipeline": "toy",
+        "trial_config": {"x": OPTIMUM, **toy},
+        "context": toy_context(),
+        "seed": 1,
+        "threads": 1,
+        "deadline": deadline,
+        "resume_from": resume_from,
+    }
+
+
+def toy(**options):
+    """A trainable outside Ray, whose own constructor would make folders in the user's home."""
+    trainable = ToyTrainable.__new__(ToyTrainable)
+    trainable.setup(trial_config(**options))
+    return trainable
+
+
+# One trial
+
+
+def test_a_trial_goes_from_rung_to_rung():
+    trial = toy()
+    results = [trial.step() for _ in range(3)]
+    assert [r["outcome"] for r in results] == [RUNG, RUNG, COMPLETE]
+    assert [r["done"] for r in results] == [False, False, True]
+    assert [r["metrics"]["L"] for r in results] == [1.0, 0.5, pytest.approx(1 / 3)]
+    assert results[0]["losses"] == [(1.0, 1.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("diverge", "diverged: loss went through the roof"),
+        ("nan", "diverged: not finite: L = nan"),
+        ("memory", "out of memory"),
+    ],
+)
+def test_a_foreseen_failure_is_a_result_and_the_process_lives_on(tmp_path, trouble, reason):
+    trial = toy(trouble=trouble, trouble_at=1)
+    assert trial.step()["outcome"] == RUNG
+    result = trial.step()
+    assert (result["outcome"], result["reason"], result["done"]) == (FAIL, reason, True)
+    assert result["metrics"] == {}
+    trial.save_checkpoint(str(tmp_path))  # Ray takes one of every result
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert trial.reset_config(trial_config(1))
+    assert trial.step()["outcome"] == RUNG
+
+
+def test_a_bug_is_left_to_ray():
+    with pytest.raises(KeyError, match="a bug"):
+        toy(trouble="raise").step()
+
+
+def test_torchs_own_memory_error_is_recognised(monkeypatch):
+    trial = toy()
+
+    def build():
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8")
+
+    monkeypatch.setattr(trial, "_build", build)
+    assert trial.step()["reason"] == "out of memory"
+
+
+def test_the_clock_cuts_a_trial_where_it_stands():
+    trial = toy(deadline=time.time() + 0.2, seconds=5.0)
+    result = trial.step()
+    assert (result["outcome"], result["done"]) == (TIME, True)
+    assert result["metrics"]["train_flops"] == 5e8  # half of the first rung
+    assert result["metrics"]["rung"] == -1
+
+
+def test_past_the_deadline_nothing_is_trained_or_scored():
+    result = toy(deadline=time.time() - 1).step()
+    assert result == {"outcome": TIME, "metrics": {}, "losses": [], "done": True}
+
+
+def test_a_checkpoint_holds_everything_and_restores(tmp_path):
+    trial = toy()
+    trial.step()
+    trial.save_checkpoint(str(tmp_path))
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (4, 4)
+    assert load_file(tmp_path / "weights.safetensors")["done"].item() == 1
+    assert json.loads((tmp_path / "config.json").read_text())["trial_config"] == {"x": OPTIMUM}
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"done": 1}
+    second = trial.step()
+
+    restored = toy()
+    restored.load_checkpoint(str(tmp_path))  # after a crash, by Ray
+    assert restored.step() == second
+    resumed = toy(resume_from=str(tmp_path))  # in a later session, by us
+    assert resumed.step() == second
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_metrics_are_finite(value):
+    with pytest.raises(Diverged, match="not finite: L = "):
+        require_finite({"L": value, "J": 0.5})
+    assert require_finite({"L": 1}) == {"L": 1.0}
+
+
+# The champion
+
+
+def record(number, *points, state="COMPLETE"):
+    """A trial scored at (train_flops, L) points."""
+    rungs = tuple(
+        RungRecord(
+            rung=k,
+            metrics={"train_flops": flops, "L": value, "complete": 1.0},
+            losses=[],
+            checkpoint="",
+            seconds=0.0,
+            decision="continue",
+        )
+        for k, (flops, value) in enumerate(points)
+    )
+    return TrialRecord(
+        number=number,
+        label="",
+        state=state,
+        reason="",
+        params={},
+        config={},
+        rungs=rungs,
+        attrs={},
+    )
+
+
+def test_the_champion_has_come_far():
+    low = record(0, (1e9, 0.1), state="PRUNED")
+    cut = record(1, (1e9, 0.5), (6e9, 0.2), state="PRUNED")
+    full = record(2, (1e9, 0.4), (10e9, 0.3))
+    failed = record(3, (1e9, 0.1), (10e9, 0.0), state="FAIL")
+    running = record(4, (10e9, 0.0), state="RUNNING")
+    assert best_trial([low, cut, full, failed, running]) is cut
+    assert best_trial([low, full, failed, running]) is full
+    assert best_trial([low]) is low
+    assert best_trial([failed, running, record(5, state="PRUNED")]) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 100), st.integers(0, 5)), min_size=1, max_size=12))
+def test_nobody_who_came_as_far_is_better_than_the_champion(points):
+    records = [record(number, point) for number, point in enumerate(points)]
+    best = best_trial(records)
+    assert best.fidelity >= max(r.fidelity for r in records) / 2
+    assert all(best.score <= r.score for r in records if r.fidelity >= best.fidelity)
+
+
+# The recorder
+
+
+class Watcher:
+    """An observer that writes down what it hears, and then fails."""
+
+    def __init__(self):
+        self.heard = []
+
+    def _hear(self, *what):
+        self.heard.append(what)
+        raise RuntimeError("observers may fail")
+
+    def trial_started(self, number, label, config, params):
+        self._hear("started", number, label)
+
+    def rung_reached(self, number, rung, metrics, losses, checkpoint, decision):
+        self._hear("rung", number, rung, metrics["L"], checkpoint.name, decision)
+
+    def trial_ended(self, number, state, reason):
+        self._hear("ended", number, state, reason)
+
+    def tick(self):
+        self._hear("tick")
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A journal with three trials asked for, a recorder, and its watcher."""
+    with Journal(tmp_path, "study") as journal:
+        search = JournalSearch(
+            journal,
+            space=toy_space,
+            base=ToyConfig(),
+            trials=3,
+            seed=0,
+            deadline=math.inf,
+            common={},
+        )
+        for number in range(3):
+            search.suggest(str(number))
+        watcher = Watcher()
+        yield SimpleNamespace(
+            journal=journal, recorder=Recorder(journal, [watcher]), watcher=watcher
+        )
+
+
+def play(study, number, outcome, metrics, *, done, reason=""):
+    """What Ray's controller calls for one result of a trial, in its order."""
+    result = {
+        "outcome": outcome,
+        "metrics": metrics,
+        "losses": [],
+        "done": done,
+        "reason": reason,
+        "time_this_iter_s": 1.0,
+    }
+    trial = SimpleNamespace(
+        config={"trial_number": number}, checkpoint=Checkpoint("/somewhere/checkpoint_000000")
+    )
+    common = {"iteration": 0, "trials": [], "trial": trial}
+    study.recorder.on_trial_start(**common)
+    study.recorder.on_trial_result(**common, result=result)
+    study.recorder.on_trial_save(**common)
+    if done:
+        study.recorder.on_trial_complete(**common)
+
+
+def metrics_at(k, value, complete=1.0):
+    return {"L": value, "rung": k, "train_flops": 1e9 * (k + 1), "complete": complete}
+
+
+def states(study):
+    return [(r.state, r.reason) for r in study.journal.records()]
+
+
+def test_every_end_is_told_with_its_reason(study, caplog):
+    play(study, 0, RUNG, metrics_at(0, 1.0), done=False)
+    play(study, 0, COMPLETE, metrics_at(2, 0.5), done=True)
+    play(study, 1, RUNG, metrics_at(0, 2.0), done=True)  # Ray sets done where ASHA stops
+    play(study, 2, FAIL, {}, done=True, reason="diverged: not finite: L = nan")
+    assert states(study) == [
+        ("COMPLETE", ""),
+        ("PRUNED", "asha: rung 0"),
+        ("FAIL", "diverged: not finite: L = nan"),
+    ]
+    assert study.watcher.heard == [
+        ("started", 0, ""),
+        ("rung", 0, 0, 1.0, "checkpoint_000000", "continue"),
+        ("rung", 0, 2, 0.5, "checkpoint_000000", "done"),
+        ("ended", 0, "COMPLETE", ""),
+        ("started", 1, ""),
+        ("rung", 1, 0, 2.0, "checkpoint_000000", "stop"),
+        ("ended", 1, "PRUNED", "asha: rung 0"),
+        ("started", 2, ""),
+        ("ended", 2, "FAIL", "diverged: not finite: L = nan"),
+    ]
+    # A failing observer is told about once for each thing it fails in.
+    assert len(caplog.records) == 3
+
+
+def test_a_trial_cut_by_the_clock_keeps_its_score(study):
+    play(study, 0, RUNG, metrics_at(0, 1.0), done=False)
+    play(study, 0, TIME, metrics_at(0, 0.75, complete=0.0) | {"train_flops": 1.5e9}, done=True)
+    play(study, 1, TIME, {}, done=True)
+    assert states(study)[:2] == [("PRUNED", "time"), ("PRUNED", "time")]
+    cut = study.journal.record(0)
+    assert [r.rung for r in cut.rungs] == [0, 1]  # the second one was not reached
+    assert (cut.score, cut.fidelity) == (0.75, 1.5e9)
+
+
+def test_rungs_are_rebuilt_as_they_were(study):
+    play(study, 0, RUNG, metrics_at(0, 1.0), done=False)
+    play(study, 1, RUNG, metrics_at(0, 2.0), done=True)
+    play(study, 0, RUNG, metrics_at(1, 0.9), done=False)
+    play(study, 0, COMPLETE, metrics_at(2, 0.5), done=True)
+    play(study, 2, TIME, metrics_at(-1, 0.1, complete=0.0), done=True)
+    rungs = rebuilt_rungs(study.journal.records(), count=3, eta=3)
+    assert rungs.entered == (2, 1, 0)
+    assert rungs.stopped == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            "Failure # 1 (occurred at 2026-01-01)\nold\n"
+            "Failure # 2 (occurred at 2026-01-02)\n"
+            "ray::ToyTrainable.train()\n  File 'x.py', line 1\nKeyError: 'a bug'\n",
+            "crashed: KeyError: 'a bug'",
+        ),
+        (
+            "Failure # 1 (occurred at 2026-01-01)\n"
+            "The actor died unexpectedly before finishing this task.\n\tclass_name: ToyTrainable\n",
+            "worker died: The actor died unexpectedly before finishing this task.",
+        ),
+        (None, "crashed"),
+    ],
+)
+def test_a_trial_that_ray_gives_up_fails_with_its_error(study, tmp_path, error, reason):
+    file = tmp_path / "error.txt"
+    if error:
+        file.write_text(error)
+    trial = SimpleNamespace(config={"trial_number": 0}, error_file=str(file) if error else None)
+    study.recorder.on_trial_error(0, [], trial)
+    assert states(study)[0] == ("FAIL", reason)
+
+
+def test_a_journal_that_cannot_be_written_ends_the_run(study, monkeypatch):
+    def full(number, rung):
+        raise OSError(28, "No space left on device")
+
+    study.recorder.on_step_begin(0, [])
+    monkeypatch.setattr(study.journal, "add_rung", full)
+    play(study, 0, RUNG, metrics_at(0, 1.0), done=False)
+    assert ("rung", 0) not in [heard[:2] for heard in study.watcher.heard]
+    assert isinstance(study.recorder.error, OSError)
+    with pytest.raises(LeaveLoop):
+        study.recorder.on_step_begin(0, [])
+
+
+def test_ticks_are_few(study):
+    for _ in range(1000):
+        study.recorder.on_step_begin(0, [])
+    assert study.watcher.heard == [("tick",)]
+    study.recorder.leave = True
+    with pytest.raises(LeaveLoop):
+        study.recorder.on_step_begin(0, [])
+
+
+# Through Ray
+
+
+def launch(options):
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("toy_study.py")), json.dumps(options)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # signals reach the driver alone
+    )
+
+
+def wait_for(process, text, count):
+    """Read lines until `text` came `count` times."""
+    seen = 0
+    for line in process.stdout:
+        seen += text in line
+        if seen == count:
+            return
+    pytest.fail(f"the driver ended before {text!r} came {count} times")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_study_survives_the_death_of_its_driver(tmp_path):
+    """kill -9 amid the study, then Ctrl-C, then to the end: nothing lost, nothing done twice."""
+    options = {
+        "storage": str(tmp_path),
+        "study": "s",
+        "trials": 10,
+        "slots": 2,
+        "seconds": 0.3,
+        "troubles": ["diverge", "die", "raise"],
+    }
+    killed = launch(options)
+    wait_for(killed, " rung ", 4)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+
+    interrupted = launch(options)
+    wait_for(interrupted, " rung ", 3)
+    asked = time.monotonic()
+    os.kill(interrupted.pid, signal.SIGINT)
+    rest = interrupted.stdout.read()
+    assert "interrupted" in rest
+    assert interrupted.wait() == 0
+    assert time.monotonic() - asked < 20
+
+    finished = launch(options)
+    assert "finished" in finished.stdout.read()
+    assert finished.wait() == 0
+
+    with Journal(tmp_path, "s") as journal:
+        records = journal.records()
+    assert len(records) == 10
+    assert {r.state for r in records} == {"COMPLETE", "PRUNED", "FAIL"}
+    ends = {r.label: (r.state, r.reason) for r in records if r.label}
+    assert ends["best"][0] in ("COMPLETE", "PRUNED")
+    assert ends["diverge"] == ("FAIL", "diverged: loss went through the roof")
+    assert ends["raise"] == ("FAIL", "crashed: KeyError: 'a bug'")
+    assert ends["die"][0] in ("COMPLETE", "PRUNED")  # retried in a new process
+    assert all(r.reason.startswith("asha: rung") for r in records if r.state == "PRUNED")
+    for r in records:
+        assert all((Path(rung.checkpoint) / "state.pt").is_file() for rung in r.rungs)
+
+    steps = Counter((tmp_path / "steps.log").read_text().split("\n")[:-1])
+    journalled = {
+        f"{trial_seed(0, r.number)} {rung.rung}": rung for r in records for rung in r.rungs
+    }
+    assert set(journalled) <= set(steps)
+    # A rung is run twice only where a session broke off before its checkpoint was journalled:
+    # two sessions broke off with two slots each.
+    assert sum(count - 1 for count in steps.values()) <= 4

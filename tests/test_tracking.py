@@ -1,0 +1,445 @@
+"""Tracking: what reaches MLflow, once and only once, and what a bad address is answered with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_result import result
+
+from trainables.errors import UserError
+from tuner import run_store, tracking
+from tuner.result import Data
+from tuner.run_store import flatten
+from tuner.tracking import Tracker, provenance_tags
+from tuner.tracking_uri import (
+    default_uri,
+    resolve_uri,
+    sqlite_path,
+    strip_credentials,
+    study_page,
+    ui_command,
+)
+
+# MLflow's own, on SQLAlchemy 2.1: `noload` in its table classes.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+DATA = Data(name="omniglot", stand_in=False, fingerprint="0123456789abcdef", source="/data")
+PNG = b"\x89PNG not looked into"
+CONFIG = {"width": 16, "inner": {"lr": 1e-3, "steps": 10}}
+
+
+def metrics(rung: int) -> dict[str, float]:
+    # 1 TFLOP at the first rung, three times as much at each following: steps 1000, 3000, 9000
+    return {
+        "L": 2.0 - rung,
+        "J": 0.1,
+        "train_flops": 1e12 * 3**rung,
+        "updates": 100.0,
+        "complete": 1.0,
+    }
+
+
+def checkpoint(folder: Path, number: int, rung: int) -> Path:
+    path = folder / f"trial-{number}" / f"rung-{rung}"
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "grid.png").write_bytes(PNG)
+    (path / "weights.safetensors").write_bytes(b"weights")
+    return path
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An SQLite store with MLflow's tables; making them takes seconds, copying it none."""
+    folder = tmp_path_factory.mktemp("store")
+    Tracker(None, storage=folder, **options([])).close()
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+        for table in ("tags", "params"):
+            database.execute(f"DELETE FROM {table}")
+        database.execute("DELETE FROM runs")
+        database.execute("DELETE FROM experiment_tags")
+        database.execute("DELETE FROM experiments WHERE name = 'reptile_omniglot'")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def storage(tmp_path, empty_store) -> Path:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+def options(lines: list[str], **changes: Any) -> dict[str, Any]:
+    return {
+        "experiment": "reptile_omniglot",
+        "study": "my study",
+        "plan": {"trials": 3, "rungs_flops": [1e12, 3e12]},
+        "tags": provenance_tags(
+            seed=7, data=DATA, versions={"torch": "2.14.1"}, commit="ab" * 20 + "-dirty"
+        ),
+        "remember": lambda number, run_id: None,
+        "report": lines.append,
+        **changes,
+    }
+
+
+def client(storage: Path) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(default_uri(storage))
+
+
+def trial_runs(storage: Path, tracker: Tracker) -> dict[str, Any]:
+    found = client(storage).search_runs([tracker.experiment_id], "tags.kind = 'trial'")
+    runs = {run.data.tags["trial"]: run for run in found}
+    assert len(runs) == len(found), "two runs for one trial"
+    return runs
+
+
+def test_a_study_is_one_run_with_a_child_for_each_trial(storage):
+    lines: list[str] = []
+    remembered: dict[int, str] = {}
+    tracker = Tracker(None, storage=storage, **options(lines, remember=remembered.__setitem__))
+    losses = [(10.0 * step, -1.0, 2.0) for step in range(1, 1001)]  # 2000 points: three batches
+    tracker.trial_started(0, "paper", CONFIG, {"width": 16})
+    for rung, decision in enumerate(("continue", "done")):
+        tracker.rung_reached(0, rung, metrics(rung), losses, checkpoint(storage, 0, rung), decision)
+    tracker.trial_ended(0, "COMPLETE", "")
+    tracker.trial_started(1, "", CONFIG, {"width": 8})
+    tracker.rung_reached(1, 0, metrics(0), [], checkpoint(storage, 1, 0), "stop")
+    tracker.trial_ended(1, "PRUNED", "asha: rung 0")
+    tracker.trial_started(2, "", CONFIG, {"width": 32})
+    tracker.trial_ended(2, "FAIL", "diverged: critic loss is nan")
+    checkpoint(storage / "my study", 1, 1)
+    tracker.study_ended(result(storage / "my study"))
+    assert lines == []
+
+    runs = trial_runs(storage, tracker)
+    assert {int(number): run.info.run_id for number, run in runs.items()} == remembered
+    states = {n: (run.info.status, run.data.tags["state"]) for n, run in runs.items()}
+    assert states == {
+        "0": ("FINISHED", "COMPLETE"),
+        "1": ("FINISHED", "PRUNED"),
+        "2": ("FAILED", "FAIL"),
+    }
+    first = runs["0"]
+    assert first.info.run_name == "trial 0 · paper's settings"
+    assert first.data.params == {"width": "16", "inner.lr": "0.001", "inner.steps": "10"}
+    assert first.data.tags["mlflow.parentRunId"] == tracker.parent_run_id
+    assert runs["2"].data.tags["reason"] == "diverged: critic loss is nan"
+    wanted = {"seed": "7", "data": "omniglot", "data_fingerprint": DATA.fingerprint}
+    wanted |= {"stand_in": "false", "version.torch": "2.14.1", "git_commit": "ab" * 20}
+    wanted |= {"git_dirty": "true", "study": "my study", "label": "paper"}
+    assert wanted.items() <= first.data.tags.items()
+
+    store, run_id = client(storage), first.info.run_id
+    scores = store.get_metric_history(run_id, "score/L")
+    assert [(point.step, point.value) for point in scores] == [(1000, 2.0), (3000, 1.0)]
+    assert len(store.get_metric_history(run_id, "training/critic_loss")) == 2000
+    assert {item.path for item in store.list_artifacts(run_id)} == {
+        "config.json",
+        "samples",
+        "weights.safetensors",
+    }
+    names = [item.path for item in store.list_artifacts(run_id, "samples")]
+    assert sorted(names) == ["samples/rung-0.png", "samples/rung-1.png"]
+    assert "samples/rung-1.png" in first.data.tags["mlflow.note.content"]
+    config = Path(store.download_artifacts(run_id, "config.json"))
+    assert json.loads(config.read_text()) == CONFIG
+
+
+def test_the_studys_own_run_holds_the_outcome(storage):
+    tracker = Tracker(None, storage=storage, **options([]))
+    tracker.trial_started(1, "", CONFIG, {"width": 8})
+    tracker.trial_ended(1, "COMPLETE", "")
+    checkpoint(storage / "my study", 1, 1)
+    made = result(storage / "my study")
+    tracker.study_ended(made)
+    store = client(storage)
+    run = store.get_run(tracker.parent_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["trials"] == "3"
+    assert run.data.metrics["test/J"] == pytest.approx(0.39)
+    note = run.data.tags["mlflow.note.content"]
+    assert made.verdict in note
+    assert "best/grid.png" in note
+    assert "| 1 | [trial 1" in note
+    assert "| | augmented shots | | 1.25 | .61 |" in note
+    paths = {item.path for item in store.list_artifacts(tracker.parent_run_id)}
+    assert paths == {"best", "result.json"}
+
+
+def test_a_resumed_study_goes_on_in_its_runs_and_doubles_nothing(storage):
+    with Tracker(None, storage=storage, **options([])) as first:
+        first.trial_started(0, "", CONFIG, {"width": 16})
+        first.rung_reached(0, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage, 0, 0), "done")
+        first.trial_ended(0, "COMPLETE", "")
+        first.trial_started(1, "", CONFIG, {"width": 8})
+        first.rung_reached(
+            1, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage, 1, 0), "continue"
+        )
+    runs = trial_runs(storage, first)
+    assert runs["1"].info.status == "KILLED"
+    assert runs["1"].data.tags["state"] == "INTERRUPTED"
+    assert client(storage).get_run(first.parent_run_id).info.status == "KILLED"
+    ended = runs["0"].info.end_time
+
+    time.sleep(0.01)
+    again = Tracker(None, storage=storage, parent_run_id=first.parent_run_id, **options([]))
+    assert again.parent_run_id == first.parent_run_id
+    # The past is played again, as from a journal, and goes on where it was cut.
+    again.trial_started(0, "", CONFIG, {"width": 16})
+    again.rung_reached(0, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage, 0, 0), "done")
+    again.trial_ended(0, "COMPLETE", "")
+    again.trial_started(1, "", CONFIG, {"width": 8})
+    again.rung_reached(1, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage, 1, 0), "continue")
+    again.rung_reached(1, 1, metrics(1), [(2.0, 2.0, 3.0)], checkpoint(storage, 1, 1), "done")
+    again.trial_ended(1, "COMPLETE", "")
+    again.close()
+
+    runs = trial_runs(storage, again)
+    store, run_id = client(storage), runs["1"].info.run_id
+    for metric, steps in (("score/L", [1000, 3000]), ("training/critic_loss", [1, 2])):
+        assert [point.step for point in store.get_metric_history(run_id, metric)] == steps
+    assert runs["1"].data.tags["state"] == "COMPLETE"
+    assert runs["0"].info.end_time == ended, "a finished trial was touched"
+
+
+def test_a_store_without_the_studys_run_gets_a_new_one(storage):
+    tracker = Tracker(None, storage=storage, parent_run_id="0" * 32, **options([]))
+    assert tracker.parent_run_id != "0" * 32
+    tracker.close()
+
+
+def test_nothing_is_left_in_the_working_folder(storage, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("cwd")
+    monkeypatch.chdir(folder)
+    with Tracker(None, storage=storage, **options([])) as tracker:
+        tracker.trial_started(0, "", CONFIG, {})
+        tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage, 0, 0), "done")
+    assert list(folder.iterdir()) == []
+    assert (storage / "mlartifacts" / "reptile_omniglot").is_dir()
+
+
+def test_a_rung_without_a_picture_is_said_and_its_scores_are_kept(storage):
+    lines: list[str] = []
+    tracker = Tracker(None, storage=storage, **options(lines))
+    tracker.trial_started(0, "", CONFIG, {})
+    tracker.rung_reached(0, 0, metrics(0), [], storage / "gone", "continue")
+    tracker.close()
+    assert lines == [f"Trial 0 has no picture of rung 0 in {storage / 'gone'}."]
+    assert trial_runs(storage, tracker)["0"].data.metrics["score/J"] == pytest.approx(0.1)
+
+
+# --- with a store of our own, to see the order of things and to fail at will
+
+
+class FakeStore:
+    """Remembers calls; `fail` is asked before each one made after opening."""
+
+    experiment_id = "1"
+
+    def __init__(self, fail: Callable[[str], None]) -> None:
+        self.calls: list[str] = []
+        self.fail: Callable[[str], None] = lambda name: None
+        self._after_opening = fail
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.fail(name)
+            self.calls.append(name)
+            return {"create": f"run-{len(self.calls)}", "children": iter(())}.get(name)
+
+        return call
+
+    def opened(self) -> None:
+        self.fail = self._after_opening
+
+
+@pytest.fixture
+def fake(monkeypatch) -> Callable[..., tuple[Tracker, FakeStore, list[str]]]:
+    def make(fail: Callable[[str], None]) -> tuple[Tracker, FakeStore, list[str]]:
+        store, lines = FakeStore(fail), list[str]()
+        monkeypatch.setattr(tracking, "RunStore", lambda *a, **k: store)
+        monkeypatch.setattr(tracking, "is_passing", lambda e: isinstance(e, ConnectionError))
+        tracker = Tracker("http://u:secret@host:5000", storage=Path("s"), **options(lines))
+        store.opened()
+        return tracker, store, lines
+
+    return make
+
+
+def test_the_search_never_waits_for_a_slow_store(fake, tmp_path):
+    tracker, _, _ = fake(lambda name: time.sleep(0.05))
+    path = checkpoint(tmp_path, 0, 0)
+    spent = time.thread_time()
+    began = time.monotonic()
+    tracker.trial_started(0, "", CONFIG, {"width": 16})
+    for _ in range(20):
+        tracker.rung_reached(0, 0, metrics(0), [(1.0, 2.0, 3.0)] * 100, path, "continue")
+    # 20 results would take the store 3 s; the thread's own work is a fraction of a ms each
+    assert (time.thread_time() - spent) / 21 < 0.005
+    assert time.monotonic() - began < 2
+    tracker.close()
+
+
+def test_a_store_that_comes_back_gets_everything(fake, tmp_path):
+    down = iter([True, True])
+
+    def fail(name: str) -> None:
+        if name == "log_metrics" and next(down, False):
+            raise ConnectionError("http://u:secret@host:5000 refused")
+
+    tracker, store, lines = fake(fail)
+    tracker.trial_started(0, "", CONFIG, {})
+    tracker.rung_reached(0, 0, metrics(0), [], checkpoint(tmp_path, 0, 0), "done")
+    tracker.close()
+    assert store.calls.count("log_metrics") == 1
+    assert len(lines) == 1
+    assert "the search goes on" in lines[0]
+    assert "secret" not in lines[0]
+
+
+def test_what_a_dead_store_did_not_take_is_said_in_one_line(fake, tmp_path):
+    def fail(name: str) -> None:
+        raise ConnectionError("http://u:secret@host:5000 refused")
+
+    tracker, _, lines = fake(fail)
+    tracker.trial_started(0, "", CONFIG, {})
+    tracker.rung_reached(0, 0, metrics(0), [], checkpoint(tmp_path, 0, 0), "done")
+    tracker.close(timeout=0.2)
+    tracker.close()
+    assert lines[-1].startswith("2 records did not reach the tracking store http://host:5000")
+    assert len([line for line in lines if "did not reach" in line]) == 1
+    assert not any("secret" in line or "\n" in line for line in lines)
+
+
+# --- addresses
+
+
+def test_a_server_that_is_not_there_is_answered_within_seconds(tmp_path, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    before = dict(os.environ)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="cannot be used") as caught:
+        Tracker(f"http://me:secret@127.0.0.1:{port}", storage=tmp_path, **options([]))
+    assert time.monotonic() - began < 10
+    message = str(caught.value)
+    assert f"http://127.0.0.1:{port}" in message
+    assert "Connection refused" in message
+    assert "secret" not in message
+    assert "\n" not in message
+    assert {k: v for k, v in os.environ.items() if k in before} == before
+
+
+def test_a_server_that_never_answers_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_store, "CHECK_SECONDS", 1)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        began = time.monotonic()
+        with pytest.raises(UserError, match="cannot be used"):
+            Tracker(f"http://127.0.0.1:{mute.getsockname()[1]}", storage=tmp_path, **options([]))
+        assert time.monotonic() - began < 5
+
+
+def test_a_database_server_that_is_not_there_is_named_without_its_password(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"postgresql://me:s3cr@t@127.0.0.1:{port}/mlflow"
+    with pytest.raises(UserError, match="Connection refused") as caught:
+        Tracker(uri, storage=tmp_path, **options([]))
+    assert f"postgresql://127.0.0.1:{port}/mlflow" in str(caught.value)
+    assert "cr@t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["./mlruns", "/data/mlruns", "file:///data", "ftp://host/x", "", "http://", "http://h:x"]
+)
+def test_what_is_no_tracking_uri_is_refused(tmp_path, uri):
+    with pytest.raises(UserError, match="`--tracking-uri`") as caught:
+        resolve_uri(uri, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_an_sqlite_address_must_name_a_file(uri, tmp_path):
+    with pytest.raises(UserError, match="name a file"):
+        resolve_uri(uri, tmp_path)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, but long enough to have been one " * 40)
+    with pytest.raises(UserError, match="not a database"):
+        Tracker(f"sqlite:///{path}", storage=tmp_path, **options([]))
+    assert path.read_text().startswith("not a database")
+
+
+def test_a_store_in_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be used"):
+        Tracker(f"sqlite:///{tmp_path}/file/mlflow.db", storage=tmp_path, **options([]))
+
+
+def test_a_deleted_experiment_is_said_with_the_way_back(storage):
+    tracker = Tracker(None, storage=storage, **options([]))
+    tracker.close()
+    client(storage).delete_experiment(tracker.experiment_id)
+    with pytest.raises(UserError, match=r"mlflow experiments restore --experiment-id"):
+        Tracker(None, storage=storage, **options([]))
+
+
+def test_sqlite_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_uri("sqlite:///runs/a.db", tmp_path) == f"sqlite:///{tmp_path}/runs/a.db"
+    assert resolve_uri(None, Path("runs")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert sqlite_path("sqlite:////a/b.db?mode=ro") == Path("/a/b.db")
+
+
+printable = {"exclude_categories": ["Z", "C"]}
+
+
+@given(
+    user=st.text(st.characters(**printable, exclude_characters="'\"/@:"), min_size=1),
+    password=st.text(st.characters(**printable, exclude_characters="'\""), min_size=1),
+)
+def test_no_password_survives(user, password):
+    text = f"connecting to https://{user}:{password}@host.example:5000/path failed"
+    assert strip_credentials(text) == "connecting to https://host.example:5000/path failed"
+
+
+def test_an_at_sign_in_a_path_is_no_password():
+    assert strip_credentials("sqlite:////home/me@work/m.db") == "sqlite:////home/me@work/m.db"
+
+
+def test_the_command_for_the_pages_is_exact_and_keeps_passwords_out():
+    local = ui_command("sqlite:////my runs/mlflow.db")
+    assert local.endswith(
+        "mlflow ui --backend-store-uri 'sqlite:////my runs/mlflow.db' --workers 1 --port 5000"
+    )
+    assert ui_command("http://me:secret@host:5000") == "http://host:5000"
+    assert "secret" not in ui_command("postgresql://me:secret@host/db")
+
+
+def test_the_studys_page_is_on_its_server_or_on_the_local_one():
+    page = "#/experiments/1/runs/ab?workflowType=machine_learning"
+    assert study_page("http://me:pw@host:5000/", "1", "ab") == f"http://host:5000/{page}"
+    assert study_page("sqlite:////runs/mlflow.db", "1", "ab") == f"http://127.0.0.1:5000/{page}"
+
+
+def test_flattening_joins_names():
+    assert flatten({"a": {"b": {"c": 1}}, "d": [1, 2]}) == {"a.b.c": 1, "d": [1, 2]}

@@ -1,0 +1,260 @@
+"""What scoring learns from the training classes, once: embedding, recogniser, copy threshold.
+
+The embedding carries the distances between distributions; the recogniser, another net, says whose
+class a picture is; the threshold says how near to a shot an honest new drawing ever comes. None
+of them sees a validation or test class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trainables.errors import UserError
+from trainables.feature_training import train_net
+from trainables.image_set import ImageSet, Report, one_line, to_stderr
+from trainables.metrics import copy_distances
+from trainables.models.feature_net import FeatureNet, Recipe
+from trainables.tasks import Split, class_rows, make_episodes
+
+VERSION = 1  # raise it when anything below changes what is learned
+SHOTS = 4
+CALIBRATION = 6000  # held-out drawings behind the copy threshold, at least
+COPY_PERCENTILE = 1.0
+
+
+EMBEDDING = Recipe(name="embedding", widths=(32, 64, 128), features=64, most_steps=800)
+RECOGNISER = Recipe(name="recogniser", widths=(16, 48, 96), features=128, most_steps=1500)
+RECIPES = (EMBEDDING, RECOGNISER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringNets:
+    """The learned parts of scoring, opened from a folder of `prepare_scorer`."""
+
+    embedding: FeatureNet
+    recogniser: FeatureNet
+    centre: Tensor  # of the embedding's features over the training classes, [64]
+    spread: Tensor  # their standard deviation, [64]
+    copy_threshold: float  # of `metrics.copy_distances`
+
+    def embed(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Return features in which the scores take distances, [N, C, S, S] -> [N, 64].
+
+        They are standardised on the training classes and divided by sqrt(64), so that the
+        squared distance between two typical drawings is about 2.
+        """
+        raw = self.embedding.run(images)
+        scaled = (raw - self.centre) / (self.spread * math.sqrt(len(self.spread)))
+        return scaled.double().numpy()
+
+    def recognise(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Return features of length 1, whose nearest neighbours share a class, [N, 128]."""
+        return F.normalize(self.recogniser.run(images)).double().numpy()
+
+
+def prepare_scorer(
+    images: ImageSet,
+    split: Split,
+    *,
+    cache_dir: Path,
+    seed: int = 0,
+    threads: int,
+    report: Report = to_stderr,
+    steps: int | None = None,
+) -> Path:
+    """Train what scoring needs on the training classes, or find it in the cache.
+
+    The folder's name is a hash of the pictures, the training classes, the recipes and the seed,
+    and it appears only when it is whole. Of several processes one trains and the others wait.
+
+    Args:
+        images: the set.
+        split: its `train` classes are learned from, the others are not looked at.
+        cache_dir: parent of the folder; created if absent.
+        seed: of weights, order and augmentation; one seed and number of threads is one result.
+        threads: of torch, while this trains.
+        report: receives a line of progress every few seconds.
+        steps: training steps of either net in place of the recipes' (for quick trials).
+    Returns:
+        the folder, for `Scorer`.
+    Raises:
+        UserError: a training class has too few pictures, or the cache folder is not writable.
+    """
+    folder = cache_dir.absolute() / _folder_name(images, split, seed, steps)
+    if _is_whole(folder, report):
+        return folder
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(folder.name + ".lock")):
+            if not _is_whole(folder, lambda _: None):
+                _build(folder, images, split, seed, threads, report, steps)
+    except OSError as error:
+        raise UserError(
+            f"The cache folder must be writable and have room, got {str(cache_dir)!r} "
+            f"({one_line(error)}); name another one."
+        ) from error
+    return folder
+
+
+def open_scoring_nets(folder: Path) -> ScoringNets:
+    """Open what `prepare_scorer` has made.
+
+    Raises:
+        UserError: the folder is absent or damaged.
+    """
+    try:
+        return _open(folder)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"The scoring nets must be whole, got {str(folder)!r} ({one_line(error)}); "
+            "delete the folder and they are trained again."
+        ) from error
+
+
+def _open(folder: Path) -> ScoringNets:
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    nets: dict[str, FeatureNet] = {}
+    statistics: dict[str, Tensor] = {}
+    for recipe in RECIPES:
+        path = folder / f"{recipe.name}.safetensors"
+        if hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"][recipe.name]:
+            raise ValueError(f"{path.name} is not what was written")
+        state = load_file(path)
+        for name in ("centre", "spread"):
+            statistics[f"{recipe.name}.{name}"] = state.pop(name)
+        with torch.device("meta"):
+            net = FeatureNet(recipe, meta["channels"])
+        net.load_state_dict(state, assign=True)
+        nets[recipe.name] = net.eval().requires_grad_(False)
+    return ScoringNets(
+        embedding=nets["embedding"],
+        recogniser=nets["recogniser"],
+        centre=statistics["embedding.centre"],
+        spread=statistics["embedding.spread"],
+        copy_threshold=float(meta["copy_threshold"]),
+    )
+
+
+def _is_whole(folder: Path, report: Report) -> bool:
+    """Whether the folder can be opened; damage is said, because training again takes a while."""
+    if not folder.exists():
+        return False
+    try:
+        open_scoring_nets(folder)
+    except UserError as error:
+        report(f"{error.__cause__}: training the scoring nets in {folder} again")
+        return False
+    return True
+
+
+def _folder_name(images: ImageSet, split: Split, seed: int, steps: int | None) -> str:
+    request: dict[str, Any] = {
+        "version": VERSION,
+        "fingerprint": images.fingerprint,
+        "shape": images.images.shape[1:],
+        "train": split.train,
+        "recipes": [asdict(recipe) for recipe in RECIPES],
+        "seed": seed,
+        "steps": steps,
+    }
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", images.name)[:40]
+    return f"scorer-{readable}-{images.images.shape[-1]}-{digest[:16]}"
+
+
+def _build(
+    folder: Path,
+    images: ImageSet,
+    split: Split,
+    seed: int,
+    threads: int,
+    report: Report,
+    steps: int | None,
+) -> None:
+    """Train beside `folder`, then rename into place. The caller holds the lock."""
+    prefix = f".{folder.name}."
+    for leftover in folder.parent.glob(f"{prefix}*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    started = time.monotonic()
+    threshold = copy_threshold(images, split, seed=seed)
+    work = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    try:
+        new = work / "new"
+        new.mkdir()
+        sums, accuracy = {}, {}
+        with _threads(threads):
+            for number, recipe in enumerate(RECIPES):
+                state, accuracy[recipe.name] = train_net(
+                    recipe, images, split, [seed, number], report, steps
+                )
+                path = new / f"{recipe.name}.safetensors"
+                save_file(state, path)
+                sums[recipe.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        meta = {
+            "version": VERSION,
+            "channels": images.images.shape[1],
+            "classes": len(split.train),
+            "copy_threshold": threshold,
+            "training_accuracy": accuracy,
+            "seconds": round(time.monotonic() - started, 1),
+            "sha256": sums,
+        }
+        (new / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        if folder.exists():  # damaged: out of the way, still readable to who has it open
+            os.rename(folder, work / "damaged")
+        os.rename(new, folder)
+        report(f"scoring nets ready in {time.monotonic() - started:.0f} s")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def copy_threshold(images: ImageSet, split: Split, *, seed: int) -> float:
+    """Distance to the nearest of four shots that 99 of 100 new drawings of the class exceed.
+
+    All training classes are asked, the small ones of a set with few of them many times over, so
+    that the percentile does not hang on a few drawings.
+    """
+    rows = class_rows(images.labels)
+    drawings = sum(min(16, len(rows[index]) - SHOTS) for index in split.train)
+    episodes = make_episodes(
+        images,
+        split.train,
+        shots=SHOTS,
+        seed=seed,
+        per_class=max(1, math.ceil(CALIBRATION / max(1, drawings))),
+    )
+    distances = [
+        copy_distances(images.images[list(e.reals)], images.images[list(e.shots)]) for e in episodes
+    ]
+    return float(np.percentile(np.concatenate(distances), COPY_PERCENTILE))

@@ -1,0 +1,148 @@
+"""The Ray adapter of a trial: one `step()` a rung. It decides nothing and imports Ray alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from PIL import Image
+from ray import tune
+
+from trainables.pipeline import Diverged, Pipeline, StudyContext, load_pipeline
+
+# What a result tells the driver, under the key "outcome".
+RUNG = "rung"  # a rung was reached and there are more
+COMPLETE = "complete"  # the last rung was reached
+TIME = "time"  # the clock cut the trial; scored where it stood, if it had trained any further
+FAIL = "fail"  # diverged or out of memory: see "reason"
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+class TrialTrainable(tune.Trainable):
+    """Runs one pipeline for one trial after another in the same process.
+
+    The config is plain data: trial_number, pipeline (its name), trial_config, context,
+    seed, threads, deadline (unix seconds) and resume_from (checkpoint folder or None).
+
+    A result holds "outcome" (above), "metrics" (finite floats), "losses" and, when failed,
+    "reason". What a pipeline foresees (divergence, memory) ends its trial and the actor lives on;
+    any other exception is Ray's to retry in a fresh process.
+    """
+
+    @staticmethod
+    def pipeline_class(name: str) -> type[Pipeline]:
+        """The pipeline that a config names."""
+        return load_pipeline(name)
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take the config; the pipeline itself is built by the first step, where errors count."""
+        self._start(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Drop the last trial and take up the next one in this process."""
+        self._start(new_config)
+        return True
+
+    def _start(self, config: dict[str, Any]) -> None:
+        torch.set_num_threads(config["threads"])
+        self._trial = config
+        self._pipeline: Pipeline | None = None
+        self._grid: Any = None
+
+    def _past_deadline(self) -> bool:
+        return bool(time.time() > self._trial["deadline"])
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next rung and score once; past the deadline, end without training."""
+        if self._past_deadline():
+            return {"outcome": TIME, "metrics": {}, "losses": [], "done": True}
+        try:
+            if self._pipeline is None:
+                self._pipeline = self._build()
+                if self._trial["resume_from"]:
+                    with tune.Checkpoint(self._trial["resume_from"]).as_directory() as folder:
+                        self._load(self._pipeline, Path(folder))
+            report = self._pipeline.step(self._past_deadline)
+            metrics = require_finite(report.metrics)
+        except Diverged as error:
+            return self._failed(f"diverged: {error}")
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return self._failed("out of memory")
+        self._grid = report.grid
+        outcome = self._outcome(metrics)
+        return {
+            "outcome": outcome,
+            "metrics": metrics,
+            "losses": report.losses,
+            "done": outcome != RUNG,
+        }
+
+    def _outcome(self, metrics: Mapping[str, float]) -> str:
+        if not metrics["complete"]:
+            return TIME
+        return COMPLETE if metrics["rung"] >= len(self._trial["context"]["rungs"]) - 1 else RUNG
+
+    def _failed(self, reason: str) -> dict[str, Any]:
+        self._pipeline, self._grid = None, None  # its state is worth nothing, its memory is
+        one_line = " ".join(reason.split())
+        return {"outcome": FAIL, "reason": one_line, "metrics": {}, "losses": [], "done": True}
+
+    def _build(self) -> Pipeline:
+        build = self.pipeline_class(self._trial["pipeline"])
+        context = StudyContext(**self._trial["context"])
+        return build(self._trial["trial_config"], context, self._trial["seed"])
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write state.pt, weights.safetensors, grid.png and config.json.
+
+        The folder is Ray's temporary one; it counts only once the journal names its copy.
+        """
+        folder = Path(checkpoint_dir)
+        (folder / "config.json").write_text(json.dumps(self._trial, indent=2), encoding="utf-8")
+        if self._pipeline is None:
+            return
+        torch.save(self._pipeline.state_dict(), folder / "state.pt")
+        weights = {name: w.contiguous() for name, w in self._pipeline.weights().items()}
+        safetensors.torch.save_file(weights, folder / "weights.safetensors")
+        if self._grid is not None:
+            Image.fromarray(self._grid).save(folder / "grid.png")
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Continue from a folder written by `save_checkpoint` (Ray calls it after a crash)."""
+        self._pipeline = self._build()
+        self._load(self._pipeline, Path(checkpoint))
+
+    @staticmethod
+    def _load(pipeline: Pipeline, folder: Path) -> None:
+        pipeline.load_state_dict(
+            torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        )
+
+
+def require_finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics as a dict of floats.
+
+    Raises:
+        Diverged: a metric is NaN or infinite.
+    """
+    bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+    if bad:
+        told = ", ".join(f"{name} = {value}" for name, value in sorted(bad.items()))
+        raise Diverged(f"not finite: {told}")
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch raises a plain RuntimeError where the CPU's memory ends, a subclass on accelerators.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error).lower() for words in _MEMORY_WORDS
+    )

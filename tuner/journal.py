@@ -1,0 +1,302 @@
+"""The journal: everything that decides in a study, in one file that survives a crash."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import optuna
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.trial import FrozenTrial, TrialState
+
+from trainables.errors import UserError
+from tuner.known_points import KnownPoint, Probe, check_known_point
+
+State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+Decision = Literal["continue", "stop", "done"]
+Space = Callable[[Any, Any], Any]  # (optuna trial, base config) -> frozen config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RungRecord:
+    """One scored point of a trial.
+
+    Attributes:
+        rung: index of the rung, from 0; where the clock cut a trial, the one it was heading for.
+        metrics: finite scores and counters; L is the objective, train_flops the fidelity.
+        losses: loss curve since the rung before.
+        checkpoint: folder (or URI) of the checkpoint taken here.
+        seconds: wall time of this step.
+        decision: "continue", "stop" (by ASHA) or "done" (last rung, or cut by the clock).
+    """
+
+    rung: int
+    metrics: Mapping[str, float]
+    losses: Sequence[Any]
+    checkpoint: str
+    seconds: float
+    decision: Decision
+
+    @property
+    def complete(self) -> bool:
+        """False where the clock cut the trial before the rung."""
+        return bool(self.metrics["complete"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """A trial as the journal knows it; rungs in ascending order."""
+
+    number: int
+    label: str
+    state: State
+    reason: str
+    params: Mapping[str, Any]
+    config: Mapping[str, Any]
+    rungs: tuple[RungRecord, ...]
+    attrs: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def fidelity(self) -> float:
+        """Training FLOPs at the last scored point, 0 before the first."""
+        return float(self.rungs[-1].metrics["train_flops"]) if self.rungs else 0.0
+
+    @property
+    def score(self) -> float | None:
+        """L at the last scored point, lower is better."""
+        return float(self.rungs[-1].metrics["L"]) if self.rungs else None
+
+
+class Journal:
+    """A study on disk, held by one process at a time.
+
+    Attributes:
+        folder: `<storage>/<study>`, where everything of the study lies.
+        study: the Optuna study behind it; minimizes L.
+    """
+
+    def __init__(self, storage: Path, study: str) -> None:
+        """Open or create the study `study` under `storage`.
+
+        Raises:
+            UserError: another process holds the study, or the folder cannot be written.
+        """
+        self.folder = (storage / study).resolve()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _hold(self.folder / "study.lock")
+            path = self.folder / "journal.log"
+            _drop_torn_tail(path)
+        except OSError as error:
+            raise UserError(f"Cannot write to {self.folder}: {error.strerror}.") from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        backend = JournalFileBackend(str(path), lock_obj=_HeldByTheStudy())
+        self._storage = optuna.storages.JournalStorage(backend)
+        self.study = optuna.create_study(
+            storage=self._storage, study_name=study, direction="minimize", load_if_exists=True
+        )
+
+    def close(self) -> None:
+        """Let others open the study."""
+        os.close(self._lock)
+
+    def __enter__(self) -> Journal:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close, whatever happened."""
+        self.close()
+
+    def attr(self, key: str, default: Any = None) -> Any:
+        """A fact about the whole study: "plan", "experiment", "data", "mlflow"."""
+        return self.study.user_attrs.get(key, default)
+
+    def set_attr(self, key: str, value: Any) -> None:
+        """Write a fact about the whole study; `value` is JSON."""
+        self.study.set_user_attr(key, value)
+
+    def trial_attr(self, number: int, key: str, default: Any = None) -> Any:
+        """A fact about one trial, such as "mlflow_run_id"."""
+        return self._frozen(number).user_attrs.get(key, default)
+
+    def set_trial_attr(self, number: int, key: str, value: Any) -> None:
+        """Write a fact about one trial; `value` is JSON."""
+        self._storage.set_trial_user_attr(self._id(number), key, value)
+
+    def records(self) -> tuple[TrialRecord, ...]:
+        """All trials in order of number, those still waiting to be asked for included."""
+        return tuple(_record(trial) for trial in self.study.get_trials(deepcopy=False))
+
+    def record(self, number: int) -> TrialRecord:
+        """One trial."""
+        return _record(self._frozen(number))
+
+    def enqueue(self, points: Sequence[KnownPoint], space: Space, base: Any) -> None:
+        """Put known points first in line, once: a resumed study has them already.
+
+        Raises:
+            UserError: a point that the space does not contain.
+        """
+        there = {trial.user_attrs.get("label") for trial in self.study.get_trials(deepcopy=False)}
+        for point in points:
+            check_known_point(point, space, base)
+            if point.label in there:
+                continue
+            # A point with overrides runs settings that its parameters do not describe, so it
+            # carries none: the sampler would blame the parameters for the settings.
+            params = {} if point.overrides else dict(point.params)
+            self.study.enqueue_trial(params, user_attrs={"label": point.label} | point.as_attrs())
+
+    def ask(self, space: Space, base: Any) -> TrialRecord:
+        """Begin the next trial: a known point while there is one, else what the sampler says."""
+        trial = self.study.ask()
+        self._configure(trial, space, base)
+        return self.record(trial.number)
+
+    def configured(self, number: int, space: Space, base: Any) -> TrialRecord:
+        """A RUNNING trial, its config completed if a crash fell between asking and writing it."""
+        record = self.record(number)
+        if not record.config:
+            self._configure(optuna.Trial(self.study, self._id(number)), space, base)
+            record = self.record(number)
+        return record
+
+    def _configure(self, trial: optuna.Trial, space: Space, base: Any) -> None:
+        overrides = trial.user_attrs.get("overrides")
+        if overrides:
+            probe = Probe(trial.user_attrs["point"], seed=trial.number)
+            config = replace(space(probe, base), **overrides)
+        else:
+            config = space(trial, base)
+        # Through JSON at once, so that a resumed trial starts from exactly the same plain data.
+        trial.set_user_attr("config", json.loads(json.dumps(asdict(config), allow_nan=False)))
+
+    def add_rung(self, number: int, rung: RungRecord) -> None:
+        """Write that a trial was scored; its checkpoint must exist already."""
+        content = {
+            "metrics": dict(rung.metrics),
+            "checkpoint": rung.checkpoint,
+            "losses": list(rung.losses),
+            "seconds": rung.seconds,
+            "decision": rung.decision,
+        }
+        step = int(rung.metrics["train_flops"] / 1e9)
+        self._storage.set_trial_intermediate_value(self._id(number), step, rung.metrics["L"])
+        # Last, because it is what a resume looks at.
+        self.set_trial_attr(number, f"rung/{rung.rung}", content)
+
+    def end(self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str) -> None:
+        """Tell the end of a trial; `reason` says why it was PRUNED or FAILed."""
+        self.set_trial_attr(number, "reason", reason)
+        score = self.record(number).score if state == "COMPLETE" else None
+        self.study.tell(number, score, TrialState[state])
+
+    def running(self) -> list[int]:
+        """Numbers of the trials that have no end yet."""
+        return [record.number for record in self.records() if record.state == "RUNNING"]
+
+    def settle(self) -> list[int]:
+        """End the trials whose end was decided but not told when a session broke off.
+
+        Returns:
+            Numbers of the trials that have to go on, ascending.
+        """
+        for record in self.records():
+            if record.state == "RUNNING" and record.rungs:
+                ending = ending_of(record.rungs[-1])
+                if ending is not None:
+                    self.end(record.number, *ending)
+        return self.running()
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _id(self, number: int) -> int:
+        return self._frozen(number)._trial_id
+
+
+def ending_of(rung: RungRecord) -> tuple[Literal["COMPLETE", "PRUNED"], str] | None:
+    """State and reason that follow from a trial's last scored point; None if it goes on."""
+    if rung.decision == "continue":
+        return None
+    if rung.decision == "stop":
+        return "PRUNED", f"asha: rung {rung.rung}"
+    return ("COMPLETE", "") if rung.complete else ("PRUNED", "time")
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    attrs = trial.user_attrs
+    rungs = [
+        RungRecord(rung=int(key.removeprefix("rung/")), **attrs[key])
+        for key in attrs
+        if key.startswith("rung/")
+    ]
+    return TrialRecord(
+        number=trial.number,
+        label=attrs.get("label", ""),
+        state=trial.state.name,  # type: ignore[arg-type]  # an enum of exactly these names
+        reason=attrs.get("reason", ""),
+        params=trial.params,
+        config=attrs.get("config", {}),
+        rungs=tuple(sorted(rungs, key=lambda rung: rung.rung)),
+        attrs=attrs,
+    )
+
+
+class _HeldByTheStudy(BaseJournalFileLock):
+    """No lock of Optuna's: the study's own lock outlives no process, Optuna's file does, and a
+    resume after a crash would wait 30 seconds for it."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def _hold(path: Path) -> int:
+    """An open file that carries the lock; the kernel drops it with the process."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise UserError(
+            f"The study in {path.parent} is running already: wait for it, or choose another name."
+        ) from None
+    return lock
+
+
+def _drop_torn_tail(path: Path) -> None:
+    """Cut off what a crash left of a last line; the next write would be glued to it otherwise."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        while whole and not _is_json(last := whole[whole.rfind(b"\n", 0, -1) + 1 :]):
+            whole = whole[: -len(last)]
+        if len(whole) < len(content):
+            file.truncate(len(whole))
+            os.fsync(file.fileno())
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,178 @@
+"""Command line: an experiment's name becomes a plan, a study, and a result.
+
+    python -m tuner.launch reptile_omniglot
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from trainables.errors import UserError
+
+if TYPE_CHECKING:
+    from tuner.conductor import Request
+
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
+
+DESCRIPTION = """\
+Search the hyperparameters of a few-shot image generator: plan, train and compare trials on this
+machine or a Ray cluster, keep everything in MLflow, test the best one once on unseen classes.
+"""
+EXAMPLES = """\
+examples:
+  python -m tuner.launch reptile_omniglot                 a search that fits this machine
+  python -m tuner.launch reptile_omniglot --dry-run       the plan, and nothing started
+  python -m tuner.launch reptile_omniglot --budget 1h     a longer one
+  python -m tuner.launch reptile_omniglot --trials 1      the paper's settings alone
+  python -m tuner.launch reptile_omniglot --data my/characters
+  python -m tuner.launch reptile_omniglot --resume        go on where the last one stopped
+
+Exit codes: 0 done; 1 nothing succeeded; 2 a request that cannot be met; 130 interrupted.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other request that cannot be met."""
+        raise UserError(f"{message}; see --help.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All options; frameworks are not imported for them."""
+    parser = _Parser(
+        prog="python -m tuner.launch",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("experiment", help="what to search: reptile_omniglot")
+    search = parser.add_argument_group("how much")
+    search.add_argument("--trials", type=int, help="trials at most (default: what the budget allows)")
+    search.add_argument(
+        "--budget", help="wall time, such as 90s, 10m or 1h30m (default: 10m on CPUs, 24h on GPUs)"
+    )
+    search.add_argument(
+        "--scale",
+        choices=("auto", "cpu", "paper"),
+        default="auto",
+        help="size of the nets: cpu up to width 32, paper up to width 64 (default: by hardware)",
+    )
+    search.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data-root",
+        type=Path,
+        help="folder in torchvision's layout (default: $FEWSHOT_DATA, else a cache, downloading)",
+    )
+    data.add_argument(
+        "--data", type=Path, help="your own pictures: a folder of class folders, instead"
+    )
+    place = parser.add_argument_group("where")
+    place.add_argument(
+        "--storage", type=Path, default=Path("runs"), help="folder of all studies (default: runs)"
+    )
+    place.add_argument("--study", help="name of the study (default: the experiment's, numbered)")
+    place.add_argument(
+        "--tracking-uri", help="MLflow server or store (default: SQLite in the storage folder)"
+    )
+    place.add_argument("--address", help="host:port of a running Ray (default: start one here)")
+    place.add_argument("--cpus-per-trial", type=float, help="default: 1")
+    place.add_argument("--gpus-per-trial", type=float, help="default: 1 at paper scale, else 0")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the last unfinished study, or --study"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line -> its exit code."""
+    try:
+        request = _request(build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv)))
+        from tuner.conductor import conduct
+
+        return conduct(request)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted before any trial began: run the same command again.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`--budget -5m` as `--budget=-5m`: argparse would take a negative time for an option."""
+    joined: list[str] = []
+    for word in argv:
+        if re.match(r"-\d", word) and joined and joined[-1].startswith("--"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    """The options, checked as far as they go without looking at the machine."""
+    from tuner.experiments import find_experiment
+    from tuner.plan import parse_budget
+
+    find_experiment(arguments.experiment)
+    if arguments.trials is not None and arguments.trials < 1:
+        raise UserError(f"--trials must be at least 1, got {arguments.trials}.")
+    if not 0 <= arguments.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to 2**32 - 1, got {arguments.seed}.")
+    if arguments.study is not None and not STUDY_NAME.fullmatch(arguments.study):
+        raise UserError(
+            "--study becomes a folder: it must be letters, digits, '.', '_' and '-', beginning "
+            f"with a letter or digit, at most 100; got {arguments.study!r}."
+        )
+    if arguments.data is not None and arguments.data_root is not None:
+        raise UserError("--data and --data-root name two sources of pictures: leave one out.")
+    _require_writable(arguments.storage)
+    from tuner.conductor import Request
+
+    budget = None if arguments.budget is None else parse_budget(arguments.budget)
+    return Request(
+        experiment=arguments.experiment,
+        trials=arguments.trials,
+        budget_seconds=budget,
+        scale=arguments.scale,
+        seed=arguments.seed,
+        data_root=arguments.data_root,
+        data=arguments.data,
+        storage=arguments.storage.absolute(),
+        study=arguments.study,
+        tracking_uri=arguments.tracking_uri,
+        address=arguments.address,
+        cpus_per_trial=arguments.cpus_per_trial,
+        gpus_per_trial=arguments.gpus_per_trial,
+        dry_run=arguments.dry_run,
+        resume=arguments.resume,
+    )
+
+
+def _require_writable(storage: Path) -> None:
+    """Refuse a storage folder that cannot be written or made, without making it."""
+    place = storage.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".few-shot-tuner-"):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--storage must be a folder that can be written, and {str(place)!r} is not "
+            f"({error.strerror}); name another."
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""What a person sees while a study runs: a table that is kept up to date, or plain lines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tuner.ranking import COLUMNS, SCORE_WIDTHS, describe, fitted_table
+from tuner.ranking import number as two_decimals
+
+if TYPE_CHECKING:
+    from tuner.result import StudyResult
+
+STATES = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed"}
+REFRESH_PER_SECOND = 2
+# Columns that go first when the terminal is narrow, and the width that each one needs.
+OPTIONAL = {"recognisability": 72, "J": 64, "state": 58, "coverage": 48, "rung": 40}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Row:
+    number: int
+    title: str
+    state: str = "running"
+    rung: int = -1
+    stopped: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> float:
+        return self.metrics.get("L", float("inf"))
+
+
+class LiveTable:
+    """Shows a study's trials: running ones, then the best ones. Use it as a context manager.
+
+    On a terminal, a table redrawn twice a second by a thread of its own; elsewhere one plain line
+    an event, without control characters; nothing at all if quiet. The observer methods only note
+    what they are told.
+    """
+
+    def __init__(
+        self,
+        *,
+        trials: int,
+        rungs: int,
+        deadline: float,
+        console: Console | None = None,
+        quiet: bool = False,
+        rows: int = 14,
+    ) -> None:
+        """Prepare; nothing is shown before the `with` block begins.
+
+        Args:
+            trials: planned.
+            rungs: a full trial has.
+            deadline: Unix time at which the search ends.
+            console: where to; a new one on stdout by default.
+            quiet: show nothing.
+            rows: of trials at most.
+        """
+        self._console = Console() if console is None else console
+        self._trials, self._rungs, self._deadline, self._limit = trials, rungs, deadline, rows
+        self._quiet = quiet
+        self._rows: dict[int, _Row] = {}
+        self._stopped: Counter[int] = Counter()  # by ASHA, per rung
+        self._lock = threading.Lock()
+        self._began = time.time()
+        self._live: Live | None = None
+        if self._console.is_terminal and not quiet:
+            # Transient: the ranking that follows says it all again.
+            self._live = Live(
+                console=self._console,
+                get_renderable=self.render,
+                refresh_per_second=REFRESH_PER_SECOND,
+                transient=True,
+            )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line, above the table if there is one."""
+        if not self._quiet:
+            self._console.print(Text(line), soft_wrap=True)
+
+    def trial_started(
+        self,
+        number: int,
+        label: str,
+        config: Mapping[str, Any],  # noqa: ARG002 - the observers' common signature
+        params: Mapping[str, Any],
+    ) -> None:
+        """A trial begins, or goes on after an interruption."""
+        title = describe(label, params)
+        with self._lock:
+            row = self._rows.setdefault(number, _Row(number=number, title=title))
+            row.state = "running"
+        self._line(f"trial {number} started: {title}")
+
+    def rung_reached(
+        self,
+        number: int,
+        rung: int,
+        metrics: Mapping[str, float],
+        losses: Sequence[tuple[float, float, float]],  # noqa: ARG002
+        checkpoint: Path,  # noqa: ARG002
+        decision: Literal["continue", "stop", "done"],
+    ) -> None:
+        """A trial was scored."""
+        with self._lock:
+            row = self._rows[number]
+            row.rung, row.metrics = rung, dict(metrics)
+            if decision == "stop" and not row.stopped:
+                row.stopped = True
+                self._stopped[rung] += 1
+        scores = ", ".join(
+            f"{name.replace('_', ' ')} {two_decimals(metrics[name])}"
+            for name in COLUMNS
+            if name in metrics
+        )
+        self._line(f"trial {number} rung {rung + 1}/{self._rungs}: {scores} -> {decision}")
+
+    def trial_ended(
+        self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str
+    ) -> None:
+        """A trial is over."""
+        with self._lock:
+            self._rows[number].state = STATES[state]
+        self._line(f"trial {number} {STATES[state]}" + (f": {reason}" if reason else ""))
+
+    def tick(self) -> None:
+        """Time passes; the table is redrawn by its own thread."""
+
+    def study_ended(self, result: StudyResult) -> None:
+        """The study is over; its ranking is printed elsewhere."""
+
+    def render(self) -> RenderableType:
+        """The table and its footer as they stand."""
+        with self._lock:
+            rows = [_copy(row) for row in self._rows.values()]
+            stopped = dict(sorted(self._stopped.items()))
+        best = _best(rows)
+        table = self._empty_table()
+        columns = [str(column.header) for column in table.columns]
+        for row in self._order(rows)[: self._limit]:
+            cells = self._cells(row, marked=best is not None and row.number == best.number)
+            style = "bold" if row.number == (best.number if best else None) else ""
+            table.add_row(*(cells[heading] for heading in columns), style=style)
+        return Group(table, Text(self._footer(rows, stopped), style="dim"))
+
+    def _line(self, text: str) -> None:
+        if self._live is None:
+            minutes, seconds = divmod(int(time.time() - self._began), 60)
+            self.say(f"{minutes:02}:{seconds:02} {text}")
+
+    def _order(self, rows: list[_Row]) -> list[_Row]:
+        running = sorted((r for r in rows if r.state == "running"), key=lambda r: r.number)
+        ended = [r for r in rows if r.state != "running"]
+        # L of different rungs does not compare: fewer updates, fewer episodes.
+        ended.sort(key=lambda r: (r.state == "failed", -r.rung, r.loss, r.number))
+        return running + ended
+
+    def _empty_table(self) -> Table:
+        width = self._console.width
+        hidden = {COLUMNS.get(name, name) for name, needed in OPTIONAL.items() if width < needed}
+        widths = {"trial": 5, "settings": 0, "state": 7, "rung": 5, **SCORE_WIDTHS}
+        return fitted_table({h: w for h, w in widths.items() if h not in hidden}, width)
+
+    def _cells(self, row: _Row, *, marked: bool) -> dict[str, RenderableType]:
+        scores: dict[str, RenderableType] = {
+            heading: two_decimals(row.metrics.get(name)) for name, heading in COLUMNS.items()
+        }
+        return {
+            "trial": f"{'*' if marked else ''}{row.number}",
+            "settings": Text(row.title),
+            "state": row.state,
+            "rung": f"{row.rung + 1}/{self._rungs}",
+            **scores,
+        }
+
+    def _footer(self, rows: list[_Row], stopped: Mapping[int, int]) -> str:
+        states = Counter(row.state for row in rows)
+        minutes, seconds = divmod(max(0, int(self._deadline - time.time())), 60)
+        ended = len(rows) - states["running"]
+        parts = [
+            f"{minutes:02}:{seconds:02} left",
+            f"{ended} of {self._trials} trials over, {states['running']} running",
+        ]
+        if stopped:
+            counts = ", ".join(f"{count} at rung {rung + 1}" for rung, count in stopped.items())
+            parts.append(f"ASHA stopped {counts}")
+        if states["failed"]:
+            parts.append(f"{states['failed']} failed")
+        return " · ".join(parts)
+
+
+def _best(rows: list[_Row]) -> _Row | None:
+    """The lowest L among those that came furthest."""
+    scored = [row for row in rows if row.metrics and row.state != "failed"]
+    return min(scored, key=lambda row: (-row.rung, row.loss), default=None)
+
+
+def _copy(row: _Row) -> _Row:
+    return _Row(
+        number=row.number, title=row.title, state=row.state, rung=row.rung, metrics=row.metrics
+    )

@@ -1,0 +1,209 @@
+"""How trials are named, ordered and shown: titles of runs, and the table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tuner.result import StudyResult, TrialResult
+
+# The scores shown in every table, best first in what they say, and their headings.
+COLUMNS = {
+    "L": "L",
+    "J": "J",
+    "recognisability": "recog.",
+    "coverage": "cover.",
+    "copy_share": "copies",
+}
+SCORE_WIDTHS = {heading: max(4, len(heading)) for heading in COLUMNS.values()}
+LABELS = {"paper": "paper's settings"}
+BASELINES = {
+    "real": "real drawings",
+    "augmented_shots": "augmented shots",
+    "copied_shots": "copied shots",
+}
+# What tells trials apart at a glance, in this order; other parameters are left to MLflow.
+SHORT = {
+    "architecture": "{}",
+    "width": "w{}",
+    "inner_steps": "K{}",
+    "adapt_steps": "A{}",
+    "inner_lr": "lr{}",
+    "augmentation": "aug{}",
+}
+
+
+def short_parameters(params: Mapping[str, Any]) -> str:
+    """A few parameters in a few words: "figr_dcgan w16 K10 lr0.001"."""
+    known = [name for name in SHORT if name in params]
+    words = [SHORT[name].format(_short(params[name])) for name in known]
+    if not words:
+        words = [f"{name}={_short(value)}" for name, value in list(params.items())[:3]]
+    return " ".join(words)
+
+
+def describe(label: str, params: Mapping[str, Any]) -> str:
+    """What a trial is: the name of a known point, else its parameters in short."""
+    return LABELS.get(label, label) or short_parameters(params)
+
+
+def trial_title(number: int, label: str, params: Mapping[str, Any]) -> str:
+    """A trial's name for people: "trial 7 · paper's settings"."""
+    words = describe(label, params)
+    return f"trial {number} · {words}" if words else f"trial {number}"
+
+
+def number(value: float | None) -> str:
+    """Two decimals, without the leading zero: .42; an empty cell for nothing."""
+    if value is None:
+        return ""
+    text = f"{value:.2f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def fitted_table(widths: Mapping[str, int], width: int) -> Table:
+    """An empty table that is never wider than `width` characters.
+
+    Args:
+        widths: heading -> characters; the column "settings" gets what the others leave.
+        width: of the terminal.
+    """
+    gap = 2
+    left = width - sum(widths.values()) - gap * (len(widths) - 1)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for heading, columns in widths.items():
+        if heading == "settings":
+            table.add_column(heading, width=min(40, max(6, left)), no_wrap=True)
+        else:
+            justify: Literal["left", "right"] = "left" if heading == "state" else "right"
+            table.add_column(heading, justify=justify, no_wrap=True, width=columns)
+    return table
+
+
+def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """Finished trials by L, then stopped ones by how far they came and L, then failed ones.
+
+    A lower rung scores with less training and fewer episodes, so its L does not compare.
+    """
+
+    def key(trial: TrialResult) -> tuple[int, int, float, int]:
+        order = {"COMPLETE": 0, "PRUNED": 1, "FAIL": 2}[trial.state]
+        reached = trial.rungs[-1].rung if trial.rungs else -1
+        loss = trial.scores["L"] if trial.scores else float("inf")
+        return (order, 0 if order == 0 else -reached, loss, trial.number)
+
+    return sorted(trials, key=key)
+
+
+def print_ranking(result: StudyResult, console: Console, *, rows: int = 20) -> None:
+    """Print what came out: the ranking, the baselines, the test, the pictures, what to type next.
+
+    Args:
+        result: of the study.
+        console: where to.
+        rows: of trials at most; the paper's settings are always among them.
+    """
+    console.print(_table(result, console, rows))
+    if result.test is not None:
+        _print_test(result, console)
+    for line in (result.verdict, _picture(result)):
+        if line:
+            console.print(Text(line), soft_wrap=True)
+    for name, command in result.commands.items():
+        console.print(Text(f"{name.replace('_', ' ')}: {command}"), soft_wrap=True)
+
+
+def markdown_ranking(result: StudyResult, pages: Mapping[int, str], *, rows: int = 20) -> str:
+    """The ranking as a Markdown table; titles link to `pages`, by trial number."""
+    lines = [f"| rank | trial | state | {' | '.join(COLUMNS.values())} |"]
+    lines.append("|---" * (3 + len(COLUMNS)) + "|")
+    for rank, trial in enumerate(ranked(result.trials)[:rows], start=1):
+        title = trial_title(trial.number, trial.label, trial.params)
+        if trial.number in pages:
+            title = f"[{title}]({pages[trial.number]})"
+        scores = " | ".join(cells(trial.scores))
+        lines.append(f"| {rank} | {title} | {state_word(trial)} | {scores} |")
+    for name, title in BASELINES.items():
+        if name in result.null_baselines:
+            scores = " | ".join(cells(result.null_baselines[name]["validation"]))
+            lines.append(f"| | {title} | | {scores} |")
+    return "\n".join(lines)
+
+
+def _table(result: StudyResult, console: Console, rows: int) -> Table:
+    widths = {"rank": 4, "trial": 5, "settings": 0, "state": 9, **SCORE_WIDTHS, "updates": 7}
+    if narrow := console.width < 90:
+        del widths["updates"]
+    table = fitted_table(widths, console.width)
+    table.title = f"{result.study}: scores on validation classes (L: lower is better)"
+    table.title_justify = "left"
+    trials = list(enumerate(ranked(result.trials), start=1))
+    shown = [(rank, t) for rank, t in trials if rank <= rows or t.label == "paper"]
+    for rank, trial in shown:
+        table.add_row(
+            str(rank),
+            str(trial.number),
+            Text(describe(trial.label, trial.params)),
+            state_word(trial),
+            *cells(trial.scores),
+            *([] if narrow else [str(trial.updates)]),
+            style="bold" if result.best and trial.number == result.best.number else "",
+        )
+    if len(shown) < len(trials):
+        table.add_row("", "", f"... and {len(trials) - len(shown)} more in result.json")
+    table.add_section()
+    for name, title in BASELINES.items():
+        if name in result.null_baselines:
+            scores = result.null_baselines[name]["validation"]
+            table.add_row("", "", title, "", *cells(scores))
+    return table
+
+
+def _print_test(result: StudyResult, console: Console) -> None:
+    test = result.test
+    assert test is not None
+    parts = []
+    for name in ("J", "L", "recognisability", "coverage", "copy_share"):
+        if name not in test.metrics:
+            continue
+        text = f"{name.replace('_', ' ')} {number(test.metrics[name])}"
+        if name in test.intervals:
+            low, high = test.intervals[name]
+            text += f" [{number(low)}, {number(high)}]"
+        parts.append(text)
+    console.print(
+        Text(
+            f"Test ({len(test.classes)} classes never used before, {test.episodes} episodes, 95 % "
+            f"intervals): {', '.join(parts)}"
+        ),
+        soft_wrap=True,
+    )
+
+
+def _picture(result: StudyResult) -> str:
+    if result.best is None or result.best.grid is None:
+        return ""
+    return f"Best pictures (trial {result.best.number}): {result.folder / result.best.grid}"
+
+
+def state_word(trial: TrialResult) -> str:
+    """How a trial ended, in a word or two."""
+    if trial.state != "PRUNED":
+        return {"COMPLETE": "complete", "FAIL": "failed"}[trial.state]
+    return "cut: time" if trial.reason.startswith("time") else "stopped"
+
+
+def cells(scores: Mapping[str, float] | None) -> list[str]:
+    """The scores of `COLUMNS`, for people."""
+    return [number(scores.get(name) if scores else None) for name in COLUMNS]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,204 @@
+# ruff: noqa: ARG002  (Ray calls back with more than anybody needs)
+"""Between Ray's controller and everyone who has to know: the journal first, then observers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ray import tune
+
+from trainables.trainable import COMPLETE, FAIL, RUNG, TIME
+from tuner.journal import Decision, Journal, RungRecord, ending_of
+
+_log = logging.getLogger(__name__)
+_TICK_SECONDS = 0.25
+
+
+class Observer(Protocol):
+    """Someone who is told what happens, in the driver, after the journal has it."""
+
+    def trial_started(
+        self, number: int, label: str, config: Mapping[str, Any], params: Mapping[str, Any]
+    ) -> None:
+        """A trial begins, or goes on in this session; at most once a trial and session."""
+
+    def rung_reached(
+        self,
+        number: int,
+        rung: int,
+        metrics: Mapping[str, float],
+        losses: Sequence[Any],
+        checkpoint: Path,
+        decision: Decision,
+    ) -> None:
+        """A trial was scored and its checkpoint is there."""
+
+    def trial_ended(
+        self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str
+    ) -> None:
+        """A trial is over."""
+
+    def tick(self) -> None:
+        """Called a few times a second, for redrawing."""
+
+
+class LeaveLoop(BaseException):
+    """Raised through Ray's loop to leave it at once; Ray's own way waits 15 s for busy actors."""
+
+
+class Recorder(tune.Callback):
+    """Writes what Ray reports, in an order that a crash cannot hurt.
+
+    Ray hands over a result first, with ASHA's decision, then the checkpoint of the same rung, then
+    acts on the decision. The journal hears of a rung when its checkpoint exists; a crash between
+    the two repeats that rung, one between the rung and the end is settled by the next session.
+
+    Attributes:
+        leave: set to True to leave Ray's loop at its next turn.
+        error: what went wrong in writing the journal, if anything; the loop is left then too.
+    """
+
+    def __init__(self, journal: Journal, observers: Sequence[Observer]) -> None:
+        """A recorder for one session."""
+        self.leave = False
+        self.error: Exception | None = None
+        self._journal, self._observers = journal, observers
+        self._results: dict[int, dict[str, Any]] = {}  # reported, checkpoint still to come
+        self._endings: dict[int, tuple[Literal["COMPLETE", "PRUNED", "FAIL"], str]] = {}
+        self._started: set[int] = set()
+        self._silenced: set[tuple[int, str]] = set()
+        self._ticked = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles its callbacks beside the study for restores that never happen."""
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """A turn of Ray's loop: the one safe place to leave it."""
+        if self.leave or self.error:
+            raise LeaveLoop
+        if time.monotonic() - self._ticked >= _TICK_SECONDS:
+            self._ticked = time.monotonic()
+            self._tell("tick")
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has a process; after a crash of that process, again."""
+        self._introduce(_number(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Keep a result until its checkpoint is there. Ray has set "done" if ASHA stopped it."""
+        number = _number(trial)
+        if result["outcome"] == FAIL:
+            self._endings[number] = ("FAIL", result["reason"])
+        elif result["metrics"]:
+            self._results[number] = result
+        else:
+            assert result["outcome"] == TIME, result["outcome"]
+            self._endings[number] = ("PRUNED", "time")
+
+    def on_trial_save(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The checkpoint of the last result is there."""
+        number = _number(trial)
+        result = self._results.pop(number, None)
+        if result is None:
+            return
+        rung = _rung(result, _address(trial.checkpoint))
+        if self._write(self._journal.add_rung, number, rung):
+            self._tell(
+                "rung_reached",
+                number,
+                rung.rung,
+                rung.metrics,
+                rung.losses,
+                Path(rung.checkpoint),
+                rung.decision,
+            )
+        ending = ending_of(rung)
+        if ending is not None:
+            self._endings[number] = ending
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ray is done with a trial that reported its own end."""
+        number = _number(trial)
+        self.end(number, *self._endings.pop(number))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ray gave a trial up after its retries."""
+        self.end(_number(trial), "FAIL", _why(trial))
+
+    def end(self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str) -> None:
+        """Tell the journal and the observers that a trial is over."""
+        if self._write(self._journal.end, number, state, reason):
+            self._introduce(number)  # one that was ended before it got a process
+            self._tell("trial_ended", number, state, reason)
+
+    def _introduce(self, number: int) -> None:
+        if number not in self._started:
+            self._started.add(number)
+            record = self._journal.record(number)
+            self._tell("trial_started", number, record.label, record.config, record.params)
+
+    def _write(self, write: Callable[..., None], *content: Any) -> bool:
+        # Ray would log an exception here and go on without a journal.
+        try:
+            write(*content)
+        except Exception as error:
+            self.error = error
+            return False
+        return True
+
+    def _tell(self, event: str, *content: Any) -> None:
+        for observer in self._observers:
+            try:
+                getattr(observer, event)(*content)
+            except Exception:
+                # A table that cannot be drawn must not cost a study; said once, or it floods.
+                if (id(observer), event) not in self._silenced:
+                    self._silenced.add((id(observer), event))
+                    _log.exception("%s failed in %s.", type(observer).__name__, event)
+
+
+def _number(trial: Any) -> int:
+    return int(trial.config["trial_number"])
+
+
+def _rung(result: Mapping[str, Any], checkpoint: str) -> RungRecord:
+    metrics, outcome = result["metrics"], result["outcome"]
+    assert outcome in (RUNG, COMPLETE, TIME), outcome
+    decision: Decision = "continue"
+    if result["done"]:
+        decision = "stop" if outcome == RUNG else "done"
+    reached = int(metrics["rung"])
+    return RungRecord(
+        rung=reached if metrics["complete"] else reached + 1,
+        metrics=metrics,
+        losses=result["losses"],
+        checkpoint=checkpoint,
+        seconds=result["time_this_iter_s"],
+        decision=decision,
+    )
+
+
+def _address(checkpoint: Any) -> str:
+    """A folder, or a URI where the storage is remote."""
+    kind = checkpoint.filesystem.type_name
+    return str(checkpoint.path) if kind == "local" else f"{kind}://{checkpoint.path}"
+
+
+def _why(trial: Any) -> str:
+    """One line out of the error file that Ray wrote for its last failure."""
+    try:
+        text = Path(trial.error_file).read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        return "crashed"
+    last = text.rpartition("Failure # ")[2]
+    lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
+    if "Traceback" in last or "ray::" in last:
+        return f"crashed: {lines[-1]}"
+    return f"worker died: {lines[0]}" if lines else "crashed"

@@ -1,0 +1,259 @@
+"""MLflow's runs as the tracker needs them: plain calls that wait, within MLflow's limits.
+
+The only module of the search that imports MLflow, and only when a `RunStore` is made (2 s).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from trainables.errors import UserError
+from tuner.tracking_uri import (
+    SERVERS,
+    require_listener,
+    require_sqlite,
+    scheme_of,
+    sqlite_path,
+    strip_credentials,
+    unreachable,
+)
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+METRICS_PER_BATCH, PARAMS_PER_BATCH = 900, 100  # MLflow takes 1000 things at once, 100 tags
+MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 5000, 250  # characters
+CHECK_SECONDS = 5  # for each question asked before the search starts
+
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
+Point = tuple[str, float, int, int]  # name, value, Unix time in ms, step
+
+
+class RunStore:
+    """One experiment of a tracking store.
+
+    Attributes:
+        uri: of the store; may hold credentials, so never print it.
+        experiment_id: MLflow's id of the experiment.
+    """
+
+    def __init__(self, uri: str, *, experiment: str, storage: Path) -> None:
+        """Open the store, making the SQLite file and the experiment if there are none.
+
+        Args:
+            uri: as `tracking_uri.resolve_uri` returns it.
+            experiment: name of the experiment.
+            storage: folder below which files of the runs go if the store is a database server's.
+
+        Raises:
+            UserError: the store is not there or cannot be used (within about 10 s).
+        """
+        self.uri = uri
+        silence()
+        with usable(uri):
+            self._client = _open_client(uri)
+            self.experiment_id = self._find_experiment(experiment, storage)
+
+    def create(self, name: str, tags: Mapping[str, str]) -> str:
+        """Begin a run; returns its id."""
+        run = self._client.create_run(self.experiment_id, tags=_fit_tags(tags), run_name=name)
+        return str(run.info.run_id)
+
+    def reopen(self, run_id: str) -> None:
+        """Mark an ended run as running."""
+        self._client.update_run(run_id, status="RUNNING")
+
+    def end(self, run_id: str, status: str, when: int) -> None:
+        """End a run: FINISHED, FAILED or KILLED, at a Unix time in ms."""
+        self._client.set_terminated(run_id, status, end_time=when)
+
+    def is_active(self, run_id: str) -> bool:
+        """Whether the store has the run and nobody deleted it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if _http_status(error) == 404:
+                return False
+            raise
+
+    def children(self, parent: str, **tags: str) -> Iterator[tuple[str, dict[str, str]]]:
+        """(run id, tags) of the runs below `parent` that bear `tags`, oldest first."""
+        wanted = {"mlflow.parentRunId": parent, **tags}
+        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self.experiment_id],
+                condition,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            run: Run
+            for run in page:
+                yield run.info.run_id, run.data.tags
+            token = page.token
+            if not token:
+                return
+
+    def steps(self, run_id: str, metric: str) -> set[int]:
+        """The steps at which a run has a metric."""
+        return {point.step for point in self._client.get_metric_history(run_id, metric)}
+
+    def log_metrics(
+        self, run_id: str, points: Sequence[Point], tags: Mapping[str, str] = NO_TAGS
+    ) -> None:
+        """Write points, in order, and tags after them; points that are there stay single."""
+        from mlflow.entities import Metric, RunTag
+
+        metrics = [Metric(_fit_key(name), value, when, step) for name, value, when, step in points]
+        rows = [RunTag(key, value) for key, value in _fit_tags(tags).items()]
+        last = max(0, (len(metrics) - 1) // METRICS_PER_BATCH)
+        for index in range(last + 1):
+            batch = metrics[index * METRICS_PER_BATCH : (index + 1) * METRICS_PER_BATCH]
+            self._client.log_batch(
+                run_id, metrics=batch, tags=rows if index == last else (), synchronous=True
+            )
+
+    def log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
+        """Write parameters, cut to the length that MLflow takes; they cannot be changed later."""
+        from mlflow.entities import Param
+
+        params = [Param(_fit_key(name), str(v)[:MAX_PARAM]) for name, v in values.items()]
+        for start in range(0, len(params), PARAMS_PER_BATCH):
+            batch = params[start : start + PARAMS_PER_BATCH]
+            self._client.log_batch(run_id, params=batch, synchronous=True)
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags, at most 100 of them."""
+        self.log_metrics(run_id, (), tags)
+
+    def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Copy a file to the run's artifacts, in place of one of the same name."""
+        self._client.log_artifact(run_id, str(path), folder)
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """Write an artifact."""
+        self._client.log_text(run_id, text, name)
+
+    def _find_experiment(self, name: str, storage: Path) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            folder = _artifacts(self.uri, storage, name)
+            return str(self._client.create_experiment(name, folder))
+        if found.lifecycle_stage != "active":
+            raise UserError(
+                f"The experiment {name!r} is deleted in {strip_credentials(self.uri)}; bring it "
+                f"back with `mlflow experiments restore --experiment-id {found.experiment_id}`."
+            )
+        return str(found.experiment_id)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def silence() -> None:
+    """Keep MLflow from phoning home, printing links and logging migrations.
+
+    In the environment, since MLflow reads part of it when it is first imported.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    # Waiting for a dead server is the tracker's task, not a call's: MLflow would try 7 x 120 s.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def usable(uri: str) -> Iterator[None]:
+    """In here, calls to a server fail fast, and every failure is a `UserError` of one line."""
+    wanted = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(CHECK_SECONDS),
+    }
+    before = {name: os.environ[name] for name in wanted if name in os.environ}
+    os.environ.update(wanted)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # MLflow lets through whatever its stores and drivers raise
+        raise unreachable(uri, error) from error
+    finally:
+        for name in wanted:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a failed call is worth another try: the server's fault, or the network's."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        status = _http_status(error)
+        return status >= 500 or status in (408, 429)
+    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+
+
+def _http_status(error: MlflowException) -> int:
+    return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+
+
+def _open_client(uri: str) -> MlflowClient:
+    from mlflow.tracking import MlflowClient
+
+    if scheme_of(uri) == "sqlite":
+        require_sqlite(uri)
+        # MLflow makes the tables now; two first writers at once would leave half of them.
+        with FileLock(f"{sqlite_path(uri)}.lock"):
+            return MlflowClient(uri, registry_uri=uri)
+    if scheme_of(uri) not in SERVERS:
+        require_listener(uri, timeout=CHECK_SECONDS)
+        import sqlalchemy  # as MLflow does, but it would try a wrong password for minutes
+
+        sqlalchemy.create_engine(uri).connect().close()
+    return MlflowClient(uri, registry_uri=uri)
+
+
+def _artifacts(uri: str, storage: Path, experiment: str) -> str | None:
+    """Where files of an experiment go; None leaves it to a server.
+
+    Always absolute: MLflow's default beside a database is `./mlruns` of the working folder.
+    """
+    if scheme_of(uri) in SERVERS:
+        return None
+    root = sqlite_path(uri).parent if scheme_of(uri) == "sqlite" else storage.resolve()
+    return (root / "mlartifacts" / experiment).as_uri()
+
+
+def _fit_key(name: str) -> str:
+    kept = "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)
+    return kept[:MAX_KEY]
+
+
+def _fit_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {_fit_key(key): value[:MAX_TAG] for key, value in tags.items()}

@@ -1,0 +1,295 @@
+"""A plan becomes a Ray Tuner run and a result; started afresh or taken up again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from ray import tune
+
+from trainables.trainable import TrialTrainable
+from tuner.asha import Asha, Rungs
+from tuner.journal import Journal, Space, TrialRecord
+from tuner.known_points import KnownPoint
+from tuner.recorder import LeaveLoop, Observer, Recorder
+from tuner.search import JournalSearch
+
+_RETRIES = 2  # of a trial whose process died, each from its last checkpoint
+_OVERTIME_SECONDS = 120.0  # a trial that does not end itself after the deadline is ended by force
+_CHAMPION_FIDELITY = 0.5  # of the furthest trial's; below it a score says too little
+
+_QUIET_TUNE = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours leaves at once; Tune's waits for busy actors
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own state is never restored
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new engine prints even at verbosity 0
+}
+
+
+class StudyPlan(Protocol):
+    """What a plan must say to be run."""
+
+    @property
+    def trials(self) -> int:
+        """Trials of the whole study."""
+
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        """Cumulative training FLOPs, ascending."""
+
+    @property
+    def eta(self) -> int:
+        """One of `eta` trials passes a rung."""
+
+    @property
+    def slots(self) -> int:
+        """Trials side by side."""
+
+    @property
+    def cpus_per_trial(self) -> float:
+        """CPU cores of one trial."""
+
+    @property
+    def gpus_per_trial(self) -> float:
+        """GPUs of one trial."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of one trial."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the sampler and of the trials."""
+
+
+class StudyExperiment(Protocol):
+    """What an experiment must say to be run."""
+
+    @property
+    def pipeline(self) -> str:
+        """Its name in PIPELINES."""
+
+    @property
+    def space(self) -> Space:
+        """(trial, base) -> frozen config."""
+
+    @property
+    def base(self) -> Any:
+        """Config that the space starts from."""
+
+    @property
+    def known_points(self) -> Sequence[KnownPoint]:
+        """Settings to run first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRun:
+    """A study as it stands when a session is over.
+
+    Attributes:
+        records: all trials.
+        best: the champion by `best_trial`, if any trial was scored.
+        interrupted: True if a signal ended the session; its running trials can be resumed.
+        seconds: wall time of this session inside Ray Tune.
+        stopped: trials that ASHA stopped, by rung.
+    """
+
+    records: tuple[TrialRecord, ...]
+    best: TrialRecord | None
+    interrupted: bool
+    seconds: float
+    stopped: tuple[int, ...]
+
+
+def best_trial(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The lowest L among trials that came at least half as far as the furthest one.
+
+    Fidelity is training compute, so the best never comes from a low rung, and a trial that the
+    clock cut on its way up may still win. Failed trials never do. Equal scores: the earlier trial.
+    """
+    scored = [r for r in records if r.state in ("COMPLETE", "PRUNED") and r.score is not None]
+    furthest = max((record.fidelity for record in scored), default=0.0)
+    candidates = [r for r in scored if r.fidelity >= _CHAMPION_FIDELITY * furthest]
+    return min(candidates, key=lambda r: (r.score, r.number), default=None)
+
+
+def run_study(
+    plan: StudyPlan,
+    experiment: StudyExperiment,
+    *,
+    journal: Journal,
+    context: Mapping[str, Any],
+    deadline: float,
+    observers: Sequence[Observer] = (),
+    trainable: type[TrialTrainable] = TrialTrainable,
+) -> StudyRun:
+    """Run what is left of a study, in the Ray that this process is connected to.
+
+    Call it with the same arguments and a later deadline to take up an interrupted study: no
+    finished rung is run again, unfinished trials go on under their numbers.
+
+    Args:
+        plan: how much, how far and how wide.
+        experiment: what is searched.
+        journal: the open study; all that happens is written there.
+        context: `asdict` of the pipeline's StudyContext, plain data, paths absolute.
+        deadline: unix seconds; running trials score where they stand, none begins after it.
+        observers: told what happens; their errors are logged once and change nothing.
+        trainable: the Ray adapter; a subclass may know pipelines of its own.
+    Raises:
+        UserError: a known point outside of the space.
+        OSError: the journal could not be written.
+    """
+    started = time.monotonic()
+    journal.enqueue(experiment.known_points, experiment.space, experiment.base)
+    search = JournalSearch(
+        journal,
+        space=experiment.space,
+        base=experiment.base,
+        trials=plan.trials,
+        seed=plan.seed,
+        deadline=deadline,
+        common={
+            "pipeline": experiment.pipeline,
+            "context": dict(context),
+            "threads": plan.threads,
+        },
+    )
+    rungs = rebuilt_rungs(journal.records(), count=len(plan.rungs), eta=plan.eta)
+    recorder = Recorder(journal, observers)
+    if search.remaining:
+        _fit(plan, search, Asha(rungs), recorder, journal.folder, deadline, trainable)
+    if recorder.error is not None:
+        raise recorder.error
+    if not recorder.leave:
+        for number in journal.running():  # ended by force: they never reported
+            recorder.end(number, "PRUNED", "time")
+    records = journal.records()
+    return StudyRun(
+        records=records,
+        best=best_trial(records),
+        interrupted=recorder.leave,
+        seconds=time.monotonic() - started,
+        stopped=rungs.stopped,
+    )
+
+
+def rebuilt_rungs(records: Sequence[TrialRecord], *, count: int, eta: int) -> Rungs:
+    """ASHA's memory out of the journal's.
+
+    A trial's last rung, and a point where the clock cut it, were never entered.
+    """
+    rungs = Rungs(count, eta=eta)
+    for record in records:
+        for rung in record.rungs:
+            if rung.decision != "done":
+                rungs.restore(
+                    rung.rung,
+                    record.number,
+                    rung.metrics["L"],
+                    stopped=rung.decision == "stop",
+                )
+    return rungs
+
+
+def _fit(
+    plan: StudyPlan,
+    search: JournalSearch,
+    asha: Asha,
+    recorder: Recorder,
+    folder: Path,
+    deadline: float,
+    trainable: type[TrialTrainable],
+) -> None:
+    """One fresh Tuner a session: Tune restores neither schedulers nor its searchers' trials."""
+    os.environ.update(_QUIET_TUNE)
+    resources = {"cpu": plan.cpus_per_trial, "gpu": plan.gpus_per_trial}
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=asha,
+            num_samples=search.remaining,
+            max_concurrent_trials=plan.slots,
+            reuse_actors=True,
+            trial_dirname_creator=_folder_name,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(folder),
+            name=_session_name(folder),
+            verbose=0,
+            stop=_Overtime(deadline + _OVERTIME_SECONDS),
+            failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=1, checkpoint_at_end=False
+            ),
+            callbacks=[recorder],
+        ),
+    )
+    with _quiet("ray.tune"), _signals(recorder), suppress(LeaveLoop):
+        tuner.fit()
+
+
+class _Overtime(tune.Stopper):
+    """Ends the run where trials do not heed the deadline themselves."""
+
+    def __init__(self, end: float) -> None:
+        self._end = end
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        return False
+
+    def stop_all(self) -> bool:
+        return time.time() > self._end
+
+
+def _folder_name(trial: Any) -> str:
+    return f"trial_{trial.config['trial_number']:04d}"
+
+
+def _session_name(folder: Path) -> str:
+    """Each session has its own folder: Ray numbers a trial's checkpoints from 0 every time, and
+    would write over those that the journal names."""
+    return f"session_{1 + sum(1 for _ in folder.glob('session_*')):02d}"
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Tune logs failed trials as errors of its own; ours are in the journal and the table."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _signals(recorder: Recorder) -> Iterator[None]:
+    """The first SIGINT or SIGTERM leaves the loop between two turns, the next one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        if recorder.leave:
+            raise KeyboardInterrupt
+        recorder.leave = True
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

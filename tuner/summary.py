@@ -1,0 +1,151 @@
+"""A study's records become its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tuner.finals import Kept, Tested
+from tuner.journal import TrialRecord
+from tuner.known_points import trial_seed
+from tuner.plan import Plan
+from tuner.result import (
+    Best,
+    Data,
+    Metrics,
+    Reference,
+    Rung,
+    StudyResult,
+    TestScore,
+    TrackingPlace,
+    TrialResult,
+    compare_to_augmented,
+    git_commit,
+    in_study,
+    versions,
+)
+from tuner.study import StudyRun
+from tuner.tracking import Tracker
+from tuner.tracking_uri import strip_credentials, ui_command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a result needs beside the trials."""
+
+    folder: Path
+    study: str
+    experiment: str
+    data: Data
+    plan: Plan
+    wall_seconds: float
+    timings: dict[str, float]
+    baselines: dict[str, dict[str, Metrics]]
+    champion: Tested | None
+    kept: Kept | None
+    reference: tuple[TrialRecord, Tested] | None
+    test_classes: tuple[str, ...]
+    tracker: Tracker
+    resume: str
+    dashboard: str
+
+
+def summarise(run: StudyRun, facts: Facts) -> StudyResult:
+    """Everything `result.json` holds."""
+    best = None if run.best is None else _best(run.best, facts)
+    test = None if facts.champion is None else _test(facts.champion, facts.test_classes)
+    return StudyResult(
+        folder=facts.folder,
+        study=facts.study,
+        experiment=facts.experiment,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        outcome="finished" if best is not None else "nothing succeeded",
+        data=facts.data,
+        plan=_plan(facts.plan),
+        wall_seconds=facts.wall_seconds,
+        timings=facts.timings,
+        trials=tuple(_trial(r, facts) for r in run.records if r.state != "WAITING"),
+        null_baselines=facts.baselines,
+        best=best,
+        test=test,
+        reference=_reference(facts),
+        verdict=compare_to_augmented(best, test, facts.baselines),
+        versions=versions(),
+        git_commit=git_commit(),
+        tracking=TrackingPlace(
+            uri=strip_credentials(facts.tracker.uri),
+            experiment_id=facts.tracker.experiment_id,
+            parent_run_id=facts.tracker.parent_run_id,
+        ),
+        commands={
+            "mlflow_ui": ui_command(facts.tracker.uri),
+            "ray_dashboard": facts.dashboard,
+            "resume": facts.resume,
+        },
+    )
+
+
+def _plan(plan: Plan) -> dict[str, object]:
+    """The plan under the names, with units, that the schema documents."""
+    document = plan.to_dict()
+    document["rungs_flops"] = list(document.pop("rungs"))
+    document["episodes"] = list(document["episodes"])
+    return document
+
+
+def _trial(record: TrialRecord, facts: Facts) -> TrialResult:
+    last = record.rungs[-1] if record.rungs else None
+    metrics: Mapping[str, float] = last.metrics if last else {}
+    assert record.state not in ("WAITING", "RUNNING"), record
+    return TrialResult(
+        number=record.number,
+        label=record.label,
+        state=record.state,
+        reason=record.reason,
+        params=dict(record.params),
+        config=dict(record.config),
+        seed=trial_seed(facts.plan.seed, record.number),
+        updates=int(metrics.get("updates", 0)),
+        train_flops=metrics.get("train_flops", 0.0),
+        train_seconds=metrics.get("train_seconds", 0.0),
+        score_seconds=metrics.get("score_seconds", 0.0),
+        rungs=tuple(
+            Rung(rung=r.rung, train_flops=r.metrics["train_flops"], metrics=dict(r.metrics))
+            for r in record.rungs
+        ),
+        scores=dict(metrics) if last else None,
+        mlflow_run_id=record.attrs.get("mlflow_run_id"),
+        checkpoint=in_study(Path(last.checkpoint), facts.folder) if last else None,
+    )
+
+
+def _best(record: TrialRecord, facts: Facts) -> Best:
+    kept = facts.kept
+    return Best(
+        number=record.number,
+        label=record.label,
+        params=dict(record.params),
+        scores=dict(record.rungs[-1].metrics),
+        grid=in_study(kept.grid, facts.folder) if kept else None,
+        weights=in_study(kept.weights, facts.folder) if kept else None,
+    )
+
+
+def _test(tested: Tested, classes: tuple[str, ...]) -> TestScore:
+    return TestScore(
+        classes=classes,
+        episodes=len(tested.samples),
+        metrics=dict(tested.scores.metrics),
+        intervals=tested.intervals(),
+    )
+
+
+def _reference(facts: Facts) -> Reference | None:
+    if facts.reference is None:
+        return None
+    record, tested = facts.reference
+    return Reference(
+        number=record.number, label=record.label, test=_test(tested, facts.test_classes)
+    )

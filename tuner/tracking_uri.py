@@ -1,0 +1,166 @@
+"""Where tracking goes: checks of the address, hidden passwords, and the command to see it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from trainables.errors import UserError
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+SERVERS = ("http", "https")
+UI_PORT = 5000
+
+# Up to the last @, since a password may hold one (or a slash) unescaped; not in sqlite:///path.
+_CREDENTIALS = re.compile(r"""(?<=://)(?!/)[^\s'"]*@""")
+
+
+def strip_credentials(text: str) -> str:
+    """`text` with every `user:password@` of the addresses in it taken out."""
+    return _CREDENTIALS.sub("", text)
+
+
+def default_uri(storage: Path) -> str:
+    """SQLite in the storage folder, absolute: MLflow's own default follows the working folder."""
+    return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+def scheme_of(uri: str) -> str:
+    """The address's scheme without a driver: "postgresql+psycopg2://..." -> "postgresql"."""
+    return urlsplit(uri).scheme.split("+")[0].lower()
+
+
+def resolve_uri(uri: str | None, storage: Path) -> str:
+    """The address to use: `uri`, made absolute if it is an SQLite file, else the default.
+
+    Raises:
+        UserError: not an address MLflow can keep runs at.
+    """
+    if uri is None:
+        return default_uri(storage)
+    scheme = scheme_of(uri)
+    if scheme not in DATABASES + SERVERS:
+        raise UserError(
+            f"`--tracking-uri` must begin with one of {', '.join(DATABASES + SERVERS)} and ://, "
+            f"got {strip_credentials(uri)!r}; leave it out for a file in the storage folder."
+        )
+    if scheme == "sqlite":
+        return f"sqlite:///{sqlite_path(uri).resolve()}"
+    if not _host(uri):
+        raise UserError(f"`--tracking-uri` must name a host, got {strip_credentials(uri)!r}.")
+    return uri
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file behind `sqlite:///relative` or `sqlite:////absolute`.
+
+    Raises:
+        UserError: the address names no file.
+    """
+    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
+    if match is None or match[1] == ":memory:":
+        raise UserError(
+            f"`--tracking-uri` must name a file, as sqlite:////folder/mlflow.db does; got {uri!r}."
+        )
+    return Path(match[1])
+
+
+def require_sqlite(uri: str) -> None:
+    """Make the file's folder; look that the file, if it exists, is a database.
+
+    Raises:
+        UserError: no folder can be made there, or the file is something else.
+    """
+    path = sqlite_path(uri)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK) or path.is_dir():
+            raise PermissionError(f"no file can be written at {path}")
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA schema_version")
+    except (OSError, sqlite3.Error) as error:
+        raise unreachable(uri, error) from error
+
+
+def require_listener(uri: str, *, timeout: float) -> None:
+    """Knock at a database server's port.
+
+    Raises:
+        UserError: nothing listens there within `timeout` seconds.
+    """
+    ports = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+    address = (_host(uri), urlsplit(uri).port or ports[scheme_of(uri)])
+    try:
+        socket.create_connection(address, timeout=timeout).close()
+    except OSError as error:
+        raise unreachable(uri, error) from error
+
+
+def unreachable(uri: str, error: Exception) -> UserError:
+    """The one line for a store that cannot be used: which, why, and the way out."""
+    return UserError(
+        f"The tracking store {strip_credentials(uri)} cannot be used ({reason(error)}); start it, "
+        "correct `--tracking-uri`, or leave that out for a file in the storage folder."
+    )
+
+
+def reason(error: BaseException) -> str:
+    """One short line, without credentials, for an error whose own text may be a page."""
+    root = error
+    while root.__cause__ is not None or root.__context__ is not None:
+        root = root.__cause__ or root.__context__ or root
+    if isinstance(root, ModuleNotFoundError):
+        return f"its driver, the Python package {root.name}, is not installed"
+    text = str(root).strip() or type(root).__name__
+    line = strip_credentials(text.splitlines()[0])
+    # urllib3 wraps the reason in a chain of reprs: "...: Failed to establish ...: [Errno 111] ..."
+    if (errno := re.search(r"\[Errno -?\d+\] ([^'\")]+)", line)) is not None:
+        line = errno[1]
+    return line if len(line) <= 160 else line[:157] + "..."
+
+
+def ui_command(uri: str) -> str:
+    """What to type (or, for a server, to open) to see the runs kept at `uri`."""
+    if scheme_of(uri) in SERVERS:
+        return strip_credentials(uri)
+    mlflow = _mlflow_command()
+    if strip_credentials(uri) != uri:  # the user knows the password; a log must not
+        return f"MLFLOW_BACKEND_STORE_URI='<your tracking URI>' {mlflow} ui --port {UI_PORT}"
+    return f"{mlflow} ui --backend-store-uri {shlex.quote(uri)} --workers 1 --port {UI_PORT}"
+
+
+def study_page(uri: str, experiment_id: str, run_id: str) -> str:
+    """Where a browser shows a study's run, once `ui_command` runs."""
+    server = scheme_of(uri) in SERVERS
+    base = strip_credentials(uri).rstrip("/") if server else f"http://127.0.0.1:{UI_PORT}"
+    # Without the last part MLflow 3 opens its pages for chat applications.
+    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+
+def _mlflow_command() -> str:
+    """`mlflow` as this shell must call it: by name only if that is this environment's."""
+    ours = Path(sys.executable).with_name("mlflow")
+    found = shutil.which("mlflow")
+    if found is not None and Path(found) == ours:
+        return "mlflow"
+    cwd = Path.cwd()
+    return shlex.quote(str(ours.relative_to(cwd) if ours.is_relative_to(cwd) else ours))
+
+
+def _host(uri: str) -> str:
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port  # raises on a port that is no number
+        return parts.hostname or ""
+    except ValueError as error:
+        raise UserError(
+            f"`--tracking-uri` is no address ({error}), got {strip_credentials(uri)!r}."
+        ) from error
