@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import ray
+from ray._raylet import Config
 
 CONNECT_SECONDS = 5.0
 _OBJECT_STORE_BYTES = 128 * 2**20  # results are small dicts; Ray's default would claim 30 % of RAM
@@ -85,9 +86,12 @@ def session(
 def _join(address: str, quiet: dict[str, Any]) -> Any:
     try:
         return ray.init(address=address, **quiet)
-    except (ray.exceptions.RaySystemError, ray.exceptions.AuthenticationError) as error:
+    except (ConnectionError, ray.exceptions.RayError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConnectionError(f"Cannot join Ray at {address}: {reason}") from error
+        raise ConnectionError(
+            f"Cannot join Ray at {address}: {reason.rstrip('.')}. "
+            "If it asks for a token, save that in ~/.ray/auth_token."
+        ) from error
 
 
 def _describe(context: Any, *, started_here: bool) -> Session:
@@ -115,8 +119,10 @@ def _offer_token() -> None:
     """Ray sends this user's token to a given address only when asked to; a cluster without
     authentication ignores it."""
     stored = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
-    if os.environ.get("RAY_AUTH_TOKEN") or Path(stored).is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    known = bool(os.environ.get("RAY_AUTH_TOKEN")) or Path(stored).is_file()
+    if known and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # Ray read its environment when it was imported
 
 
 def _require_answer(address: str) -> None:

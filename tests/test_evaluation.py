@@ -61,7 +61,7 @@ def test_copied_shots_are_caught_though_they_win_the_papers_scores(nulls):
     assert copied["L"] > 0.9
 
 
-def test_L_and_J_are_what_their_formulas_say(nulls):
+def test_the_objective_and_the_report_are_what_their_formulas_say(nulls):
     for scores in nulls.values():
         m = scores.metrics
         excess = max(0, m["copy_share"] - 0.01)
@@ -192,7 +192,7 @@ def test_an_unknown_score_has_no_interval(nulls):
 
 
 @pytest.mark.parametrize("name", ["real", "strong augmentation", "copies", "pixel mix", "black"])
-def test_few_episodes_tell_L_without_a_bias(scorer, name):
+def test_few_episodes_tell_the_objective_without_a_bias(scorer, name):
     """A quarter and half of the episodes against all: near enough to compare rungs.
 
     Without allowing for the number compared, a quarter of the episodes hides a third to a half

@@ -55,7 +55,6 @@ def ascending(table: Table, score: str, *names: str) -> None:
 def check_common_order(table: Table) -> None:
     assert abs(table["real"]["L"]) < 0.05
     assert min(table, key=lambda name: table[name]["L"]) == "real"
-    assert max(table, key=lambda name: table[name]["J"] if name == "real" else 0) == "real"
     ascending(table, "L", "real", "25 % copies", "50 % copies", "75 % copies", "copies")
     ascending(table, "J", "copies", "75 % copies", "50 % copies", "25 % copies", "real")
     ascending(table, "L", "real", "4 real modes", "2 real modes", "copies")
@@ -79,7 +78,7 @@ def check_that_distances_alone_prefer_copies(table: Table) -> None:
         assert copies[score] > honest[score]
 
 
-def test_L_orders_the_known_failures(tiny):
+def test_the_objective_orders_the_known_failures(tiny):
     check_common_order(tiny)
 
 
@@ -94,7 +93,7 @@ def test_noise_that_nobody_sees_matters_little(tiny):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_L_orders_the_known_failures_on_omniglot(omniglot):
+def test_the_objective_orders_the_known_failures_on_omniglot(omniglot):
     check_common_order(omniglot)
     check_that_distances_alone_prefer_copies(omniglot)
     assert omniglot["real, noise"]["L"] < 0.2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,15 @@ from trainables.tasks import Split, make_episodes, split_classes
 
 IMAGES = tiny_images(12, 12)
 SPLIT = split_classes(IMAGES)
+
 FILES = ["embedding.safetensors", "meta.json", "recogniser.safetensors"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_calibration() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "CALIBRATION", 200)
+        yield
 
 
 def prepared(cache: Path, split: Split = SPLIT, **options: object) -> tuple[Path, list[str]]:
@@ -68,26 +78,50 @@ def test_what_would_change_the_nets_changes_the_folder(tmp_path, monkeypatch):
     assert len(set(folders)) == len(folders)
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", ["truncated", "changed", "absent"])
-def test_damage_is_said_and_mended(tmp_path, name, damage):
-    folder, _ = prepared(tmp_path)
-    before = contents(folder)
-    file = folder / name
-    data = file.read_bytes()
-    if damage == "absent":
-        file.unlink()
-    elif damage == "truncated":
-        file.write_bytes(data[: len(data) // 2])
-    else:  # a bit in the numbers, or in the first key of the JSON
-        place = len(data) - 9 if name != "meta.json" else 5
-        file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-    if not (name == "meta.json" and damage == "changed"):
-        with pytest.raises(UserError, match="must be whole"):
-            open_scoring_nets(folder)
-        _, said = prepared(tmp_path)
-        assert "training the scoring nets" in said[0]
-    assert contents(folder) == before
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good folder, not to be changed."""
+    return prepared(tmp_path_factory.mktemp("whole"))[0]
+
+
+@pytest.fixture(params=FILES)
+def file(request: pytest.FixtureRequest, whole: Path, tmp_path: Path) -> Path:
+    """One file of a copy of the folder."""
+    copy: Path = tmp_path / whole.name
+    shutil.copytree(whole, copy)
+    return copy / request.param
+
+
+def test_a_truncated_file_is_refused(file):
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(UserError, match="must be whole"):
+        open_scoring_nets(file.parent)
+
+
+def test_an_absent_file_is_refused(file):
+    file.unlink()
+    with pytest.raises(UserError, match="must be whole"):
+        open_scoring_nets(file.parent)
+
+
+def test_a_changed_number_is_refused(whole, tmp_path):
+    copy = tmp_path / whole.name
+    shutil.copytree(whole, copy)
+    data = bytearray((copy / FILES[0]).read_bytes())
+    data[-9] ^= 1
+    (copy / FILES[0]).write_bytes(data)
+    with pytest.raises(UserError, match="not what was written"):
+        open_scoring_nets(copy)
+
+
+def test_damage_is_said_and_mended(whole, tmp_path):
+    copy = tmp_path / whole.name
+    shutil.copytree(whole, copy)
+    (copy / FILES[0]).write_bytes(b"")
+    folder, said = prepared(tmp_path)
+    assert folder == copy
+    assert "training the scoring nets" in said[0]
+    assert contents(folder) == contents(whole)
 
 
 def test_an_interrupted_training_leaves_nothing(tmp_path, monkeypatch):

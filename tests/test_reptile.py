@@ -37,9 +37,7 @@ def _shots(tasks: int, count: int, seed: int = 0) -> torch.Tensor:
 
 def test_update_matches_hand_calculation() -> None:
     start, adapted = torch.tensor([0.0, 2.0]), torch.tensor([[1.0, 2.0], [3.0, 6.0]])  # mean [2, 4]
-    torch.testing.assert_close(
-        reptile_update(start, adapted, step=0.5), torch.tensor([1.0, 3.0])
-    )
+    torch.testing.assert_close(reptile_update(start, adapted, step=0.5), torch.tensor([1.0, 3.0]))
     torch.testing.assert_close(reptile_gradient(start, adapted), torch.tensor([-2.0, -2.0]))
 
 
@@ -137,9 +135,7 @@ def test_resuming_equals_never_stopping(architecture: str, outer: str, mode: str
         augmentation=0.5,
         meta_batch=2,
     )
-    straight, stopped = (
-        MetaTraining(config, torch.Generator().manual_seed(7)) for _ in range(2)
-    )
+    straight, stopped = (MetaTraining(config, torch.Generator().manual_seed(7)) for _ in range(2))
     for turn in range(2):
         straight.iterate(_shots(2, 3, seed=turn))
     stopped.iterate(_shots(2, 3, seed=0))

@@ -1,6 +1,5 @@
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -385,23 +384,21 @@ def test_a_study_survives_the_death_of_its_driver(tmp_path):
         "seconds": 0.3,
         "troubles": ["diverge", "die", "raise"],
     }
-    killed = launch(options)
-    wait_for(killed, " rung ", 4)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    with launch(options) as killed:
+        wait_for(killed, " rung ", 4)
+        killed.kill()
 
-    interrupted = launch(options)
-    wait_for(interrupted, " rung ", 3)
-    asked = time.monotonic()
-    os.kill(interrupted.pid, signal.SIGINT)
-    rest = interrupted.stdout.read()
-    assert "interrupted" in rest
-    assert interrupted.wait() == 0
-    assert time.monotonic() - asked < 20
+    with launch(options) as interrupted:
+        wait_for(interrupted, " rung ", 3)
+        asked = time.monotonic()
+        interrupted.send_signal(signal.SIGINT)
+        assert "interrupted" in interrupted.stdout.read()
+        assert time.monotonic() - asked < 20
+    assert interrupted.returncode == 0
 
-    finished = launch(options)
-    assert "finished" in finished.stdout.read()
-    assert finished.wait() == 0
+    with launch(options) as finished:
+        assert "finished" in finished.stdout.read()
+    assert finished.returncode == 0
 
     with Journal(tmp_path, "s") as journal:
         records = journal.records()

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -37,7 +37,7 @@ from trainables.metrics import copy_distances
 from trainables.models.feature_net import FeatureNet, Recipe
 from trainables.tasks import Split, class_rows, make_episodes
 
-VERSION = 1  # raise it when anything below changes what is learned
+VERSION = 2  # raise it when anything below changes what is learned
 SHOTS = 4
 CALIBRATION = 6000  # held-out drawings behind the copy threshold, at least
 COPY_PERCENTILE = 1.0
@@ -106,7 +106,13 @@ def prepare_scorer(
         return folder
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(folder.name + ".lock")):
+        lock = FileLock(folder.with_name(folder.name + ".lock"))
+        try:
+            held = lock.acquire(timeout=0.5)
+        except Timeout:
+            report("scoring nets: waiting for another process that is training them")
+            held = lock.acquire()
+        with held:
             if not _is_whole(folder, lambda _: None):
                 _build(folder, images, split, seed, threads, report, steps)
     except OSError as error:

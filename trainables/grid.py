@@ -20,9 +20,7 @@ def _tile(pictures: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uint8
     return rows.transpose(0, 3, 1, 4, 2).reshape(count // columns * size, columns * size, channels)
 
 
-def _block(
-    shots: npt.NDArray[np.uint8], samples: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.uint8]:
+def _block(shots: npt.NDArray[np.uint8], samples: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """One class: its shots, a line, its samples -> [H, W, C]."""
     top = _tile(shots[:COLUMNS], COLUMNS)
     line = np.full((LINE, *top.shape[1:]), LINE_GREY, np.uint8)

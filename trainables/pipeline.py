@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-
 Part = Literal["validation", "test"]
 EPISODES_AT_ONCE = 5  # adapted together: enough to share overhead, few enough for the cache
 
@@ -94,7 +93,6 @@ class Pipeline(Protocol):
             adapt_steps: where to stop, as the metric of that name says.
         """
         ...
-
 
     @staticmethod
     def training_speed(config: Mapping[str, Any], device: str, seconds: float) -> float:

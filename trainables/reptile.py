@@ -11,7 +11,7 @@ Sources: FIGR, arXiv:1901.02199; Reptile, arXiv:1803.02999; WGAN-GP, arXiv:1704.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -35,7 +35,11 @@ from trainables.models.network import Network
 Architecture = Literal["dense", "plane", "compact", "dcgan", "resnet"]
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 # Generators that share the critic of stride-2 convolutions.
-CHEAP = {"dense": DenseGenerator, "plane": PlaneGenerator, "compact": CompactGenerator}
+CHEAP: dict[str, Callable[..., Network]] = {
+    "dense": DenseGenerator,
+    "plane": PlaneGenerator,
+    "compact": CompactGenerator,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +125,11 @@ class Pair:
 
 def build_gan(config: ReptileConfig) -> Gan:
     """The networks that `config` names."""
-    shape = {"size": config.size, "channels": config.channels, "width": config.width}
+    shape: dict[str, Any] = {
+        "size": config.size,
+        "channels": config.channels,
+        "width": config.width,
+    }
     if cheap := CHEAP.get(config.architecture):
         generator: Network = cheap(**shape, latent=config.latent)
         return Gan(generator, CompactCritic(**shape), config.latent)

@@ -155,7 +155,7 @@ class ReptileTrial:
         adapt_steps: int,
     ) -> npt.NDArray[np.uint8]:
         gan, rebuilt, start = load_model(config, weights, context.device)
-        (samples,) = generate(
+        samples: npt.NDArray[np.uint8] = generate(
             gan,
             rebuilt,
             start,
@@ -164,7 +164,7 @@ class ReptileTrial:
             stops=(adapt_steps,),
             count=context.samples,
             device=context.device,
-        )
+        )[0]
         return samples
 
     @staticmethod

@@ -122,9 +122,7 @@ def _setting(request: Request, ray: Session | None) -> Setting:
     size, channels = images.images.shape[-1], images.images.shape[1]
     return Setting(
         request=request,
-        experiment=replace(
-            experiment, base=replace(experiment.base, size=size, channels=channels)
-        ),
+        experiment=replace(experiment, base=replace(experiment.base, size=size, channels=channels)),
         images=images,
         data=data,
         split=split_classes(images, seed=SPLIT_SEED),
@@ -289,7 +287,7 @@ class _Study:
         self.timings: dict[str, float] = {"plan": time.monotonic() - began}
 
     def run(self, stack: ExitStack, ray: Session | None, journal: Journal | None) -> int:
-        setting, plan = self.setting, self.plan
+        setting = self.setting
         parent = (journal.attr("mlflow") or {}).get("parent_run_id") if journal else None
         tracker = stack.enter_context(self._tracker(parent))
         if journal is None:
@@ -297,7 +295,7 @@ class _Study:
             self._record(journal, tracker)
         self._journal = journal
         try:
-            context = self._prepare(journal)
+            context = self._prepare()
             started = time.monotonic()
             if ray is None:
                 ray = _enter(stack, None)
@@ -320,9 +318,7 @@ class _Study:
             tags=provenance_tags(
                 seed=self.plan.seed, data=setting.data, versions=versions(), commit=git_commit()
             ),
-            remember=lambda number, run: self._journal.set_trial_attr(
-                number, "mlflow_run_id", run
-            ),
+            remember=lambda number, run: self._journal.set_trial_attr(number, "mlflow_run_id", run),
             report=setting.say,
             parent_run_id=parent,
         )
@@ -339,7 +335,7 @@ class _Study:
         )
         journal.set_attr("plan", self.plan.to_dict())
 
-    def _prepare(self, journal: Journal) -> StudyContext:
+    def _prepare(self) -> StudyContext:
         started = time.monotonic()
         setting, plan = self.setting, self.plan
         nets = prepare_scorer(
@@ -385,9 +381,7 @@ class _Study:
         self.timings["search"] = run.seconds
         return run
 
-    def _finish(
-        self, run: StudyRun, context: StudyContext, tracker: Tracker, ray: Session
-    ) -> int:
+    def _finish(self, run: StudyRun, context: StudyContext, tracker: Tracker, ray: Session) -> int:
         started = time.monotonic()
         setting = self.setting
         scorers = {
@@ -488,13 +482,13 @@ class _Clock:
     def stop(self) -> None:
         self._journal.set_attr("search_seconds", self._used + time.monotonic() - self._began)
 
-    def trial_started(self, *event: Any) -> None:
+    def trial_started(self, *_event: Any) -> None:
         pass
 
-    def rung_reached(self, *event: Any) -> None:
+    def rung_reached(self, *_event: Any) -> None:
         self.stop()
 
-    def trial_ended(self, *event: Any) -> None:
+    def trial_ended(self, *_event: Any) -> None:
         pass
 
     def tick(self) -> None:

@@ -15,13 +15,14 @@ import ray
 import safetensors.torch
 import torch
 from PIL import Image
+from ray.tune import Checkpoint
 from rich.console import Console
 from rich.progress import track
 
 from trainables.evaluation import Scorer, Scores
 from trainables.grid import sample_grid
-from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, load_pipeline
 from trainables.image_set import ImageSet
+from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, load_pipeline
 from tuner.journal import TrialRecord
 
 INTERVALS = ("L", "J", "recognisability", "coverage", "density", "copy_share")
@@ -58,7 +59,7 @@ def _sample(
     threads: int,
 ) -> npt.NDArray[np.uint8]:
     torch.set_num_threads(threads)
-    with ray.tune.Checkpoint(checkpoint).as_directory() as folder:
+    with Checkpoint(checkpoint).as_directory() as folder:
         weights = safetensors.torch.load_file(Path(folder, "weights.safetensors"))
     return load_pipeline(trial["pipeline"]).sample(
         trial["config"],
@@ -133,7 +134,7 @@ def save_champion(record: TrialRecord, tested: Tested, folder: Path) -> Kept:
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = Kept(grid=folder / "grid.png", weights=folder / "weights.safetensors")
-    with ray.tune.Checkpoint(record.rungs[-1].checkpoint).as_directory() as checkpoint:
+    with Checkpoint(record.rungs[-1].checkpoint).as_directory() as checkpoint:
         shutil.copyfile(Path(checkpoint, "weights.safetensors"), kept.weights)
     adapt_steps = int(record.rungs[-1].metrics["adapt_steps"])
     config = {**record.config, "adapt_steps": adapt_steps}

@@ -1,6 +1,6 @@
 """Command line: an experiment's name becomes a plan, a study, and a result.
 
-    python -m tuner.launch reptile_omniglot
+python -m tuner.launch reptile_omniglot
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("experiment", help="what to search: reptile_omniglot")
     search = parser.add_argument_group("how much")
-    search.add_argument("--trials", type=int, help="trials at most (default: what the budget allows)")
+    search.add_argument("--trials", type=int, help="at most (default: what the budget allows)")
     search.add_argument(
-        "--budget", help="wall time, such as 90s, 10m or 1h30m (default: 10m on CPUs, 24h on GPUs)"
+        "--budget", help="wall time such as 90s, 10m, 1h30m (default: 10m on CPUs, 24h on GPUs)"
     )
     search.add_argument(
         "--scale",
@@ -96,7 +96,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line -> its exit code."""
     try:
-        request = _request(build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv)))
+        request = _request(
+            build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+        )
         from tuner.conductor import conduct
 
         return conduct(request)

@@ -71,7 +71,10 @@ class Plan:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild a plan from plain data."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        return cls(**fields)
 
     @property
     def full_trial_seconds(self) -> float:
@@ -88,7 +91,9 @@ def parse_budget(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
     if not parts or "".join(n + u for n, u in parts) != text or seconds <= 0:
-        raise UserError(f"--budget must be a positive time such as 90s, 10m or 1h30m, got {text!r}.")
+        raise UserError(
+            f"--budget must be a positive time such as 90s, 10m or 1h30m, got {text!r}."
+        )
     return seconds
 
 

@@ -23,6 +23,7 @@ COLUMNS = {
     "copy_share": "copies",
 }
 SCORE_WIDTHS = {heading: max(4, len(heading)) for heading in COLUMNS.values()}
+TESTED = ("J", "L", "recognisability", "coverage", "copy_share")
 LABELS = {"paper": "paper's settings"}
 BASELINES = {
     "real": "real drawings",
@@ -112,7 +113,7 @@ def print_ranking(result: StudyResult, console: Console, *, rows: int = 20) -> N
     """
     console.print(_table(result, console, rows))
     if result.test is not None:
-        _print_test(result, console)
+        _print_tests(result, console)
     for line in (result.verdict, _picture(result)):
         if line:
             console.print(Text(line), soft_wrap=True)
@@ -166,25 +167,41 @@ def _table(result: StudyResult, console: Console, rows: int) -> Table:
     return table
 
 
-def _print_test(result: StudyResult, console: Console) -> None:
-    test = result.test
-    assert test is not None
+def _print_tests(result: StudyResult, console: Console) -> None:
+    """The champion, and what it is compared with, on the classes that nobody has seen."""
+    assert result.test is not None
+    classes, episodes = len(result.test.classes), result.test.episodes
+    lines = [
+        f"Test on {classes} classes never used before ({episodes} episodes, 95 % intervals):",
+        f"  the best trial: {_test_line(result.test)}",
+    ]
+    if (reference := result.reference) is not None:
+        updates = next(t.updates for t in result.trials if t.number == reference.number)
+        label = LABELS.get(reference.label, reference.label)
+        lines.append(f"  {label}, {updates} updates: {_test_line(reference.test)}")
+    for name, title in BASELINES.items():
+        if "test" in result.null_baselines.get(name, {}):
+            scores = result.null_baselines[name]["test"]
+            told = ", ".join(f"{_word(n)} {number(scores[n])}" for n in TESTED if n in scores)
+            lines.append(f"  {title}: {told}")
+    console.print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def _test_line(test: TestScore) -> str:
     parts = []
-    for name in ("J", "L", "recognisability", "coverage", "copy_share"):
+    for name in TESTED:
         if name not in test.metrics:
             continue
-        text = f"{name.replace('_', ' ')} {number(test.metrics[name])}"
+        text = f"{_word(name)} {number(test.metrics[name])}"
         if name in test.intervals:
             low, high = test.intervals[name]
             text += f" [{number(low)}, {number(high)}]"
         parts.append(text)
-    console.print(
-        Text(
-            f"Test ({len(test.classes)} classes never used before, {test.episodes} episodes, 95 % "
-            f"intervals): {', '.join(parts)}"
-        ),
-        soft_wrap=True,
-    )
+    return ", ".join(parts)
+
+
+def _word(score: str) -> str:
+    return score.replace("_", " ")
 
 
 def _picture(result: StudyResult) -> str:

@@ -98,11 +98,13 @@ def _plan(plan: Plan) -> dict[str, object]:
 def _trial(record: TrialRecord, facts: Facts) -> TrialResult:
     last = record.rungs[-1] if record.rungs else None
     metrics: Mapping[str, float] = last.metrics if last else {}
-    assert record.state not in ("WAITING", "RUNNING"), record
+    state = record.state
+    assert state != "WAITING", record
+    assert state != "RUNNING", record
     return TrialResult(
         number=record.number,
         label=record.label,
-        state=record.state,
+        state=state,
         reason=record.reason,
         params=dict(record.params),
         config=dict(record.config),

@@ -11,6 +11,7 @@ Sources: DCGAN, arXiv:1511.06434; layer norm in the nets of WGAN-GP, arXiv:1704.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -63,34 +64,34 @@ def scatter_patches(patches: Tensor) -> Tensor:
 # gradient penalty differentiates twice.
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
         return gather_patches(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_ctx: Any, grad: Tensor) -> Tensor:
         return _scatter(grad)
 
 
 class _Scatter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, patches: Tensor) -> Tensor:
+    def forward(_ctx: Any, patches: Tensor) -> Tensor:
         return scatter_patches(patches)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_ctx: Any, grad: Tensor) -> Tensor:
         return _gather(grad)
 
 
 def _gather(x: Tensor) -> Tensor:
-    return _Gather.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+    return _Gather.apply(x)  # type: ignore[no-any-return]
 
 
 def _scatter(patches: Tensor) -> Tensor:
-    return _Scatter.apply(patches)  # type: ignore[no-untyped-call, no-any-return]
+    return _Scatter.apply(patches)  # type: ignore[no-any-return]
 
 
 def downsample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """4x4 stride-2 convolution: [T * n, H, W, C], [T, 16 C, D], [T, 1, D] -> [T * n, H/2, W/2, D]."""
+    """4x4 stride-2 convolution of [T * n, H, W, C] with [T, 16 C, D] -> [T * n, H/2, W/2, D]."""
     batch, height, width, _ = x.shape
     tasks, depth, out = weight.shape
     patches = _gather(x).view(tasks, -1, depth)
@@ -151,7 +152,7 @@ class CompactGenerator(Network):
             "seed.weight": Parameter((latent, 16 * self.top), he_bound(latent)),
             "seed.bias": Parameter((1, 16 * self.top)),
         }
-        for stage, (before, after) in enumerate(zip(depths, depths[1:], strict=False)):
+        for stage, (before, after) in enumerate(pairwise(depths)):
             # Every output pixel sums 4 taps of each input channel.
             bound = he_bound(4 * before)
             parameters[f"up{stage}.weight"] = Parameter((before, 16 * after), bound)
@@ -185,7 +186,7 @@ class CompactCritic(Network):
         self.layer_norm = layer_norm
         depths = [channels] + [width * 2**stage for stage in range(self.stages)]
         parameters = {}
-        for stage, (before, after) in enumerate(zip(depths, depths[1:], strict=False)):
+        for stage, (before, after) in enumerate(pairwise(depths)):
             bound = he_bound(16 * before)
             parameters[f"down{stage}.weight"] = Parameter((16 * before, after), bound)
             parameters[f"down{stage}.bias"] = Parameter((1, after))

@@ -143,9 +143,7 @@ class FigrCritic(Network):
     Args: as `FigrGenerator`, without the latent.
     """
 
-    def __init__(
-        self, *, size: int, channels: int, width: int, depth: int, residual: bool
-    ) -> None:
+    def __init__(self, *, size: int, channels: int, width: int, depth: int, residual: bool) -> None:
         _check(size, depth)
         self.depth, self.residual = depth, residual
         parameters = _convolution("picture", channels, width, 7 if residual else 5)

@@ -58,7 +58,7 @@ class Network(ABC):
         if flat.shape[-1] != self.size:
             raise ValueError(f"`flat` must hold {self.size} weights a task, got {flat.shape[-1]}.")
         tasks = flat.shape[0]
-        pieces = flat.split(self.sizes, dim=1)
+        pieces = torch.split(flat, self.sizes, dim=1)
         return {
             name: piece.view(tasks, *parameter.shape)
             for (name, parameter), piece in zip(self.parameters.items(), pieces, strict=True)
