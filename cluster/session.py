@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import ray
-from ray._raylet import Config
+from ray._raylet import Config  # type: ignore[attr-defined]
 
 CONNECT_SECONDS = 5.0
 _OBJECT_STORE_BYTES = 128 * 2**20  # results are small dicts; Ray's default would claim 30 % of RAM
@@ -62,7 +62,7 @@ def session(
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address is not None and (cpus is not None or gpus is not None):
         raise ValueError("A running cluster has its own CPUs and GPUs: leave them out.")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         if address is None:
             context = ray.init(

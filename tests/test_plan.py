@@ -48,7 +48,7 @@ def test_two_cores_and_ten_minutes_are_at_least_twelve_trials() -> None:
     made = plan()
     assert made.trials >= 12
     assert made.search_seconds < 600
-    assert made.episodes == (5, 10, 20)
+    assert made.episodes == (5, 8, 12)
     assert [made.rungs[2] / rung for rung in made.rungs] == pytest.approx([9, 3, 1])
 
 
@@ -93,7 +93,7 @@ def test_the_search_leaves_time_to_finish(budget: float, slots: int) -> None:
 
 def test_few_validation_classes_are_all_used() -> None:
     assert episode_counts(3) == (3, 3, 3)
-    assert episode_counts(20) == (5, 10, 20)
+    assert episode_counts(20) == (5, 8, 12)
 
 
 def test_the_description_names_what_a_user_pays() -> None:

@@ -152,6 +152,7 @@ def _open(folder: Path) -> ScoringNets:
         with torch.device("meta"):
             net = FeatureNet(recipe, meta["channels"])
         net.load_state_dict(state, assign=True)
+        net.to(memory_format=torch.channels_last)  # halves the time of scoring
         nets[recipe.name] = net.eval().requires_grad_(False)
     return ScoringNets(
         embedding=nets["embedding"],

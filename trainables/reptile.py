@@ -47,14 +47,14 @@ class ReptileConfig:
     """How one Reptile trial learns and how its model is adapted to new shots."""
 
     mode: Literal["corrected", "faithful"] = "corrected"  # see `trainables.losses`
-    architecture: Architecture = "dense"  # dcgan and resnet are FIGR's nets
+    architecture: Architecture = "plane"  # dcgan and resnet are FIGR's nets
     size: int = 32  # pixels a side
     channels: int = 1
     width: int = 16  # channels at the finest convolution
     depth: int = 4  # halvings of the resolution in FIGR's nets; the compact ones go down to 4x4
     latent: int = 64
     inner_optimizer: Literal["adam", "sgd"] = "adam"  # adam: betas (0, .9), fresh for every task
-    inner_lr: float = 1e-3  # of the generator
+    inner_lr: float = 6e-3  # of the generator
     critic_lr_ratio: float = 1.0  # critic's learning rate / generator's
     inner_steps: int = 10  # K of training
     critic_steps: int = 1  # critic updates a generator update
@@ -63,9 +63,9 @@ class ReptileConfig:
     outer_optimizer: Literal["interpolation", "adam"] = "interpolation"
     outer_step: float = 1.0  # fraction of the way to the adapted weights, or Adam's learning rate
     meta_batch: int = 4  # tasks an outer step
-    averaging: float = 0.0  # share of training that the scored weights average over; 0: the last
-    augmentation: float = 0.0  # strength in training and adaptation; 1 is strong, 0 none
-    adapt_steps: int = 100  # most steps of adaptation; the best stop up to it is chosen
+    averaging: float = 0.1  # share of training that the scored weights average over; 0: the last
+    augmentation: float = 0.3  # strength in training and adaptation; 1 is strong, 0 none
+    adapt_steps: int = 150  # most steps of adaptation; the best stop up to it is chosen
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:

@@ -12,7 +12,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tuner.result import StudyResult, TrialResult
+    from tuner.result import StudyResult, TestScore, TrialResult
 
 # The scores shown in every table, best first in what they say, and their headings.
 COLUMNS = {

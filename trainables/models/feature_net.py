@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIDE = 32  # pixels that the nets look at; larger pictures are averaged down
-AT_ONCE = 256  # pictures: more would leave the processor's cache
+AT_ONCE = 128  # pictures: more would leave the processor's cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,115 @@
+"""One real search through the command line: Ray, Optuna, ASHA, MLflow and the result file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tuner import result
+from tuner.journal import Journal
+
+CLASSES, EACH = 6, 14
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study on a few handwritten digits."""
+    root = tmp_path_factory.mktemp("search")
+    digits = load_digits()
+    for label in range(CLASSES):
+        folder = root / "digits" / str(label)
+        folder.mkdir(parents=True)
+        for number, image in enumerate(digits.images[digits.target == label][:EACH]):
+            grey = Image.fromarray((image * 15).astype(np.uint8))
+            grey.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    command = [sys.executable, "-m", "tuner.launch", "reptile_omniglot"]
+    command += ["--data", str(root / "digits"), "--storage", str(root / "runs")]
+    command += ["--trials", "3", "--budget", "40s", "--seed", "1"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(root / "cache"), "COLUMNS": "120"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=280, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (root / "runs" / "stdout.txt").write_text(done.stdout)
+    return root / "runs" / "reptile_omniglot-digits"
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_search_leaves_a_valid_result(study: Path) -> None:
+    found = result.load(study / "result.json")
+    assert found.outcome == "finished"
+    assert [trial.number for trial in found.trials] == [0, 1, 2]
+    assert found.trials[0].label == "paper"
+    assert all(trial.state in ("COMPLETE", "PRUNED") for trial in found.trials)
+    assert found.best is not None
+    assert found.test is not None
+    low, high = found.test.intervals["J"]
+    assert low <= found.test.metrics["J"] <= high
+    assert set(found.null_baselines) == {"real", "copied_shots", "augmented_shots"}
+    assert found.null_baselines["copied_shots"]["test"]["copy_share"] > 0.9
+    assert not found.data.stand_in
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_the_champion_can_be_picked_up(study: Path) -> None:
+    config = json.loads((study / "champion" / "config.json").read_text())
+    weights = safetensors.numpy.load_file(study / "champion" / "weights.safetensors")
+    assert set(weights) == {"generator", "critic"}
+    assert config["adapt_steps"] >= 1
+    with np.load(study / "champion" / "samples.npz", allow_pickle=False) as samples:
+        assert samples["samples"].dtype == np.uint8
+        assert samples["samples"].shape[2:] == (1, 32, 32)
+        assert samples["samples"].std() > 0
+    assert Image.open(study / "champion" / "grid.png").size[0] > 100
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_no_trial_is_left_running(study: Path) -> None:
+    with Journal(study.parent, study.name) as journal:
+        assert journal.running() == []
+        for record in journal.records():
+            for rung in record.rungs:
+                assert Path(rung.checkpoint, "state.pt").is_file()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_mlflow_has_a_run_for_the_study_and_each_trial(study: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{study.parent / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name != "Default"]
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(parents) == 1
+    assert len(children) == 3
+    for run in children:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["data_fingerprint"]
+        assert run.data.params["inner_steps"]
+        assert run.data.metrics["score/L"] is not None
+        files = {f.path for f in client.list_artifacts(run.info.run_id)}
+        assert {"weights.safetensors", "config.json", "samples"} <= files
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_the_user_is_told_what_to_do_next(study: Path) -> None:
+    text = (study.parent / "stdout.txt").read_text()
+    for words in ("mlflow ui", "ray dashboard", "champion/grid.png", "Test on", "Plan "):
+        assert words in text
+    assert "get-auth-token" in text

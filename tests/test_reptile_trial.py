@@ -1,0 +1,175 @@
+"""The Reptile trial as a pipeline: rungs, resuming, divergence, samples. On toy characters."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_scorer import tiny_images, tiny_nets
+
+from trainables import reptile_trial
+from trainables.pipeline import EPISODES_AT_ONCE, PIPELINES, Diverged, StudyContext, load_pipeline
+from trainables.reptile import ReptileConfig, meta_iteration_flops
+from trainables.reptile_trial import LOSS_ROWS, ReptileTrial, load_model, stopping_steps
+from trainables.tasks import split_classes
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.fixture(autouse=True)
+def _toy_data(monkeypatch: pytest.MonkeyPatch) -> Any:
+    reptile_trial._scorer.cache_clear()
+    monkeypatch.setattr(reptile_trial, "_image_set", lambda _path: tiny_images())
+    yield
+    reptile_trial._scorer.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def config() -> ReptileConfig:
+    size = tiny_images().images.shape[-1]
+    return ReptileConfig(
+        size=size,
+        width=2,
+        latent=4,
+        inner_steps=1,
+        train_shots=2,
+        meta_batch=1,
+        adapt_steps=4,
+        averaging=0.1,
+    )
+
+
+@pytest.fixture(scope="module")
+def context(config: ReptileConfig) -> StudyContext:
+    each = meta_iteration_flops(config)
+    return StudyContext(
+        image_set="",
+        scorer=str(tiny_nets()),
+        split=split_classes(tiny_images()).to_dict(),
+        rungs=(2 * each, 4 * each, 50 * each),
+        episodes=(5, 5, 10),
+        samples=12,
+        device="cpu",
+    )
+
+
+def test_every_pipeline_can_be_loaded() -> None:
+    assert load_pipeline("reptile") is ReptileTrial
+    assert set(PIPELINES) == {"reptile"}
+    with pytest.raises(ValueError, match="must be one of"):
+        load_pipeline("nonsense")
+
+
+def test_a_step_trains_to_its_rung_and_scores_once(
+    config: ReptileConfig, context: StudyContext
+) -> None:
+    trial = ReptileTrial(asdict(config), context, seed=1)
+    for rung, target in enumerate(context.rungs[:2]):
+        report = trial.step(never)
+        assert report.metrics["rung"] == rung
+        assert report.metrics["complete"] == 1
+        assert report.metrics["train_flops"] == pytest.approx(target)
+        assert report.metrics["adapt_steps"] in stopping_steps(config.adapt_steps)
+        assert all(np.isfinite(value) for value in report.metrics.values())
+        assert report.grid.dtype == np.uint8
+        assert report.grid.shape[2] == 3
+        assert [row[0] for row in report.losses] == [2 * rung + 1, 2 * rung + 2]
+
+
+def test_a_wide_net_gets_no_more_compute(config: ReptileConfig, context: StudyContext) -> None:
+    wide = replace(config, width=8, inner_steps=3)
+    small = ReptileTrial(asdict(config), context, seed=1)
+    large = ReptileTrial(asdict(wide), context, seed=1)
+    small._train(context.rungs[2], never)
+    large._train(context.rungs[2], never)
+    assert large.training.iterations < small.training.iterations
+    # Both end within one meta-iteration of the same compute.
+    assert large.train_flops - small.train_flops <= meta_iteration_flops(wide)
+
+
+def test_the_clock_cuts_a_trial_which_is_scored_where_it_stands(
+    config: ReptileConfig, context: StudyContext
+) -> None:
+    trial = ReptileTrial(asdict(config), context, seed=1)
+    turns = iter([False, True])
+    report = trial.step(lambda: next(turns))
+    assert report.metrics["complete"] == 0
+    assert report.metrics["rung"] == -1
+    assert report.metrics["meta_iterations"] == 1
+
+
+def test_resuming_equals_never_stopping(config: ReptileConfig, context: StudyContext) -> None:
+    straight, stopped = (ReptileTrial(asdict(config), context, seed=1) for _ in range(2))
+    straight.step(never)
+    stopped.step(never)
+    file = io.BytesIO()
+    torch.save(stopped.state_dict(), file)
+    resumed = ReptileTrial(asdict(config), context, seed=1)
+    resumed.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    ours, theirs = resumed.step(never), straight.step(never)
+    clocks = {"train_seconds", "score_seconds"}
+    assert {k: v for k, v in ours.metrics.items() if k not in clocks} == {
+        k: v for k, v in theirs.metrics.items() if k not in clocks
+    }
+    assert ours.losses == theirs.losses
+    assert (ours.grid == theirs.grid).all()
+    for name, weights in resumed.weights().items():
+        assert torch.equal(weights, straight.weights()[name])
+
+
+def test_a_kept_model_draws_what_was_scored(config: ReptileConfig, context: StudyContext) -> None:
+    """In any division of the episodes that begins at multiples of EPISODES_AT_ONCE."""
+    trial = ReptileTrial(asdict(config), context, seed=1)
+    trial.step(never)
+    total = 2 * EPISODES_AT_ONCE
+
+    def sample(episodes: range) -> np.ndarray:
+        return ReptileTrial.sample(
+            asdict(config),
+            trial.weights(),
+            context,
+            part="test",
+            episodes=episodes,
+            adapt_steps=2,
+        )
+
+    whole = sample(range(total))
+    parts = [sample(range(first, first + EPISODES_AT_ONCE)) for first in (0, EPISODES_AT_ONCE)]
+    assert whole.shape[:2] == (total, context.samples)
+    assert (whole == np.concatenate(parts)).all()
+
+
+def test_weights_of_other_networks_are_refused(config: ReptileConfig) -> None:
+    weights = {"generator": torch.zeros(3), "critic": torch.zeros(3)}
+    with pytest.raises(ValueError, match="`generator` must hold"):
+        load_model(asdict(config), weights, "cpu")
+
+
+def test_divergence_is_told(config: ReptileConfig, context: StudyContext) -> None:
+    wild = replace(config, inner_optimizer="sgd", inner_lr=1e30)
+    trial = ReptileTrial(asdict(wild), context, seed=1)
+    with pytest.raises(Diverged, match="losses of meta-iteration"):
+        trial._train(context.rungs[2], never)
+
+
+def test_loss_curves_are_bounded(config: ReptileConfig, context: StudyContext) -> None:
+    trial = ReptileTrial(asdict(config), context, seed=1)
+    rows = trial._train(context.rungs[2], never)
+    assert len(rows) == LOSS_ROWS
+    assert rows[-1][0] == trial.training.iterations
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+
+
+def test_stopping_steps() -> None:
+    assert stopping_steps(100) == (25, 50, 100)
+    assert stopping_steps(1) == (1,)
+
+
+def test_speed_is_measured(config: ReptileConfig) -> None:
+    assert ReptileTrial.training_speed(asdict(config), "cpu", 0.05) > 0
