@@ -19,6 +19,7 @@ import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 CONNECT_SECONDS = 5.0
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 _OBJECT_STORE_BYTES = 128 * 2**20  # results are small dicts; Ray's default would claim 30 % of RAM
 
 
@@ -56,36 +57,44 @@ def session(
         cpus: cores that a fresh Ray may hand out; None takes all. Not for a cluster.
         gpus: GPUs that a fresh Ray may hand out; None takes all. Not for a cluster.
     Raises:
-        ConnectionError: nothing that speaks Ray's protocol answers at `address`.
+        ConnectionError: nothing that speaks Ray's protocol answers at `address`, it refuses us, or
+            a local Ray does not come up.
         ValueError: `cpus` or `gpus` beside an `address`, or an address without a port.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address is not None and (cpus is not None or gpus is not None):
         raise ValueError("A running cluster has its own CPUs and GPUs: leave them out.")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         if address is None:
-            context = ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=None,  # if it can be had: True would end the study without it
-                dashboard_host="127.0.0.1",
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **quiet,
-            )
+            context = _start(cpus, gpus)
         else:
             _require_answer(address)
             _offer_token()
-            context = _join(address, quiet)
+            context = _join(address)
         yield _describe(context, started_here=address is None)
     finally:
         ray.shutdown()
 
 
-def _join(address: str, quiet: dict[str, Any]) -> Any:
+def _start(cpus: int | None, gpus: int | None) -> Any:
     try:
-        return ray.init(address=address, **quiet)
+        return ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=None,  # if it can be had: True would end the study without it
+            dashboard_host="127.0.0.1",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            **_QUIET,
+        )
+    except Exception as error:  # Ray raises the bare class where its processes come up too slowly
+        reason = " ".join(str(error).split())
+        raise ConnectionError(f"Ray did not start on this machine: {reason}") from error
+
+
+def _join(address: str) -> Any:
+    try:
+        return ray.init(address=address, **_QUIET)
     except (ConnectionError, ray.exceptions.RayError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConnectionError(

@@ -136,8 +136,8 @@ def test_a_kept_model_draws_what_was_scored(config: ReptileConfig, context: Stud
             context,
             part="test",
             episodes=episodes,
-            adapt_steps=2,
-        )
+            stops=(2,),
+        )[0]
 
     whole = sample(range(total))
     parts = [sample(range(first, first + EPISODES_AT_ONCE)) for first in (0, EPISODES_AT_ONCE)]

@@ -105,6 +105,7 @@ def result(folder: Path, **changes: object) -> StudyResult:
         test=TestScore(
             classes=("evaluation/Tibetan/character29",),
             episodes=20,
+            adapt_steps=100,
             metrics=SCORES | {"J": 0.39},
             intervals={"J": (0.33, 0.45), "L": (1.0, 1.5), "copy_share": (0.02, 0.1)},
         ),
@@ -114,6 +115,7 @@ def result(folder: Path, **changes: object) -> StudyResult:
             test=TestScore(
                 classes=("evaluation/Tibetan/character29",),
                 episodes=20,
+                adapt_steps=100,
                 metrics=SCORES | {"J": 0.0},
                 intervals={"J": (0.0, 0.0)},
             ),

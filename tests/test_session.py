@@ -58,6 +58,18 @@ def test_without_token_authentication_no_command_is_shown(fake_ray, monkeypatch)
         assert here.token_command is None
 
 
+def test_a_ray_that_does_not_come_up_is_told_in_one_line(fake_ray, monkeypatch):
+    def init(**options):
+        raise Exception("The current node\ntimed out")
+
+    monkeypatch.setattr(ray, "init", init)
+    failed = pytest.raises(ConnectionError, match="did not start on this machine: The current node")
+    with failed as caught, session():
+        pass
+    assert "\n" not in str(caught.value)
+    assert fake_ray == [("shutdown", {})]
+
+
 def test_an_address_where_nothing_listens_is_told_at_once(fake_ray):
     start = time.monotonic()
     refused = pytest.raises(ConnectionError, match="No Ray answers at localhost")

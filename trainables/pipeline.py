@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, Protocol
@@ -80,9 +80,9 @@ class Pipeline(Protocol):
         *,
         part: Part,
         episodes: range,
-        adapt_steps: int,
+        stops: Sequence[int],
     ) -> npt.NDArray[np.uint8]:
-        """What a kept model makes of some scoring episodes -> uint8 [E, samples, C, S, S].
+        """What a kept model makes of some scoring episodes -> uint8 [stops, E, samples, C, S, S].
 
         Args:
             config: that the model was trained with.
@@ -90,7 +90,7 @@ class Pipeline(Protocol):
             part: whose episodes.
             episodes: which of them; the same pictures whatever range an episode comes in,
                 if ranges begin at multiples of `EPISODES_AT_ONCE`.
-            adapt_steps: where to stop, as the metric of that name says.
+            stops: steps of adaptation at which to draw, ascending.
         """
         ...
 

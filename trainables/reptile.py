@@ -30,7 +30,7 @@ from trainables.losses import (
 from trainables.models.compact import CompactCritic, CompactGenerator
 from trainables.models.dense import DenseGenerator, PlaneGenerator
 from trainables.models.figr import FigrCritic, FigrGenerator
-from trainables.models.network import Network
+from trainables.models.network import Network, Weights
 
 Architecture = Literal["dense", "plane", "compact", "dcgan", "resnet"]
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
@@ -112,13 +112,6 @@ class Pair:
     generator: Tensor
     critic: Tensor
 
-    def tasks(self, count: int) -> Pair:
-        """`count` independent copies, ready for an inner loop: [P] -> [T, P]."""
-        return Pair(
-            self.generator.detach().repeat(count, 1).requires_grad_(),
-            self.critic.detach().repeat(count, 1).requires_grad_(),
-        )
-
     def clone(self) -> Pair:
         return Pair(self.generator.detach().clone(), self.critic.detach().clone())
 
@@ -146,11 +139,28 @@ def latents(gan: Gan, tasks: int, count: int, rng: torch.Generator) -> Tensor:
     return torch.randn(tasks, count, gan.latent, generator=rng, device=rng.device)
 
 
-def _optimizer(config: ReptileConfig, weights: Tensor, lr: float) -> torch.optim.Optimizer:
+def _leaves(network: Network, start: Tensor, tasks: int) -> dict[str, Tensor]:
+    """`tasks` independent copies of weights [P], by name, to be trained.
+
+    Apart, because the gradient of one flat tensor would have to be put together at every step.
+    """
+    named = network.named(start.detach().expand(tasks, -1))
+    return {name: w.clone(memory_format=torch.contiguous_format) for name, w in named.items()}
+
+
+def _optimizer(config: ReptileConfig, weights: Weights, lr: float) -> torch.optim.Optimizer:
+    leaves = [weight.requires_grad_() for weight in weights.values()]
     if config.inner_optimizer == "sgd":
-        return torch.optim.SGD([weights], lr=lr)
-    # Elementwise, so tasks that share the tensor stay independent.
-    return torch.optim.Adam([weights], lr=lr, betas=(0.0, 0.9), fused=True)
+        return torch.optim.SGD(leaves, lr=lr)
+    # Elementwise, so tasks that share the tensors stay independent.
+    return torch.optim.Adam(leaves, lr=lr, betas=(0.0, 0.9), fused=True)
+
+
+def _descend(loss: Tensor, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
+    gradients = torch.autograd.grad(loss.sum(), list(weights.values()))
+    for weight, gradient in zip(weights.values(), gradients, strict=True):
+        weight.grad = gradient
+    optimizer.step()
 
 
 class InnerLoop:
@@ -171,16 +181,28 @@ class InnerLoop:
         rng: torch.Generator,
     ) -> None:
         self.gan, self.config, self.shots, self.rng = gan, config, shots, rng
-        self.weights = start.tasks(len(shots))
+        self.generator = _leaves(gan.generator, start.generator, len(shots))
+        self.critic = _leaves(gan.critic, start.critic, len(shots))
         critic_lr = config.inner_lr * config.critic_lr_ratio
-        self._generator = _optimizer(config, self.weights.generator, config.inner_lr)
-        self._critic = _optimizer(config, self.weights.critic, critic_lr)
+        self._generator_optimizer = _optimizer(config, self.generator, config.inner_lr)
+        self._critic_optimizer = _optimizer(config, self.critic, critic_lr)
+
+    @property
+    def weights(self) -> Pair:
+        """Where the loop stands: [T, P] each, copies."""
+        return Pair(self.gan.generator.flat(self.generator), self.gan.critic.flat(self.critic))
 
     def step(self) -> tuple[Tensor, Tensor]:
         """One generator update after `critic_steps` critic updates -> their losses, each [T]."""
         for _ in range(self.config.critic_steps):
             critic_loss = self._critic_step()
         return critic_loss, self._generator_step()
+
+    def draw(self, count: int) -> Tensor:
+        """New pictures of every task -> [T, count, C, S, S] in [-1, 1]."""
+        noise = latents(self.gan, len(self.shots), count, self.rng)
+        with torch.no_grad():
+            return self.gan.generator.forward(self.generator, noise)
 
     def _real(self) -> Tensor:
         if not self.config.augmentation:
@@ -189,29 +211,29 @@ class InnerLoop:
         return changed.view(self.shots.shape)
 
     def _critic_step(self) -> Tensor:
-        gan, faithful, weights = self.gan, self.config.faithful, self.weights.critic
+        critic, faithful = self.gan.critic, self.config.faithful
         real = self._real()
-        tasks, count = real.shape[:2]
-        with torch.no_grad():
-            fake = gan.generator(self.weights.generator, latents(gan, tasks, count, self.rng))
+        count = real.shape[1]
+        fake = self.draw(count)
         # No net mixes pictures, so one pass over both is the same as two.
-        scores = gan.critic(weights, torch.cat([real, fake], dim=1))
+        scores = critic.forward(self.critic, torch.cat([real, fake], dim=1))
         loss = wasserstein_critic(scores[:, :count], scores[:, count:], faithful=faithful)
         loss = loss + self.config.penalty * gradient_penalty(
-            lambda x: gan.critic(weights, x), interpolate(real, fake, self.rng), faithful=faithful
+            lambda x: critic.forward(self.critic, x),
+            interpolate(real, fake, self.rng),
+            faithful=faithful,
         )
-        (weights.grad,) = torch.autograd.grad(loss.sum(), weights)
-        self._critic.step()
+        _descend(loss, self.critic, self._critic_optimizer)
         return loss.detach()
 
     def _generator_step(self) -> Tensor:
-        gan, weights = self.gan, self.weights.generator
         tasks, count = self.shots.shape[:2]
-        fake = gan.generator(weights, latents(gan, tasks, count, self.rng))
-        scores = gan.critic(self.weights.critic.detach(), fake)
+        noise = latents(self.gan, tasks, count, self.rng)
+        fake = self.gan.generator.forward(self.generator, noise)
+        frozen = {name: weight.detach() for name, weight in self.critic.items()}
+        scores = self.gan.critic.forward(frozen, fake)
         loss = wasserstein_generator(scores, faithful=self.config.faithful)
-        (weights.grad,) = torch.autograd.grad(loss.sum(), weights)
-        self._generator.step()
+        _descend(loss, self.generator, self._generator_optimizer)
         return loss.detach()
 
 
@@ -269,8 +291,8 @@ class MetaTraining:
 
     def _move(self, adapted: Pair) -> None:
         pairs = (
-            (self.meta.generator, adapted.generator.detach()),
-            (self.meta.critic, adapted.critic.detach()),
+            (self.meta.generator, adapted.generator),
+            (self.meta.critic, adapted.critic),
         )
         for (meta, after), outer in zip(pairs, self._outer, strict=True):
             if self.config.outer_optimizer == "adam":
@@ -335,8 +357,7 @@ def adapt(
         for _ in range(stop - done):
             loop.step()
         done = stop
-        with torch.no_grad():
-            yield gan.generator(loop.weights.generator, latents(gan, len(shots), count, rng))
+        yield loop.draw(count)
 
 
 @lru_cache(maxsize=256)

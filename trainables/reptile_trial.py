@@ -152,20 +152,19 @@ class ReptileTrial:
         *,
         part: Part,
         episodes: range,
-        adapt_steps: int,
+        stops: Sequence[int],
     ) -> npt.NDArray[np.uint8]:
         gan, rebuilt, start = load_model(config, weights, context.device)
-        samples: npt.NDArray[np.uint8] = generate(
+        return generate(
             gan,
             rebuilt,
             start,
             _image_set(context.image_set),
             open_scorer(context, part).episodes[episodes.start : episodes.stop],
-            stops=(adapt_steps,),
+            stops=stops,
             count=context.samples,
             device=context.device,
-        )[0]
-        return samples
+        )
 
     @staticmethod
     def training_speed(config: Mapping[str, Any], device: str, seconds: float) -> float:

@@ -24,8 +24,8 @@ from trainables.image_set import ImageSet
 from trainables.pipeline import StudyContext, load_pipeline
 from trainables.tasks import Split, split_classes, split_record
 from tuner.experiments import Experiment, Scale, find_experiment
-from tuner.finals import Tested, save_champion, test_model
-from tuner.journal import Journal, TrialRecord
+from tuner.finals import Finals, save_champion
+from tuner.journal import Journal
 from tuner.live import LiveTable
 from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
 from tuner.ranking import print_ranking
@@ -294,6 +294,8 @@ class _Study:
             journal = stack.enter_context(Journal(setting.request.storage, setting.study))
             self._record(journal, tracker)
         self._journal = journal
+        self._runs = dict(journal.attr("mlflow_runs", {}))
+        self._replay(tracker)
         try:
             context = self._prepare()
             started = time.monotonic()
@@ -318,10 +320,15 @@ class _Study:
             tags=provenance_tags(
                 seed=self.plan.seed, data=setting.data, versions=versions(), commit=git_commit()
             ),
-            remember=lambda number, run: self._journal.set_trial_attr(number, "mlflow_run_id", run),
+            remember=self._remember,
             report=setting.say,
             parent_run_id=parent,
         )
+
+    def _remember(self, number: int, run_id: str) -> None:
+        """Note a trial's MLflow run with the study: its trial may be over, and closed to notes."""
+        self._runs[str(number)] = run_id
+        self._journal.set_attr("mlflow_runs", self._runs)
 
     def _record(self, journal: Journal, tracker: Tracker) -> None:
         """What a resume has to know; the plan last, since without it nothing can go on."""
@@ -334,6 +341,20 @@ class _Study:
             {"experiment_id": tracker.experiment_id, "parent_run_id": tracker.parent_run_id},
         )
         journal.set_attr("plan", self.plan.to_dict())
+
+    def _replay(self, tracker: Tracker) -> None:
+        """Tell MLflow again what earlier sessions did; it takes what an interruption left out."""
+        for record in self._journal.records():
+            if record.state == "WAITING" or not record.config:
+                continue
+            number = record.number
+            tracker.trial_started(number, record.label, record.config, record.params)
+            for rung in record.rungs:
+                place = Path(rung.checkpoint)
+                losses = [(float(a), float(b), float(c)) for a, b, c in rung.losses]
+                tracker.rung_reached(number, rung.rung, rung.metrics, losses, place, rung.decision)
+            if record.state != "RUNNING":
+                tracker.trial_ended(number, record.state, record.reason)
 
     def _prepare(self) -> StudyContext:
         started = time.monotonic()
@@ -388,11 +409,18 @@ class _Study:
             part: Scorer(setting.images, setting.split, Path(context.scorer), part=part)
             for part in ("validation", "test")
         }
-        champion = self._test(run.best, context, scorers["test"], "the best trial")
-        reference = next((r for r in run.records if r.label in self._references and r.rungs), None)
-        compared = None
-        if reference is not None and run.best is not None and reference.number != run.best.number:
-            compared = self._test(reference, context, scorers["test"], reference.label)
+        finals = self._finals(context)
+        champion = compared = None
+        if run.best is not None:
+            setting.say(
+                f"Finals: trial {run.best.number} on {len(setting.split.test)} test classes"
+            )
+            stop = finals.longer_stop(run.best, scorers["validation"])
+            champion = finals.test(run.best, scorers["test"], stop=stop)
+        reference = next((r for r in run.records if r.attrs.get("reference") and r.rungs), None)
+        if reference is not None and reference is not run.best:
+            own = int(reference.rungs[-1].metrics["adapt_steps"])
+            compared = finals.test(reference, scorers["test"], stop=own)
         baselines: dict[str, dict[str, dict[str, float]]] = {}
         for part, scorer in scorers.items():
             for name, scores in null_baselines(scorer).items():
@@ -417,6 +445,7 @@ class _Study:
                 reference=None if compared is None or reference is None else (reference, compared),
                 test_classes=tuple(setting.images.classes[c] for c in setting.split.test),
                 tracker=tracker,
+                runs=self._runs,
                 resume=self._resume_command(),
                 dashboard=_dashboard(ray),
             ),
@@ -426,22 +455,11 @@ class _Study:
         print_ranking(result, setting.console)
         return 0 if run.best is not None else 1
 
-    @property
-    def _references(self) -> frozenset[str]:
-        return frozenset(p.label for p in self.setting.experiment.known_points if p.reference)
-
-    def _test(
-        self, record: TrialRecord | None, context: StudyContext, scorer: Scorer, what: str
-    ) -> Tested | None:
-        if record is None:
-            return None
+    def _finals(self, context: StudyContext) -> Finals:
         plan = self.plan
-        self.setting.say(f"Testing {what} on {len(scorer.episodes)} test classes ...")
-        return test_model(
-            record,
+        return Finals(
             pipeline=self.setting.experiment.pipeline,
             context=context,
-            scorer=scorer,
             images=self.setting.images,
             cpus=plan.cpus_per_trial,
             gpus=plan.gpus_per_trial,

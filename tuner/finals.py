@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from rich.progress import track
 from trainables.evaluation import Scorer, Scores
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
-from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, load_pipeline
+from trainables.pipeline import EPISODES_AT_ONCE, Part, StudyContext, load_pipeline
 from tuner.journal import TrialRecord
 
+STRETCH = (1, 2, 3)  # multiples of the adaptation that trials were scored with
 INTERVALS = ("L", "J", "recognisability", "coverage", "density", "copy_share")
 
 
@@ -37,12 +38,14 @@ class Tested:
         shots: what was adapted to, uint8 [E, 4, C, S, S].
         samples: the pictures that were scored, uint8 [E, n, C, S, S].
         grid: some of them below their shots, uint8 [H, W, 3].
+        adapt_steps: after which they were drawn.
     """
 
     scores: Scores
     shots: npt.NDArray[np.uint8]
     samples: npt.NDArray[np.uint8]
     grid: npt.NDArray[np.uint8]
+    adapt_steps: int
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals over test classes of what is reported."""
@@ -54,8 +57,9 @@ def _sample(
     trial: Mapping[str, Any],
     checkpoint: str,
     context: Mapping[str, Any],
+    part: Part,
     episodes: range,
-    adapt_steps: int,
+    stops: Sequence[int],
     threads: int,
 ) -> npt.NDArray[np.uint8]:
     torch.set_num_threads(threads)
@@ -65,58 +69,81 @@ def _sample(
         trial["config"],
         weights,
         StudyContext(**context),
-        part="test",
+        part=part,
         episodes=episodes,
-        adapt_steps=adapt_steps,
+        stops=stops,
     )
 
 
-def test_model(
-    record: TrialRecord,
-    *,
-    pipeline: str,
-    context: StudyContext,
-    scorer: Scorer,
-    images: ImageSet,
-    cpus: float,
-    gpus: float,
-    threads: int,
-    console: Console,
-) -> Tested:
-    """Adapt a trial's last model to every test episode, on all the slots of the study's Ray.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Finals:
+    """Runs last models on all slots of the study's Ray.
 
-    Args:
-        record: a trial with at least one scored rung.
-        scorer: of the test part.
+    Attributes:
+        pipeline: of the experiment.
+        context: of the study.
+        images: what the shots are rows of.
         cpus, gpus, threads: of one slot.
+        console: where progress goes.
     """
-    last = record.rungs[-1]
-    total = len(scorer.episodes)
-    starts = range(0, total, EPISODES_AT_ONCE)
-    remote = _sample.options(num_cpus=cpus, num_gpus=gpus)
-    waiting = {
-        remote.remote(
-            {"pipeline": pipeline, "config": dict(record.config)},
-            last.checkpoint,
-            asdict(context),
-            range(first, min(first + EPISODES_AT_ONCE, total)),
-            int(last.metrics["adapt_steps"]),
-            threads,
-        ): first
-        for first in starts
-    }
-    parts = {}
-    for _ in track(starts, "testing", console=console, transient=True):
-        (ready,), _ = ray.wait(list(waiting), num_returns=1)
-        parts[waiting.pop(ready)] = ray.get(ready)
-    samples = np.concatenate([parts[first] for first in starts])
-    shots = np.stack([images.images[list(episode.shots)] for episode in scorer.episodes])
-    return Tested(
-        scores=scorer.score(samples),
-        shots=shots,
-        samples=samples,
-        grid=sample_grid(shots, samples, classes=20),
-    )
+
+    pipeline: str
+    context: StudyContext
+    images: ImageSet
+    cpus: float
+    gpus: float
+    threads: int
+    console: Console
+
+    def longer_stop(self, record: TrialRecord, scorer: Scorer) -> int:
+        """The best number of adaptation steps by L on all validation episodes: the trial's own,
+        or a multiple that scoring every trial with would have cost too much."""
+        own = int(record.rungs[-1].metrics["adapt_steps"])
+        stops = [own * factor for factor in STRETCH]
+        drawn = self._draw(record, "validation", len(scorer.episodes), stops, "adapting longer")
+        return min(zip(stops, drawn, strict=True), key=lambda d: scorer.score(d[1]).metrics["L"])[0]
+
+    def test(self, record: TrialRecord, scorer: Scorer, *, stop: int) -> Tested:
+        """Adapt a trial's last model to every test episode for `stop` steps, and score it.
+
+        Args:
+            record: a trial with at least one scored rung.
+            scorer: of the test part.
+        """
+        (samples,) = self._draw(record, "test", len(scorer.episodes), [stop], "testing")
+        shots = np.stack([self.images.images[list(e.shots)] for e in scorer.episodes])
+        return Tested(
+            scores=scorer.score(samples),
+            shots=shots,
+            samples=samples,
+            grid=sample_grid(shots, samples, classes=20),
+            adapt_steps=stop,
+        )
+
+    def _draw(
+        self, record: TrialRecord, part: Part, total: int, stops: Sequence[int], what: str
+    ) -> npt.NDArray[np.uint8]:
+        """Pictures of all episodes -> [stops, E, samples, C, S, S]."""
+        remote = _sample.options(num_cpus=self.cpus, num_gpus=self.gpus)
+        trial = {"pipeline": self.pipeline, "config": dict(record.config)}
+        starts = range(0, total, EPISODES_AT_ONCE)
+        waiting = {
+            remote.remote(
+                trial,
+                record.rungs[-1].checkpoint,
+                asdict(self.context),
+                part,
+                range(first, min(first + EPISODES_AT_ONCE, total)),
+                stops,
+                self.threads,
+            ): first
+            for first in starts
+        }
+        parts = {}
+        for _ in track(starts, what, console=self.console, transient=True):
+            (ready,), _rest = ray.wait(list(waiting), num_returns=1)
+            parts[waiting.pop(ready)] = ray.get(ready)
+        return np.concatenate([parts[first] for first in starts], axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +163,7 @@ def save_champion(record: TrialRecord, tested: Tested, folder: Path) -> Kept:
     kept = Kept(grid=folder / "grid.png", weights=folder / "weights.safetensors")
     with Checkpoint(record.rungs[-1].checkpoint).as_directory() as checkpoint:
         shutil.copyfile(Path(checkpoint, "weights.safetensors"), kept.weights)
-    adapt_steps = int(record.rungs[-1].metrics["adapt_steps"])
-    config = {**record.config, "adapt_steps": adapt_steps}
+    config = {**record.config, "adapt_steps": tested.adapt_steps}
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     np.savez_compressed(folder / "samples.npz", shots=tested.shots, samples=tested.samples)
     Image.fromarray(tested.grid).save(kept.grid)

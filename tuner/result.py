@@ -90,6 +90,7 @@ class TestScore:
 
     classes: tuple[str, ...]
     episodes: int
+    adapt_steps: int
     metrics: Metrics
     intervals: dict[str, tuple[float, float]]
 

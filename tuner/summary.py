@@ -48,6 +48,7 @@ class Facts:
     reference: tuple[TrialRecord, Tested] | None
     test_classes: tuple[str, ...]
     tracker: Tracker
+    runs: Mapping[str, str]  # MLflow run ids by trial number
     resume: str
     dashboard: str
 
@@ -118,7 +119,7 @@ def _trial(record: TrialRecord, facts: Facts) -> TrialResult:
             for r in record.rungs
         ),
         scores=dict(metrics) if last else None,
-        mlflow_run_id=record.attrs.get("mlflow_run_id"),
+        mlflow_run_id=facts.runs.get(str(record.number)),
         checkpoint=in_study(Path(last.checkpoint), facts.folder) if last else None,
     )
 
@@ -139,6 +140,7 @@ def _test(tested: Tested, classes: tuple[str, ...]) -> TestScore:
     return TestScore(
         classes=classes,
         episodes=len(tested.samples),
+        adapt_steps=tested.adapt_steps,
         metrics=dict(tested.scores.metrics),
         intervals=tested.intervals(),
     )

@@ -64,6 +64,10 @@ class Network(ABC):
             for (name, parameter), piece in zip(self.parameters.items(), pieces, strict=True)
         }
 
+    def flat(self, named: Weights) -> Tensor:
+        """The inverse of `named`: one tensor [T, P], a copy."""
+        return torch.cat([named[name].detach().flatten(1) for name in self.parameters], dim=1)
+
     def __call__(self, flat: Tensor, batch: Tensor) -> Tensor:
         """Run weights [T, P] on a batch [T, n, ...]."""
         return self.forward(self.named(flat), batch)
