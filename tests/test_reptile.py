@@ -94,6 +94,26 @@ def test_one_sgd_step_of_the_generator_matches_its_gradient() -> None:
     torch.testing.assert_close(loop.weights.generator, (point - 0.5 * gradient).detach())
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("part", ["generator", "critic"])
+def test_adams_first_step_goes_against_the_sign_of_each_gradient(
+    architecture: str, part: str
+) -> None:
+    """With betas (0, .9) it is lr * g / |g| for every single weight, whatever g's strides are."""
+    config = replace(TINY, architecture=architecture, inner_lr=1e-3)
+    gan, rng = build_gan(config), torch.Generator().manual_seed(3)
+    start = initial_weights(gan, torch.Generator().manual_seed(0))
+    loop = InnerLoop(gan, config, start, _shots(2, 3), rng)
+    before = {name: w.detach().clone() for name, w in getattr(loop, part).items()}
+    getattr(loop, f"_{part}_step")()
+    for name, weight in getattr(loop, part).items():
+        assert weight.grad is not None
+        clear = weight.grad.abs() > 1e-4  # elsewhere Adam's epsilon counts
+        moved = (weight.detach() - before[name])[clear]
+        expected = -1e-3 * weight.grad[clear].sign()
+        torch.testing.assert_close(moved, expected, rtol=1e-2, atol=1e-6)
+
+
 def test_the_inner_loop_leaves_the_meta_weights_alone() -> None:
     gan = build_gan(TINY)
     start = initial_weights(gan, torch.Generator().manual_seed(0))

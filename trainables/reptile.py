@@ -159,7 +159,8 @@ def _optimizer(config: ReptileConfig, weights: Weights, lr: float) -> torch.opti
 def _descend(loss: Tensor, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
     gradients = torch.autograd.grad(loss.sum(), list(weights.values()))
     for weight, gradient in zip(weights.values(), gradients, strict=True):
-        weight.grad = gradient
+        # The fused Adam takes a gradient's memory as it lies, whatever its strides say.
+        weight.grad = gradient.contiguous()
     optimizer.step()
 
 

@@ -7,13 +7,15 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
 from cluster.resources import pack
 from cluster.session import Session, session
@@ -37,6 +39,7 @@ from tuner.tracking import Tracker, provenance_tags
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 CALIBRATION_SECONDS = 2.0
 SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
+QUIET_SECONDS = 15.0  # between lines of progress that no terminal can overwrite
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
 
@@ -359,13 +362,14 @@ class _Study:
     def _prepare(self) -> StudyContext:
         started = time.monotonic()
         setting, plan = self.setting, self.plan
-        nets = prepare_scorer(
-            setting.images,
-            setting.split,
-            cache_dir=user_cache() / "scorers",
-            threads=max(1, int(setting.cpus)),
-            report=setting.say,
-        )
+        with _newest_line(setting.console) as report:
+            nets = prepare_scorer(
+                setting.images,
+                setting.split,
+                cache_dir=user_cache() / "scorers",
+                threads=max(1, int(setting.cpus)),
+                report=report,
+            )
         self.timings["preparation"] = time.monotonic() - started
         return StudyContext(
             image_set=str(setting.images.path),
@@ -382,7 +386,9 @@ class _Study:
         used = float(journal.attr("search_seconds", 0.0))
         if self.setting.request.resume and self.setting.request.budget_seconds is not None:
             used = 0.0  # a budget given anew is meant anew
-        deadline = time.time() + max(0.0, plan.search_seconds - used)
+        left = max(0.0, plan.search_seconds - used)
+        deadline = time.time() + left
+        self._ends = time.monotonic() + left + plan.budget_seconds - plan.search_seconds
         clock = _Clock(journal, used)
         with LiveTable(
             trials=plan.trials,
@@ -415,7 +421,12 @@ class _Study:
             setting.say(
                 f"Finals: trial {run.best.number} on {len(setting.split.test)} test classes"
             )
-            stop = finals.longer_stop(run.best, scorers["validation"])
+            stop = finals.longer_stop(
+                run.best,
+                scorers["validation"],
+                slots=self.plan.slots,
+                seconds=self._ends - time.monotonic(),
+            )
             champion = finals.test(run.best, scorers["test"], stop=stop)
         reference = next((r for r in run.records if r.attrs.get("reference") and r.rungs), None)
         if reference is not None and reference is not run.best:
@@ -489,6 +500,24 @@ def _dashboard(ray: Session) -> str:
     """Where the dashboard is while Ray runs, and how to get the token it asks for."""
     token = f" (token: {ray.token_command})" if ray.token_command else ""
     return f"{ray.dashboard_url}{token}" if ray.dashboard_url else ""
+
+
+@contextmanager
+def _newest_line(console: Console) -> Iterator[Callable[[str], None]]:
+    """Show progress in place; where there is no terminal, a line now and then."""
+    if console.is_terminal:
+        with console.status("") as status:
+            yield lambda line: status.update(Text(f"Preparing, once: {line}"))
+        return
+    told = -QUIET_SECONDS
+
+    def report(line: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= QUIET_SECONDS:
+            told = time.monotonic()
+            console.print(f"Preparing, once: {line}", markup=False, soft_wrap=True)
+
+    yield report
 
 
 class _Clock:

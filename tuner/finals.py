@@ -25,7 +25,7 @@ from trainables.image_set import ImageSet
 from trainables.pipeline import EPISODES_AT_ONCE, Part, StudyContext, load_pipeline
 from tuner.journal import TrialRecord
 
-STRETCH = (1, 2, 3)  # multiples of the adaptation that trials were scored with
+STRETCH = (2, 3)  # multiples of the adaptation that trials were scored with
 INTERVALS = ("L", "J", "recognisability", "coverage", "density", "copy_share")
 
 
@@ -95,12 +95,24 @@ class Finals:
     threads: int
     console: Console
 
-    def longer_stop(self, record: TrialRecord, scorer: Scorer) -> int:
+    def longer_stop(
+        self, record: TrialRecord, scorer: Scorer, *, slots: int, seconds: float
+    ) -> int:
         """The best number of adaptation steps by L on all validation episodes: the trial's own,
-        or a multiple that scoring every trial with would have cost too much."""
+        or a multiple that scoring every trial with would have cost too much.
+
+        Args:
+            scorer: of the validation part.
+            slots: that adapt side by side.
+            seconds: there are, for this and for the test, which takes as long again.
+        """
         own = int(record.rungs[-1].metrics["adapt_steps"])
-        stops = [own * factor for factor in STRETCH]
-        drawn = self._draw(record, "validation", len(scorer.episodes), stops, "adapting longer")
+        total = len(scorer.episodes)
+        each = 2 * total * _seconds_a_step(record, self.context) / slots
+        stops = affordable_stops(own, each=each, seconds=seconds)
+        if len(stops) == 1:
+            return own
+        drawn = self._draw(record, "validation", total, stops, "adapting longer")
         return min(zip(stops, drawn, strict=True), key=lambda d: scorer.score(d[1]).metrics["L"])[0]
 
     def test(self, record: TrialRecord, scorer: Scorer, *, stop: int) -> Tested:
@@ -144,6 +156,19 @@ class Finals:
             (ready,), _rest = ray.wait(list(waiting), num_returns=1)
             parts[waiting.pop(ready)] = ray.get(ready)
         return np.concatenate([parts[first] for first in starts], axis=1)
+
+
+def affordable_stops(own: int, *, each: float, seconds: float) -> list[int]:
+    """The trial's own number of steps, and its multiples that take no longer than `seconds` at
+    `each` seconds a step."""
+    return [own] + [own * factor for factor in STRETCH if own * factor * each <= seconds]
+
+
+def _seconds_a_step(record: TrialRecord, context: StudyContext) -> float:
+    """What a step of adaptation to one episode took when the trial was scored."""
+    last = record.rungs[-1].metrics
+    episodes = sum(context.episodes[min(r.rung, len(context.episodes) - 1)] for r in record.rungs)
+    return last["score_seconds"] / (episodes * record.config["adapt_steps"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             grey.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
     command = [sys.executable, "-m", "tuner.launch", "reptile_omniglot"]
     command += ["--data", str(root / "digits"), "--storage", str(root / "runs")]
-    command += ["--trials", "3", "--budget", "40s", "--seed", "1"]
+    command += ["--trials", "2", "--budget", "50s", "--seed", "1"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(root / "cache"), "COLUMNS": "120"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=280, env=environment, check=False
@@ -48,7 +48,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_search_leaves_a_valid_result(study: Path) -> None:
     found = result.load(study / "result.json")
     assert found.outcome == "finished"
-    assert [trial.number for trial in found.trials] == [0, 1, 2]
+    assert [trial.number for trial in found.trials] == [0, 1]
     assert found.trials[0].label == "paper"
     assert all(trial.state in ("COMPLETE", "PRUNED") for trial in found.trials)
     assert found.best is not None
@@ -96,7 +96,7 @@ def test_mlflow_has_a_run_for_the_study_and_each_trial(study: Path) -> None:
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     assert len(parents) == 1
-    assert len(children) == 3
+    assert len(children) == 2
     for run in children:
         assert run.info.status == "FINISHED"
         assert run.data.tags["data_fingerprint"]
