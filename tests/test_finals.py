@@ -10,15 +10,15 @@ from tuner.finals import affordable_stops
 
 def test_multiples_that_fit_are_tried() -> None:
     # 100 steps at .1 s are 10 s; 20 s for twice as many, 30 s for three times.
-    assert affordable_stops(100, each=0.1, seconds=30) == [100, 200, 300]
-    assert affordable_stops(100, each=0.1, seconds=29) == [100, 200]
-    assert affordable_stops(100, each=0.1, seconds=0) == [100]
+    assert affordable_stops(50, 100, each=0.1, seconds=30) == [50, 100, 200, 300]
+    assert affordable_stops(100, 100, each=0.1, seconds=29) == [100, 200]
+    assert affordable_stops(100, 100, each=0.1, seconds=0) == [100]
 
 
 @given(own=st.integers(1, 500), each=st.floats(1e-6, 1), seconds=st.floats(-10, 1e4))
 def test_the_own_stop_is_always_there_and_the_rest_fits(
     own: int, each: float, seconds: float
 ) -> None:
-    first, *rest = affordable_stops(own, each=each, seconds=seconds)
+    first, *rest = affordable_stops(own, 500, each=each, seconds=seconds)
     assert first == own
-    assert all(stop * each <= seconds for stop in rest)
+    assert all(stop > own and stop * each <= seconds for stop in rest)

@@ -19,10 +19,10 @@ from trainables.reptile import (
     adapt,
     build_gan,
     initial_weights,
-    inner_step_flops,
     meta_iteration_flops,
     reptile_gradient,
     reptile_update,
+    step_flops,
 )
 
 TINY = ReptileConfig(
@@ -201,7 +201,7 @@ def test_adaptation_yields_a_batch_at_every_stop_and_repeats_itself() -> None:
 
 
 def test_flops_are_those_of_the_updates() -> None:
-    step = inner_step_flops(TINY, 3)
+    step = step_flops(TINY, 3)
     assert meta_iteration_flops(TINY) == step * TINY.inner_steps
     assert meta_iteration_flops(replace(TINY, inner_steps=4)) == 2 * meta_iteration_flops(TINY)
     assert meta_iteration_flops(replace(TINY, meta_batch=3)) == 3 * meta_iteration_flops(TINY)
@@ -210,7 +210,7 @@ def test_flops_are_those_of_the_updates() -> None:
         meta_iteration_flops(TINY)
     )
     # Twice the pictures are twice the products.
-    assert inner_step_flops(TINY, 6) == pytest.approx(2 * step)
+    assert step_flops(TINY, 6) == pytest.approx(2 * step)
 
 
 @pytest.mark.parametrize(

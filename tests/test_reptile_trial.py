@@ -12,9 +12,16 @@ import torch
 from tiny_scorer import tiny_images, tiny_nets
 
 from trainables import reptile_trial
+from trainables.features import SHOTS
 from trainables.pipeline import EPISODES_AT_ONCE, PIPELINES, Diverged, StudyContext, load_pipeline
-from trainables.reptile import ReptileConfig, meta_iteration_flops
-from trainables.reptile_trial import LOSS_ROWS, ReptileTrial, load_model, stopping_steps
+from trainables.reptile import ReptileConfig, meta_iteration_flops, step_flops
+from trainables.reptile_trial import (
+    LOSS_ROWS,
+    SCORING_SHARE,
+    ReptileTrial,
+    load_model,
+    stopping_steps,
+)
 from trainables.tasks import split_classes
 
 
@@ -173,3 +180,21 @@ def test_stopping_steps() -> None:
 
 def test_speed_is_measured(config: ReptileConfig) -> None:
     assert ReptileTrial.training_speed(asdict(config), "cpu", 0.05) > 0
+
+
+def test_scoring_keeps_to_its_share_of_the_compute(
+    config: ReptileConfig, context: StudyContext
+) -> None:
+    """However many steps of adaptation a config asks for."""
+    patient = replace(config, adapt_steps=10_000)
+    trial = ReptileTrial(asdict(patient), context, seed=1)
+    scoring = sum(
+        context.episodes[rung] * trial._affordable_steps(rung) * step_flops(patient, SHOTS)
+        for rung in range(len(context.rungs))
+    )
+    # A rung cannot be scored with less than one step.
+    least = sum(context.episodes) * step_flops(patient, SHOTS)
+    training = context.rungs[-1]
+    assert scoring <= SCORING_SHARE / (1 - SCORING_SHARE) * training + least
+    modest = ReptileTrial(asdict(replace(config, adapt_steps=1)), context, seed=1)
+    assert modest._affordable_steps(2) == 1

@@ -362,12 +362,9 @@ def adapt(
 
 
 @lru_cache(maxsize=256)
-def inner_step_flops(config: ReptileConfig, count: int) -> float:
-    """Floating-point operations of one inner step of one task on `count` pictures.
-
-    Counted by torch on a step of the real networks: matrix products and convolutions, forward
-    and backward, the gradient penalty's second derivative included.
-    """
+def _counted_flops(config: ReptileConfig, count: int) -> float:
+    """Counted by torch on a step of the real networks: matrix products and convolutions, forward
+    and backward, the gradient penalty's second derivative included."""
     gan = build_gan(config)
     rng = torch.Generator().manual_seed(0)
     shots = torch.zeros(1, count, config.channels, config.size, config.size)
@@ -379,6 +376,12 @@ def inner_step_flops(config: ReptileConfig, count: int) -> float:
 
 def meta_iteration_flops(config: ReptileConfig) -> float:
     """Floating-point operations of one meta-iteration: K steps of every task."""
+    each = step_flops(config, config.train_shots)
+    return each * config.inner_steps * config.meta_batch
+
+
+def step_flops(config: ReptileConfig, count: int) -> float:
+    """Floating-point operations of one inner step of one task on `count` pictures."""
     # Nothing but the nets and the numbers of pictures and critic steps changes the count.
     shape = replace(
         ReptileConfig(),
@@ -390,5 +393,4 @@ def meta_iteration_flops(config: ReptileConfig) -> float:
         latent=config.latent,
         critic_steps=config.critic_steps,
     )
-    step = inner_step_flops(shape, config.train_shots)
-    return step * config.inner_steps * config.meta_batch
+    return _counted_flops(shape, count)

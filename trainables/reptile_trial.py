@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainables.datasets import open_image_set
 from trainables.evaluation import Scorer, Scores
+from trainables.features import SHOTS
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
 from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Part, Report, StudyContext
@@ -27,10 +28,12 @@ from trainables.reptile import (
     adapt,
     build_gan,
     meta_iteration_flops,
+    step_flops,
 )
 from trainables.tasks import Episode, Split, class_rows, sample_drawings, to_tensor, to_uint8
 
-STOPS = 3  # stopping steps tried: adapt_steps and its halves
+STOPS = 3  # stopping steps tried: the last affordable one and its halves
+SCORING_SHARE = 0.25  # at most, of a trial's compute: scoring means adapting
 LOSS_ROWS = 40  # rows of the loss curve kept for each rung
 
 
@@ -50,9 +53,9 @@ def open_scorer(context: StudyContext, part: Part) -> Scorer:
     return _scorer(context.image_set, context.scorer, Split.from_dict(context.split), part)
 
 
-def stopping_steps(adapt_steps: int) -> tuple[int, ...]:
-    """Where along the adaptation pictures are drawn: adapt_steps and its halves, ascending."""
-    return tuple(sorted({max(1, adapt_steps >> half) for half in range(STOPS)}))
+def stopping_steps(last: int) -> tuple[int, ...]:
+    """Where along the adaptation pictures are drawn: the last step and its halves, ascending."""
+    return tuple(sorted({max(1, last >> half) for half in range(STOPS)}))
 
 
 def generate(
@@ -97,6 +100,7 @@ class ReptileTrial:
         self._rung = -1
         self._train_seconds = 0.0
         self._score_seconds = 0.0
+        self._score_steps = 0
 
     @property
     def train_flops(self) -> float:
@@ -104,11 +108,12 @@ class ReptileTrial:
 
     def step(self, should_stop: Callable[[], bool]) -> Report:
         began = time.monotonic()
-        losses = self._train(self.context.rungs[self._rung + 1], should_stop)
+        target = self._rung + 1
+        losses = self._train(self.context.rungs[target], should_stop)
         trained = time.monotonic()
-        complete = self.train_flops >= self.context.rungs[self._rung + 1]
+        complete = self.train_flops >= self.context.rungs[target]
         self._rung += complete
-        stop, scores, grid = self._score()
+        stop, scores, grid = self._score(target)
         self._train_seconds += trained - began
         self._score_seconds += time.monotonic() - trained
         updates = self.training.iterations * self.config.inner_steps * self.config.meta_batch
@@ -121,6 +126,7 @@ class ReptileTrial:
             "train_flops": self.train_flops,
             "train_seconds": self._train_seconds,
             "score_seconds": self._score_seconds,
+            "score_steps": float(self._score_steps),
         }
         return Report(metrics=metrics, losses=losses, grid=grid)
 
@@ -131,6 +137,7 @@ class ReptileTrial:
             "rung": self._rung,
             "train_seconds": self._train_seconds,
             "score_seconds": self._score_seconds,
+            "score_steps": self._score_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -139,6 +146,7 @@ class ReptileTrial:
         self._rung = state["rung"]
         self._train_seconds = state["train_seconds"]
         self._score_seconds = state["score_seconds"]
+        self._score_steps = state["score_steps"]
 
     def weights(self) -> dict[str, Tensor]:
         pair = self.training.scored()
@@ -215,11 +223,20 @@ class ReptileTrial:
             curve.append((float((first + part[-1] + 1) * each), float(critic), float(generator)))
         return curve
 
-    def _score(self) -> tuple[int, Scores, npt.NDArray[np.uint8]]:
+    def _affordable_steps(self, rung: int) -> int:
+        """Steps of adaptation that keep scoring within its share of the compute up to `rung`."""
+        rungs = self.context.rungs
+        training = rungs[rung] - (rungs[rung - 1] if rung else 0.0)
+        step = self.context.episodes[rung] * step_flops(self.config, SHOTS)
+        affordable = SCORING_SHARE / (1 - SCORING_SHARE) * training / step
+        return max(1, min(self.config.adapt_steps, int(affordable)))
+
+    def _score(self, rung: int) -> tuple[int, Scores, npt.NDArray[np.uint8]]:
         """The best stopping step, its scores, and a grid of what it draws."""
         scorer = open_scorer(self.context, "validation")
-        episodes = scorer.episodes[: self.context.episodes[max(self._rung, 0)]]
-        stops = stopping_steps(self.config.adapt_steps)
+        episodes = scorer.episodes[: self.context.episodes[rung]]
+        stops = stopping_steps(self._affordable_steps(rung))
+        self._score_steps += len(episodes) * stops[-1]
         samples = generate(
             self.training.gan,
             self.config,

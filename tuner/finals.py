@@ -25,7 +25,7 @@ from trainables.image_set import ImageSet
 from trainables.pipeline import EPISODES_AT_ONCE, Part, StudyContext, load_pipeline
 from tuner.journal import TrialRecord
 
-STRETCH = (2, 3)  # multiples of the adaptation that trials were scored with
+STRETCH = (1, 2, 3)  # multiples of adapt_steps that the champion may adapt for
 INTERVALS = ("L", "J", "recognisability", "coverage", "density", "copy_share")
 
 
@@ -98,8 +98,8 @@ class Finals:
     def longer_stop(
         self, record: TrialRecord, scorer: Scorer, *, slots: int, seconds: float
     ) -> int:
-        """The best number of adaptation steps by L on all validation episodes: the trial's own,
-        or a multiple that scoring every trial with would have cost too much.
+        """The best number of adaptation steps by L on all validation episodes: the one that the
+        trial was best at, or more, which scoring every trial with would have cost too much.
 
         Args:
             scorer: of the validation part.
@@ -108,8 +108,10 @@ class Finals:
         """
         own = int(record.rungs[-1].metrics["adapt_steps"])
         total = len(scorer.episodes)
-        each = 2 * total * _seconds_a_step(record, self.context) / slots
-        stops = affordable_stops(own, each=each, seconds=seconds)
+        last = record.rungs[-1].metrics
+        each = 2 * total * last["score_seconds"] / last["score_steps"] / slots
+        limit = int(record.config["adapt_steps"])
+        stops = affordable_stops(own, limit, each=each, seconds=seconds)
         if len(stops) == 1:
             return own
         drawn = self._draw(record, "validation", total, stops, "adapting longer")
@@ -158,17 +160,11 @@ class Finals:
         return np.concatenate([parts[first] for first in starts], axis=1)
 
 
-def affordable_stops(own: int, *, each: float, seconds: float) -> list[int]:
-    """The trial's own number of steps, and its multiples that take no longer than `seconds` at
-    `each` seconds a step."""
-    return [own] + [own * factor for factor in STRETCH if own * factor * each <= seconds]
-
-
-def _seconds_a_step(record: TrialRecord, context: StudyContext) -> float:
-    """What a step of adaptation to one episode took when the trial was scored."""
-    last = record.rungs[-1].metrics
-    episodes = sum(context.episodes[min(r.rung, len(context.episodes) - 1)] for r in record.rungs)
-    return last["score_seconds"] / (episodes * record.config["adapt_steps"])
+def affordable_stops(own: int, limit: int, *, each: float, seconds: float) -> list[int]:
+    """The step a trial was best at, and the multiples of its limit beyond that which take no
+    longer than `seconds` at `each` seconds a step."""
+    longer = [limit * factor for factor in STRETCH]
+    return [own] + [stop for stop in longer if stop > own and stop * each <= seconds]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
