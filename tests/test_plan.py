@@ -106,3 +106,8 @@ def test_the_description_names_what_a_user_pays() -> None:
 def test_clock() -> None:
     assert clock(65) == "1:05"
     assert clock(3661) == "1:01:01"
+
+
+def test_trials_asked_for_are_all_there_will_be() -> None:
+    assert plan(trials=3).most_trials == 3
+    assert plan().most_trials > 1000

@@ -25,7 +25,7 @@ from tuner.study import StudyRun, run_study
 class ToyPlan:
     """A StudyPlan."""
 
-    trials: int
+    most_trials: int
     slots: int = 2
     rungs: tuple[float, ...] = toy_context()["rungs"]
     eta: int = 3
@@ -102,7 +102,7 @@ def main(options: dict[str, Any]) -> StudyRun:
     with Journal(storage, options["study"]) as journal, session(None, cpus=options["slots"]):
         clock._say("ray is up")
         run = run_study(
-            ToyPlan(trials=options["trials"], slots=options["slots"]),
+            ToyPlan(most_trials=options["trials"], slots=options["slots"]),
             ToyExperiment(base=base, known_points=points),
             journal=journal,
             context=toy_context(),

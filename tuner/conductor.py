@@ -226,6 +226,7 @@ def _recorded_plan(journal: Journal, setting: Setting) -> Plan:
     return replace(
         plan,
         trials=request.trials or plan.trials,
+        most_trials=request.trials or plan.most_trials,
         budget_seconds=request.budget_seconds or plan.budget_seconds,
     )
 

@@ -17,6 +17,7 @@ from tuner.experiments import Scale
 ETA = 3
 RUNGS = 3  # a full trial trains 9 times as long as one that is stopped at once
 FEWEST_TRIALS = 12
+MOST_TRIALS = 10_000
 DEFAULT_BUDGET_SECONDS: dict[Scale, float] = {"cpu": 600.0, "paper": 86_400.0}
 START_SECONDS = 30.0  # Ray, the actors and their imports
 FINISH_SECONDS = 150.0  # the champion adapts to all validation and test classes, and longer
@@ -36,7 +37,8 @@ class Plan:
         scale: which sizes of nets are searched.
         budget_seconds: wall time of the study, from Ray's start to the end of the test.
         search_seconds: the part of it in which trials run.
-        trials: at most.
+        trials: that the time is planned for.
+        most_trials: how many there may be; more than `trials` only while time is left.
         rungs: cumulative training FLOPs at which trials are scored and compared.
         episodes: scoring episodes at each rung.
         eta: about one of `eta` trials passes a rung.
@@ -52,6 +54,7 @@ class Plan:
     budget_seconds: float
     search_seconds: float
     trials: int
+    most_trials: int
     rungs: tuple[float, ...]
     episodes: tuple[int, ...]
     eta: int
@@ -137,6 +140,7 @@ def make_plan(
         budget_seconds=budget_seconds,
         search_seconds=search_seconds,
         trials=count,
+        most_trials=trials or MOST_TRIALS,
         rungs=tuple(full * flops_per_second / ETA**step for step in reversed(range(RUNGS))),
         episodes=episode_counts(validation_classes),
         eta=ETA,
@@ -155,11 +159,12 @@ def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
     """The plan for people, a line each."""
     rungs = ", ".join(f"{rung / plan.flops_per_second:.0f} s" for rung in plan.rungs)
     rate = plan.flops_per_second / 1e9
+    more = " or more" if plan.most_trials > plan.trials else ""
     return [
         f"Hardware   {cpus:g} CPUs, {gpus:g} GPUs: {plan.slots} trials side by side, each with "
         f"{plan.cpus_per_trial:g} CPUs, {plan.gpus_per_trial:g} GPUs and {plan.threads} threads",
-        f"Plan       {plan.trials} trials at {plan.scale} scale, seed {plan.seed}; each trains "
-        f"about {rungs} ({len(plan.rungs)} rungs of equal compute, at {rate:.0f} GFLOP/s), scored "
+        f"Plan       {plan.trials} trials{more} at {plan.scale} scale, seed {plan.seed}; each "
+        f"trains about {rungs} ({len(plan.rungs)} rungs of equal compute, at {rate:.0f} GFLOP/s), scored "
         f"on {', '.join(map(str, plan.episodes))} episodes; ASHA keeps 1 of {plan.eta}",
         f"Time       at most {clock(plan.budget_seconds)}: {clock(plan.search_seconds)} of search, "
         "then the best trial is tested on classes nobody has seen",

@@ -40,8 +40,8 @@ class StudyPlan(Protocol):
     """What a plan must say to be run."""
 
     @property
-    def trials(self) -> int:
-        """Trials of the whole study."""
+    def most_trials(self) -> int:
+        """Trials of the whole study, if time allows."""
 
     @property
     def rungs(self) -> tuple[float, ...]:
@@ -156,7 +156,7 @@ def run_study(
         journal,
         space=experiment.space,
         base=experiment.base,
-        trials=plan.trials,
+        trials=plan.most_trials,
         seed=plan.seed,
         deadline=deadline,
         common={
