@@ -164,8 +164,8 @@ def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
         f"Hardware   {cpus:g} CPUs, {gpus:g} GPUs: {plan.slots} trials side by side, each with "
         f"{plan.cpus_per_trial:g} CPUs, {plan.gpus_per_trial:g} GPUs and {plan.threads} threads",
         f"Plan       {plan.trials} trials{more} at {plan.scale} scale, seed {plan.seed}; each "
-        f"trains about {rungs} ({len(plan.rungs)} rungs of equal compute, at {rate:.0f} GFLOP/s), scored "
-        f"on {', '.join(map(str, plan.episodes))} episodes; ASHA keeps 1 of {plan.eta}",
+        f"trains about {rungs} ({len(plan.rungs)} rungs of equal compute, at {rate:.0f} GFLOP/s), "
+        f"scored on {', '.join(map(str, plan.episodes))} episodes; ASHA keeps 1 of {plan.eta}",
         f"Time       at most {clock(plan.budget_seconds)}: {clock(plan.search_seconds)} of search, "
         "then the best trial is tested on classes nobody has seen",
     ]
