@@ -17,7 +17,7 @@ def plan(**changed: Any) -> Plan:
         "scale": "cpu",
         "budget_seconds": 600.0,
         "trials": None,
-        "validation_classes": 20,
+        "validation_episodes": 20,
         "slots": 2,
         "threads": 1,
         "cpus_per_trial": 1.0,
@@ -91,7 +91,7 @@ def test_the_search_leaves_time_to_finish(budget: float, slots: int) -> None:
     assert made.full_trial_seconds < made.search_seconds
 
 
-def test_few_validation_classes_are_all_used() -> None:
+def test_few_episodes_are_all_used() -> None:
     assert episode_counts(3) == (3, 3, 3)
     assert episode_counts(20) == (5, 8, 12)
 

@@ -21,7 +21,7 @@ from cluster.resources import pack
 from cluster.session import Session, session
 from trainables.datasets import data_root_in_use, load_folder, load_or_stand_in, user_cache
 from trainables.errors import UserError
-from trainables.evaluation import Scorer, null_baselines, prepare_scorer
+from trainables.evaluation import EPISODES, Scorer, null_baselines, prepare_scorer
 from trainables.image_set import ImageSet
 from trainables.pipeline import StudyContext, load_pipeline
 from trainables.tasks import Split, split_classes, split_record
@@ -254,7 +254,7 @@ def _new_plan(setting: Setting) -> Plan:
         scale=scale,
         budget_seconds=request.budget_seconds or DEFAULT_BUDGET_SECONDS[scale],
         trials=request.trials,
-        validation_classes=len(setting.split.validation),
+        validation_episodes=max(EPISODES, len(setting.split.validation)),
         slots=packing.slots,
         threads=packing.threads,
         cpus_per_trial=request.cpus_per_trial or 1.0,

@@ -112,7 +112,7 @@ def make_plan(
     scale: Scale,
     budget_seconds: float,
     trials: int | None,
-    validation_classes: int,
+    validation_episodes: int,
     slots: int,
     threads: int,
     cpus_per_trial: float,
@@ -126,7 +126,7 @@ def make_plan(
 
     Args:
         trials: how many, or None for the plan's choice.
-        validation_classes: that trials can be scored on.
+        validation_episodes: that trials can be scored on.
         flops_per_second: training speed of one trial while all slots train.
     """
     search_seconds = max(
@@ -142,7 +142,7 @@ def make_plan(
         trials=count,
         most_trials=trials or MOST_TRIALS,
         rungs=tuple(full * flops_per_second / ETA**step for step in reversed(range(RUNGS))),
-        episodes=episode_counts(validation_classes),
+        episodes=episode_counts(validation_episodes),
         eta=ETA,
         slots=min(slots, count),
         cpus_per_trial=cpus_per_trial,
