@@ -71,7 +71,8 @@ def test_the_champion_can_be_picked_up(study: Path) -> None:
         assert samples["samples"].dtype == np.uint8
         assert samples["samples"].shape[2:] == (1, 32, 32)
         assert samples["samples"].std() > 0
-    assert Image.open(study / "champion" / "grid.png").size[0] > 100
+    with Image.open(study / "champion" / "grid.png") as grid:
+        assert grid.size[0] > 100
 
 
 @pytest.mark.ray
