@@ -83,8 +83,9 @@ def test_a_storage_that_cannot_be_written(
     assert error.count("\n") == 1
 
 
-def test_more_cpus_a_trial_than_there_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("cpus", "words"), [("4096", "4096 CPUs"), ("0", "above 0")])
+def test_cpus_a_trial_that_cannot_be(
+    cpus: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = pictures(tmp_path / "pictures", classes=4, each=8)
     error = refuse(
@@ -94,9 +95,9 @@ def test_more_cpus_a_trial_than_there_are(
         "--data",
         str(data),
         "--cpus-per-trial",
-        "4096",
+        cpus,
     )
-    assert "4096 CPUs" in error
+    assert words in error
 
 
 def test_a_tracking_server_that_is_not_there(

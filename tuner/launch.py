@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from trainables.errors import UserError
 
 if TYPE_CHECKING:
-    from tuner.conductor import Request
+    from tuner.setting import Request
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
@@ -139,7 +139,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     if arguments.data is not None and arguments.data_root is not None:
         raise UserError("--data and --data-root name two sources of pictures: leave one out.")
     _require_writable(arguments.storage)
-    from tuner.conductor import Request
+    from tuner.setting import Request
 
     budget = None if arguments.budget is None else parse_budget(arguments.budget)
     return Request(

@@ -79,11 +79,6 @@ class Plan:
         }
         return cls(**fields)
 
-    @property
-    def full_trial_seconds(self) -> float:
-        """Training time of a trial that is never stopped, scoring not included."""
-        return self.rungs[-1] / self.flops_per_second
-
 
 def parse_budget(text: str) -> float:
     """Seconds of "90", "90s", "10m", "1h30m" or "2d".
@@ -98,6 +93,11 @@ def parse_budget(text: str) -> float:
             f"--budget must be a positive time such as 90s, 10m or 1h30m, got {text!r}."
         )
     return seconds
+
+
+def search_time(budget_seconds: float) -> float:
+    """The part of a budget in which trials run."""
+    return max(SHORTEST_SEARCH * budget_seconds, budget_seconds - START_SECONDS - FINISH_SECONDS)
 
 
 def episode_counts(available: int) -> tuple[int, ...]:
@@ -129,9 +129,7 @@ def make_plan(
         validation_episodes: that trials can be scored on.
         flops_per_second: training speed of one trial while all slots train.
     """
-    search_seconds = max(
-        SHORTEST_SEARCH * budget_seconds, budget_seconds - START_SECONDS - FINISH_SECONDS
-    )
+    search_seconds = search_time(budget_seconds)
     relative = search_seconds * slots / (2 * DEFAULT_BUDGET_SECONDS["cpu"])
     count = trials or max(FEWEST_TRIALS, round(FEWEST_TRIALS * relative**0.5))
     full = MARGIN * search_seconds / (makespan(count, slots) * SCORING)

@@ -172,7 +172,8 @@ def _print_tests(result: StudyResult, console: Console) -> None:
     assert result.test is not None
     classes, episodes = len(result.test.classes), result.test.episodes
     lines = [
-        f"Test on {classes} classes never used before ({episodes} episodes, 95 % intervals):",
+        f"Test ({episodes} episodes of {classes} never used class{'es' * (classes != 1)}, 95 % "
+        "intervals):",
         f"  the best trial: {_test_line(result.test)}",
     ]
     if (reference := result.reference) is not None:

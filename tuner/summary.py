@@ -28,7 +28,7 @@ from tuner.result import (
 )
 from tuner.study import StudyRun
 from tuner.tracking import Tracker
-from tuner.tracking_uri import strip_credentials, ui_command
+from tuner.tracking_uri import strip_credentials, study_page, ui_command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +82,11 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
         ),
         commands={
             "mlflow_ui": ui_command(facts.tracker.uri),
+            "mlflow_page": study_page(
+                facts.tracker.uri, facts.tracker.experiment_id, facts.tracker.parent_run_id
+            ),
             "ray_dashboard": facts.dashboard,
-            "resume": facts.resume,
+            "search_on": facts.resume,
         },
     )
 

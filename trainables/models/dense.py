@@ -1,8 +1,7 @@
 """Generators of full layers, for small pictures of strokes.
 
 On small pictures a few products of a small batch with large matrices cost less than convolutions,
-and the last full layer is a dictionary of whole strokes that a few steps can recombine: after the
-same training, such a generator draws a new character in far fewer steps of adaptation.
+and the last full layer is a dictionary of whole strokes that a few steps can recombine.
 """
 
 from __future__ import annotations

@@ -1,0 +1,101 @@
+"""What is known before a study runs, and what a resumed one goes by."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from test_launch import pictures
+
+from trainables.errors import UserError
+from tuner.conductor import _Study
+from tuner.journal import Journal
+from tuner.plan import search_time
+from tuner.setting import Request, Setting, look_around, new_plan, recorded_plan, reopened
+
+
+@pytest.fixture
+def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Request(
+        experiment="reptile_omniglot",
+        trials=None,
+        budget_seconds=600.0,
+        scale="cpu",
+        seed=0,
+        data_root=None,
+        data=pictures(tmp_path / "my pictures", classes=4, each=8),
+        storage=tmp_path / "runs",
+        study=None,
+        tracking_uri="http://me:secret@host:5000",
+        address=None,
+        cpus_per_trial=None,
+        gpus_per_trial=None,
+        dry_run=False,
+        resume=False,
+    )
+
+
+def begun(setting: Setting) -> Journal:
+    journal = Journal(setting.request.storage, setting.study)
+    journal.set_attr("data", asdict(setting.data))
+    journal.set_attr("plan", new_plan(setting).to_dict())
+    return journal
+
+
+def test_the_name_of_a_users_folder_becomes_a_study_that_is_one_word(request_: Request) -> None:
+    setting = look_around(request_, None)
+    assert setting.title == setting.study == "reptile_omniglot-my-pictures"
+
+
+def test_the_next_study_gets_a_number_and_resume_takes_the_newest(request_: Request) -> None:
+    first = look_around(request_, None)
+    first.folder.mkdir(parents=True)
+    second = look_around(request_, None)
+    assert second.study == f"{first.study}-2"
+    assert second.title == first.title
+    second.folder.mkdir()
+    assert look_around(replace(request_, resume=True), None).study == second.study
+
+
+def test_a_resumed_study_keeps_its_rungs_and_a_new_budget_is_searched(request_: Request) -> None:
+    setting = look_around(request_, None)
+    with begun(setting):
+        pass
+    again = replace(request_, resume=True, budget_seconds=7200.0, trials=40)
+    resumed = look_around(again, None)
+    with reopened(resumed) as journal:
+        before, plan = journal.attr("plan"), recorded_plan(journal, resumed)
+    assert list(plan.rungs) == list(before["rungs"])
+    assert plan.search_seconds == search_time(7200.0) > before["search_seconds"]
+    assert plan.trials == plan.most_trials == 40
+
+
+def test_a_finished_study_says_so(request_: Request) -> None:
+    setting = look_around(request_, None)
+    with begun(setting):
+        pass
+    (setting.folder / "result.json").write_text("{}")
+    resumed = look_around(replace(request_, resume=True, budget_seconds=None), None)
+    with pytest.raises(UserError, match="is finished"):
+        reopened(resumed)
+
+
+def test_other_data_cannot_go_on_with_a_study(request_: Request, tmp_path: Path) -> None:
+    setting = look_around(request_, None)
+    with begun(setting) as journal:
+        journal.set_attr("data", {**asdict(setting.data), "fingerprint": "another"})
+        with pytest.raises(UserError, match="the same --data-root or --data"):
+            recorded_plan(journal, setting)
+
+
+def test_the_resume_command_leads_to_the_same_places_without_credentials(
+    request_: Request,
+) -> None:
+    setting = look_around(request_, None)
+    command = _Study(setting, new_plan(setting), 0.0)._resume_command()
+    assert f"--study {setting.study}" in command
+    assert "my pictures'" in command
+    assert "--tracking-uri http://host:5000" in command
+    assert "secret" not in command

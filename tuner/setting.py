@@ -1,0 +1,266 @@
+"""From a request to what is known before anything runs: data, split, study name, plan."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+
+from cluster.resources import Packing, pack
+from cluster.session import Session
+from trainables.datasets import data_root_in_use, load_folder, load_or_stand_in, user_cache
+from trainables.errors import UserError
+from trainables.evaluation import EPISODES
+from trainables.image_set import ImageSet
+from trainables.pipeline import load_pipeline
+from trainables.tasks import Split, split_classes
+from tuner.experiments import Experiment, Scale, find_experiment
+from tuner.journal import Journal
+from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan, search_time
+from tuner.result import Data
+
+CALIBRATION_SECONDS = 2.0
+SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
+SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a user asked for; None leaves a choice to the plan. See `launch --help`."""
+
+    experiment: str
+    trials: int | None
+    budget_seconds: float | None
+    scale: Literal["auto", "cpu", "paper"]
+    seed: int
+    data_root: Path | None
+    data: Path | None
+    storage: Path
+    study: str | None
+    tracking_uri: str | None
+    address: str | None
+    cpus_per_trial: float | None
+    gpus_per_trial: float | None
+    dry_run: bool
+    resume: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is known before anything runs."""
+
+    request: Request
+    experiment: Experiment
+    images: ImageSet
+    data: Data
+    split: Split
+    title: str  # the experiment's name, changed where it runs on other data; MLflow's experiment
+    study: str
+    cpus: float
+    gpus: float
+    console: Console
+
+    @property
+    def folder(self) -> Path:
+        return self.request.storage / self.study
+
+    def say(self, line: str) -> None:
+        _say(self.console, line)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def look_around(request: Request, ray: Session | None) -> Setting:
+    """The machine or cluster, the data and its split, and the name of the study."""
+    cpus = ray.cpus if ray else float(len(os.sched_getaffinity(0)))
+    gpus = ray.gpus if ray else float(torch.cuda.device_count())
+    scale: Scale = request.scale if request.scale != "auto" else "paper" if gpus else "cpu"
+    experiment = find_experiment(request.experiment)(scale)
+    console = Console()
+    images, data = _open_data(request, experiment, lambda line: _say(console, line))
+    size, channels = images.images.shape[-1], images.images.shape[1]
+    title = _title(experiment, images, request)
+    return Setting(
+        request=request,
+        experiment=replace(experiment, base=replace(experiment.base, size=size, channels=channels)),
+        images=images,
+        data=data,
+        split=split_classes(images, seed=SPLIT_SEED),
+        title=title,
+        study=_study_name(request, title),
+        cpus=cpus,
+        gpus=gpus,
+        console=console,
+    )
+
+
+def _open_data(
+    request: Request, experiment: Experiment, say: Callable[[str], None]
+) -> tuple[ImageSet, Data]:
+    cache = user_cache() / "images"
+    if request.data is not None:
+        images = load_folder(request.data, cache_dir=cache, report=say)
+        source = str(request.data.absolute())
+    else:
+        images = load_or_stand_in(
+            experiment.data,
+            data_root=request.data_root,
+            cache_dir=cache,
+            download=not request.dry_run,  # a dry run starts nothing
+            report=say,
+        )
+        source = "embedded" if images.stand_in else str(data_root_in_use(request.data_root))
+    return images, Data(
+        name=images.name,
+        stand_in=images.stand_in,
+        fingerprint=images.fingerprint,
+        source=source,
+    )
+
+
+def _title(experiment: Experiment, images: ImageSet, request: Request) -> str:
+    """The experiment's name, changed where it does not run on the data it is named after."""
+    if images.stand_in:
+        return f"{experiment.name}-standin-{images.name}"
+    if request.data is not None:
+        # The name of a user's folder becomes one of ours.
+        return f"{experiment.name}-{re.sub(r'[^A-Za-z0-9._-]+', '-', images.name)}"
+    return experiment.name
+
+
+def _study_name(request: Request, title: str) -> str:
+    """The study asked for; else the newest of this title to resume, or the next free name."""
+    taken = sorted(
+        (
+            path.name
+            for path in request.storage.glob(f"{title}*")
+            if path.name == title or path.name.removeprefix(f"{title}-").isdecimal()
+        ),
+        key=lambda name: (len(name), name),
+    )
+    if request.study is not None:
+        if not request.resume and (request.storage / request.study).exists():
+            raise UserError(
+                f"Study {request.study!r} exists: add --resume to go on with it, or choose "
+                "another --study."
+            )
+        return request.study
+    if request.resume:
+        if not taken:
+            raise UserError(f"There is no study of {title!r} in {request.storage} to resume.")
+        return taken[-1]
+    if not taken:
+        return title
+    last = taken[-1].removeprefix(title).removeprefix("-") or "1"
+    return f"{title}-{int(last) + 1}"
+
+
+def reopened(setting: Setting) -> Journal:
+    """The journal of the study to resume.
+
+    Raises:
+        UserError: there is none, another process holds it, or there is nothing left to do.
+    """
+    request = setting.request
+    if not (setting.folder / "journal.log").is_file():
+        raise UserError(f"There is no study {setting.study!r} in {request.storage} to resume.")
+    more = request.budget_seconds is not None or request.trials is not None
+    if (setting.folder / "result.json").is_file() and not more:
+        raise UserError(
+            f"Study {setting.study!r} is finished, see {setting.folder / 'result.json'}: add "
+            "--budget to search on."
+        )
+    return Journal(request.storage, setting.study)
+
+
+def recorded_plan(journal: Journal, setting: Setting) -> Plan:
+    """The plan a study began with, with what `--budget` and `--trials` change of it."""
+    recorded, began = journal.attr("plan"), journal.attr("data")
+    if recorded is None or began is None:
+        raise UserError(
+            f"Study {setting.study!r} stopped before it began: start it again without --resume."
+        )
+    if began["fingerprint"] != setting.images.fingerprint:
+        raise UserError(
+            f"Study {setting.study!r} runs on {began['name']!r} from {began['source']}, and the "
+            f"data found now is another ({setting.images.name!r} from {setting.data.source}): "
+            "give the same --data-root or --data."
+        )
+    plan = Plan.from_dict(recorded)
+    _packed(setting, plan.cpus_per_trial, plan.gpus_per_trial)  # it must still fit
+    request = setting.request
+    budget = request.budget_seconds or plan.budget_seconds
+    return replace(
+        plan,
+        trials=request.trials or plan.trials,
+        most_trials=request.trials or plan.most_trials,
+        budget_seconds=budget,
+        search_seconds=search_time(budget),
+    )
+
+
+def new_plan(setting: Setting) -> Plan:
+    """What a new study will do, at the training speed measured now."""
+    request, scale = setting.request, setting.experiment.scale
+    cpus_each = 1.0 if request.cpus_per_trial is None else request.cpus_per_trial
+    gpus_each = request.gpus_per_trial
+    if gpus_each is None:
+        gpus_each = 1.0 if scale == "paper" and setting.gpus else 0.0
+    packing = _packed(setting, cpus_each, gpus_each)
+    device = "cuda" if gpus_each else "cpu"
+    torch.set_num_threads(packing.threads)
+    speed = load_pipeline(setting.experiment.pipeline).training_speed(
+        asdict(setting.experiment.base), device, CALIBRATION_SECONDS
+    )
+    return make_plan(
+        scale=scale,
+        budget_seconds=request.budget_seconds or DEFAULT_BUDGET_SECONDS[scale],
+        trials=request.trials,
+        validation_episodes=max(EPISODES, len(setting.split.validation)),
+        slots=packing.slots,
+        threads=packing.threads,
+        cpus_per_trial=cpus_each,
+        gpus_per_trial=gpus_each,
+        device=device,
+        seed=request.seed,
+        samples=setting.experiment.samples,
+        flops_per_second=speed * (SHARED_SPEED if packing.slots > 1 else 1.0),
+    )
+
+
+def _packed(setting: Setting, cpus_each: float, gpus_each: float) -> Packing:
+    try:
+        return pack(
+            cpus=setting.cpus,
+            gpus=setting.gpus,
+            cpus_per_trial=cpus_each,
+            gpus_per_trial=gpus_each,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def show(plan: Plan, setting: Setting) -> None:
+    """Print what will run."""
+    images, split = setting.images, setting.split
+    setting.say(f"Study      {setting.study}: {setting.experiment.summary}")
+    setting.say(
+        f"Data       {images.name} from {setting.data.source}: {len(images.labels):,} pictures; "
+        f"{len(split.train)} classes to train on, {len(split.validation)} to validate, "
+        f"{len(split.test)} to test"
+    )
+    if images.stand_in:
+        setting.say(
+            f"STAND-IN   {images.name} is embedded and stands in for {setting.experiment.data}: "
+            "its scores say nothing about the real set"
+        )
+    for line in describe(plan, cpus=setting.cpus, gpus=setting.gpus):
+        setting.say(line)
