@@ -17,7 +17,7 @@ PAPER_WIDTHS = (16, 32, 64)
 def _inner(trial: Trial) -> dict[str, Any]:
     """The inner optimiser; SGD needs ten times Adam's rate to move as far."""
     optimizer = trial.suggest_categorical("inner_optimizer", ["adam", "sgd"])
-    low, high = (3e-4, 2e-2) if optimizer == "adam" else (1e-3, 3e-2)
+    low, high = (1e-3, 2e-2) if optimizer == "adam" else (1e-3, 3e-2)
     return {
         "inner_optimizer": optimizer,
         "inner_lr": trial.suggest_float(f"inner_lr_{optimizer}", low, high, log=True),
@@ -52,7 +52,8 @@ def _nets(trial: Trial, widths: tuple[int, ...]) -> dict[str, Any]:
 def _adaptation(trial: Trial) -> dict[str, Any]:
     return {
         "augmentation": trial.suggest_float("augmentation", 0.0, 1.0),
-        "adapt_steps": trial.suggest_int("adapt_steps", 10, 200, log=True),
+        "adapt_steps": trial.suggest_int("adapt_steps", 20, 600, log=True),
+        "adapt_averaging": trial.suggest_float("adapt_averaging", 0.0, 0.3),
     }
 
 

@@ -19,6 +19,7 @@ from trainables.reptile import (
     adapt,
     build_gan,
     initial_weights,
+    latents,
     meta_iteration_flops,
     reptile_gradient,
     reptile_update,
@@ -184,6 +185,28 @@ def test_averaging_weighs_the_newest_share() -> None:
     torch.testing.assert_close(
         training.scored().generator, torch.full_like(training.meta.generator, 37 / 9)
     )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_generator_that_draws_is_an_average_of_the_loop(share: float) -> None:
+    """Of its newest steps: with share 1/2, 1, 3/4 and 5/9 of the newest at steps 1, 2 and 3."""
+    config = replace(TINY, adapt_averaging=share)
+    gan = build_gan(config)
+    start = initial_weights(gan, torch.Generator().manual_seed(0))
+    shots = _shots(2, 4)
+    rng = torch.Generator().manual_seed(5)
+    loop = InnerLoop(gan, config, start, shots, rng)
+    weights: dict[str, torch.Tensor] = {}
+    for newest in (1.0, 3 / 4, 5 / 9) if share else (1.0, 1.0, 1.0):
+        loop.step()
+        for name, value in loop.generator.items():
+            before = weights.get(name, torch.zeros(()))
+            weights[name] = (1 - newest) * before + newest * value.detach()
+    with torch.no_grad():
+        expected = gan.generator.forward(weights, latents(gan, 2, 6, rng))
+    again = torch.Generator().manual_seed(5)
+    (drawn,) = adapt(gan, config, start, shots, again, stops=(3,), count=6)
+    torch.testing.assert_close(drawn, expected)
 
 
 def test_adaptation_yields_a_batch_at_every_stop_and_repeats_itself() -> None:

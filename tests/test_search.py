@@ -246,6 +246,17 @@ def test_a_diverged_region_is_avoided_and_a_dead_worker_is_not_held_against_it()
     assert share_above_half("diverged: nan") < share_above_half("worker died")
 
 
+def test_a_trial_that_runs_on_is_a_good_example_and_one_without_scores_is_none():
+    study = optuna.create_study()
+    promoted, fresh = study.ask(), study.ask()
+    promoted.report(0.4, 1)
+    seen = lessons(study.get_trials(), (TrialState.PRUNED, TrialState.RUNNING))
+    assert [trial.state for trial in seen] == [TrialState.PRUNED, TrialState.RUNNING]
+    assert seen[0].intermediate_values == {1: 0.4}
+    assert study.trials[promoted.number].state == TrialState.RUNNING
+    assert fresh.number == seen[1].number
+
+
 def test_lessons_leave_the_study_alone():
     study = optuna.create_study()
     told(study, {"x": 0.5}, state=TrialState.FAIL, attrs={"reason": "out of memory"})

@@ -66,6 +66,7 @@ class ReptileConfig:
     averaging: float = 0.1  # share of training that the scored weights average over; 0: the last
     augmentation: float = 0.3  # strength in training and adaptation; 1 is strong, 0 none
     adapt_steps: int = 150  # most steps of adaptation; the best stop up to it is chosen
+    adapt_averaging: float = 0.2  # share of its steps that the drawing generator averages over
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -86,8 +87,9 @@ class ReptileConfig:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.outer_optimizer == "interpolation" and self.outer_step > 1:
             raise ValueError(f"`outer_step` must be in (0, 1], got {self.outer_step}.")
-        if not 0 <= self.averaging < 1:
-            raise ValueError(f"`averaging` must be in [0, 1), got {self.averaging}.")
+        for name in ("averaging", "adapt_averaging"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
         if not 0 <= self.augmentation <= 1:
             raise ValueError(f"`augmentation` must be in [0, 1], got {self.augmentation}.")
 
@@ -164,6 +166,15 @@ def _descend(loss: Tensor, weights: Weights, optimizer: torch.optim.Optimizer) -
     optimizer.step()
 
 
+def newest_weight(step: int, share: float) -> float:
+    """Weight of the newest of `step` values in an average over about the last `share` of them.
+
+    A power function of time, so that no end has to be known; `share` 0 keeps the newest alone.
+    Source: arXiv:2312.02696, section 3.
+    """
+    return 1 - (1 - 1 / step) ** (1 / share) if share else 1.0
+
+
 class InnerLoop:
     """The operator U of equation 1: steps of critic and generator on the pictures of T tasks.
 
@@ -199,11 +210,12 @@ class InnerLoop:
             critic_loss = self._critic_step()
         return critic_loss, self._generator_step()
 
-    def draw(self, count: int) -> Tensor:
-        """New pictures of every task -> [T, count, C, S, S] in [-1, 1]."""
+    def draw(self, count: int, weights: Weights | None = None) -> Tensor:
+        """New pictures of every task -> [T, count, C, S, S] in [-1, 1]; `weights` of the generator
+        are those the loop stands at if None."""
         noise = latents(self.gan, len(self.shots), count, self.rng)
         with torch.no_grad():
-            return self.gan.generator.forward(self.generator, noise)
+            return self.gan.generator.forward(self.generator if weights is None else weights, noise)
 
     def _real(self) -> Tensor:
         if not self.config.augmentation:
@@ -288,7 +300,7 @@ class MetaTraining:
 
     def scored(self) -> Pair:
         """The meta-weights that generation starts from."""
-        return self.average if self.config.averaging else self.meta
+        return self.average
 
     def _move(self, adapted: Pair) -> None:
         pairs = (
@@ -303,16 +315,10 @@ class MetaTraining:
                 meta.copy_(reptile_update(meta, after, step=self.config.outer_step))
 
     def _average(self) -> None:
-        """Average over the newest share of all iterations so far, whatever their number.
-
-        A power function of time, so that no end has to be known (arXiv:2312.02696, section 3):
-        its width is about `averaging` of the training so far.
-        """
-        if not self.config.averaging:
-            return
-        keep = (1 - 1 / self.iterations) ** (1 / self.config.averaging)
-        self.average.generator.lerp_(self.meta.generator, 1 - keep)
-        self.average.critic.lerp_(self.meta.critic, 1 - keep)
+        """Follow the newest share of all iterations so far."""
+        weight = newest_weight(self.iterations, self.config.averaging)
+        self.average.generator.lerp_(self.meta.generator, weight)
+        self.average.critic.lerp_(self.meta.critic, weight)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -345,6 +351,9 @@ def adapt(
 ) -> Iterator[Tensor]:
     """Algorithm 2 for T tasks at once: `count` new pictures a task at every stop.
 
+    The two nets circle each other, so the generator that draws is the average of the newest share
+    of its steps (`adapt_averaging`); the loop itself is unchanged by that.
+
     Args:
         start: meta-weights [P]; not modified.
         shots: the given pictures [T, n, C, S, S] in [-1, 1].
@@ -353,12 +362,16 @@ def adapt(
         Pictures [T, count, C, S, S] in [-1, 1], one batch a stop.
     """
     loop = InnerLoop(gan, config, start, shots, rng)
+    average = {name: weight.detach().clone() for name, weight in loop.generator.items()}
     done = 0
     for stop in stops:
-        for _ in range(stop - done):
+        for step in range(done + 1, stop + 1):
             loop.step()
+            weight = newest_weight(step, config.adapt_averaging)
+            for name, newest in loop.generator.items():
+                average[name].lerp_(newest.detach(), weight)
         done = stop
-        yield loop.draw(count)
+        yield loop.draw(count, average)
 
 
 @lru_cache(maxsize=256)

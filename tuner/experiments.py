@@ -85,6 +85,7 @@ def figr_settings(scale: Scale, *, shots: int) -> KnownPoint:
             "meta_batch": 1,
             "averaging": 0.0,
             "augmentation": 0.0,
+            "adapt_averaging": 0.0,
         },
         # FIGR's latent size is no power of two, and its K of generation is the K of training.
         overrides={"mode": "faithful", "latent": 100, "adapt_steps": 10},
@@ -106,7 +107,8 @@ def _starting_points() -> tuple[KnownPoint, ...]:
         "outer_step_interpolation": 1.0,
         "meta_batch": 4,
         "averaging": 0.1,
-        "adapt_steps": 150,
+        "adapt_steps": 300,
+        "adapt_averaging": 0.2,
     }
     own = {
         "plane": {"inner_lr_adam": 6e-3, "augmentation": 0.3},

@@ -200,7 +200,9 @@ def lessons(
     """The trials a sampler may learn from, in `states`.
 
     A failure that its parameters are to blame for comes as PRUNED without a value, which TPE ranks
-    behind every trial that has one.
+    behind every trial that has one. A trial that is still running comes as PRUNED at its last rung:
+    a constant liar takes all running trials for bad ones, and those that ASHA lets run on are the
+    best there are.
     """
     seen = []
     for trial in trials:
@@ -210,6 +212,9 @@ def lessons(
         if trial.state == TrialState.FAIL and reason.startswith(_REGION_REASONS):
             trial = copy.copy(trial)
             trial.state, trial.intermediate_values = TrialState.PRUNED, {}
+        elif trial.state == TrialState.RUNNING and trial.intermediate_values:
+            trial = copy.copy(trial)
+            trial.state = TrialState.PRUNED
         if states is None or trial.state in states:
             seen.append(trial)
     return seen
