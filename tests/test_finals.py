@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner.finals import affordable_stops
+from tuner.finals import affordable_stops, earliest_best
 
 
 def test_multiples_that_fit_are_tried() -> None:
@@ -22,3 +22,9 @@ def test_the_own_stop_is_always_there_and_the_rest_fits(
     first, *rest = affordable_stops(own, 500, each=each, seconds=seconds)
     assert first == own
     assert all(stop > own and stop * each <= seconds for stop in rest)
+
+
+def test_of_stops_as_good_as_the_best_the_earliest_is_taken():
+    assert earliest_best([100, 200, 300], [0.5, 0.44, 0.4]) == 200
+    assert earliest_best([100, 200, 300], [0.5, 0.39, 0.46]) == 200
+    assert earliest_best([100], [2.0]) == 100

@@ -111,7 +111,13 @@ def _starting_points() -> tuple[KnownPoint, ...]:
         "adapt_averaging": 0.2,
     }
     own = {
-        "plane": {"inner_lr_adam": 6e-3, "augmentation": 0.3},
+        "plane": {
+            "inner_lr_adam": 1.5e-2,
+            "critic_lr_ratio": 0.5,
+            "train_shots": 9,
+            "outer_step_interpolation": 0.5,
+            "augmentation": 0.4,
+        },
         "dense": {"inner_lr_adam": 3e-3, "augmentation": 0.0, "meta_batch": 1},
         "compact": {"inner_lr_adam": 3e-3, "augmentation": 0.0},
     }

@@ -25,6 +25,7 @@ from trainables.image_set import ImageSet
 from trainables.pipeline import EPISODES_AT_ONCE, Part, StudyContext, load_pipeline
 from tuner.journal import TrialRecord
 
+NOISE = 0.05  # of L, between two stops of one model
 STRETCH = (1, 2, 3)  # multiples of adapt_steps that the champion may adapt for
 INTERVALS = ("L", "J", "recognisability", "coverage", "density", "copy_share")
 
@@ -98,8 +99,9 @@ class Finals:
     def longer_stop(
         self, record: TrialRecord, scorer: Scorer, *, slots: int, seconds: float
     ) -> int:
-        """The best number of adaptation steps by L on all validation episodes: the one that the
-        trial was best at, or more, which scoring every trial with would have cost too much.
+        """The number of adaptation steps to test with, chosen by L on all validation episodes: the
+        one that the trial was best at, or more, which scoring every trial with would have cost
+        too much.
 
         Args:
             scorer: of the validation part.
@@ -115,7 +117,7 @@ class Finals:
         if len(stops) == 1:
             return own
         drawn = self._draw(record, "validation", total, stops, "adapting longer")
-        return min(zip(stops, drawn, strict=True), key=lambda d: scorer.score(d[1]).metrics["L"])[0]
+        return earliest_best(stops, [scorer.score(samples).metrics["L"] for samples in drawn])
 
     def test(self, record: TrialRecord, scorer: Scorer, *, stop: int) -> Tested:
         """Adapt a trial's last model to every test episode for `stop` steps, and score it.
@@ -158,6 +160,13 @@ class Finals:
             (ready,), _rest = ray.wait(list(waiting), num_returns=1)
             parts[waiting.pop(ready)] = ray.get(ready)
         return np.concatenate([parts[first] for first in starts], axis=1)
+
+
+def earliest_best(stops: Sequence[int], losses: Sequence[float]) -> int:
+    """The first of `stops`, ascending, whose L is within noise of the best: adapting longer copies
+    more, and costs more."""
+    best = min(losses)
+    return next(s for s, loss in zip(stops, losses, strict=True) if loss <= best + NOISE)
 
 
 def affordable_stops(own: int, limit: int, *, each: float, seconds: float) -> list[int]:
