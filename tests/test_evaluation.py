@@ -16,7 +16,9 @@ from tiny_scorer import (
 )
 
 from trainables.errors import UserError
-from trainables.evaluation import Scorer, Scores, null_baselines
+from trainables.evaluation import null_baselines
+from trainables.pooled_scorer import PooledScorer
+from trainables.scores import Scores
 from trainables.tasks import split_classes
 
 KEYS = {
@@ -26,12 +28,12 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def scorer() -> Scorer:
+def scorer() -> PooledScorer:
     return tiny_scorer()
 
 
 @pytest.fixture(scope="module")
-def nulls(scorer: Scorer) -> dict[str, Scores]:
+def nulls(scorer: PooledScorer) -> dict[str, Scores]:
     return null_baselines(scorer)
 
 
@@ -76,7 +78,7 @@ def test_the_same_samples_score_the_same_and_so_does_a_reopened_scorer(scorer, n
     again = null_baselines(scorer)
     assert all(again[name].metrics == nulls[name].metrics for name in nulls)
     images = tiny_images()
-    reopened = Scorer(images, split_classes(images), tiny_nets(), part="test")
+    reopened = PooledScorer(images, split_classes(images), tiny_nets(), part="test")
     assert reopened.episodes == scorer.episodes
     assert null_baselines(reopened)["augmented_shots"].metrics == nulls["augmented_shots"].metrics
 
@@ -84,9 +86,9 @@ def test_the_same_samples_score_the_same_and_so_does_a_reopened_scorer(scorer, n
 def test_the_parts_are_different_and_every_seed_has_its_episodes(scorer):
     images = tiny_images()
     split = split_classes(images)
-    validation = Scorer(images, split, tiny_nets(), part="validation")
+    validation = PooledScorer(images, split, tiny_nets(), part="validation")
     assert {e.class_index for e in validation.episodes} == set(split.validation)
-    other = Scorer(images, split, tiny_nets(), part="test", seed=1)
+    other = PooledScorer(images, split, tiny_nets(), part="test", seed=1)
     assert {e.class_index for e in other.episodes} == {e.class_index for e in scorer.episodes}
     assert other.episodes != scorer.episodes
 
@@ -149,7 +151,7 @@ def test_other_shapes_are_refused(scorer, wrong):
 def test_damaged_nets_are_one_line(tmp_path):
     images = tiny_images()
     with pytest.raises(UserError, match="must be whole"):
-        Scorer(images, split_classes(images), tmp_path, part="test")
+        PooledScorer(images, split_classes(images), tmp_path, part="test")
 
 
 def test_a_class_or_two_are_filled_up_with_ways_and_episodes():
@@ -157,7 +159,7 @@ def test_a_class_or_two_are_filled_up_with_ways_and_episodes():
     images = tiny_images(5, 10)
     split = split_classes(images)
     nets = prepared_in_a_folder(images, split, steps=2)
-    scorer = Scorer(images, split, nets, part="test")
+    scorer = PooledScorer(images, split, nets, part="test")
     assert len(split.test) == 1
     assert len(scorer.episodes) == 20
     assert scorer.reals.shape[1] == 6

@@ -12,7 +12,8 @@ import pytest
 from tiny_scorer import FROM_REALS, known_failures, tiny_images, tiny_scorer
 
 from trainables.datasets import load, user_cache
-from trainables.evaluation import Scorer, prepare_scorer
+from trainables.evaluation import prepare_scorer
+from trainables.pooled_scorer import PooledScorer
 from trainables.tasks import split_classes
 
 Table = dict[str, dict[str, float]]
@@ -38,7 +39,7 @@ def omniglot(request: pytest.FixtureRequest) -> Table:
     images = load("omniglot", cache_dir=cache / "images", download=False)
     split = split_classes(images)
     nets = prepare_scorer(images, split, cache_dir=cache / "scorers", threads=os.cpu_count() or 1)
-    scorer = Scorer(images, split, Path(nets), part=request.param)
+    scorer = PooledScorer(images, split, Path(nets), part=request.param)
     samples = known_failures(scorer, images, split)
     table = {k: scorer.score(v, from_reals=k in FROM_REALS).metrics for k, v in samples.items()}
     print(f"\n{request.param:24}", *(f"{column[:9]:>9}" for column in COLUMNS))

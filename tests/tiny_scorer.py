@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import uniform_filter
 
 from trainables.augment import augment
-from trainables.evaluation import Scorer
 from trainables.features import prepare_scorer
 from trainables.image_set import ImageSet
+from trainables.pooled_scorer import PooledScorer
 from trainables.tasks import Split, split_classes, to_tensor, to_uint8
 
 CLASSES, DRAWINGS, SIZE = 80, 20, 32
@@ -83,14 +83,14 @@ def tiny_nets() -> Path:
 
 
 @lru_cache(maxsize=1)
-def tiny_scorer() -> Scorer:
+def tiny_scorer() -> PooledScorer:
     """A scorer of the test part."""
     images = tiny_images()
-    return Scorer(images, split_classes(images), tiny_nets(), part="test")
+    return PooledScorer(images, split_classes(images), tiny_nets(), part="test")
 
 
 def known_failures(
-    scorer: Scorer, images: ImageSet, split: Split
+    scorer: PooledScorer, images: ImageSet, split: Split
 ) -> dict[str, npt.NDArray[np.uint8]]:
     """Samples whose faults are known, by name; those in FROM_REALS are made of real drawings."""
     rng = np.random.default_rng(0)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from trainables.augment import augment
 from trainables.image_set import ImageSet, Report
 from trainables.models.feature_net import FeatureNet, Recipe
-from trainables.tasks import Split
 
 BATCH = 64
 EPOCHS, FEWEST_STEPS = 6, 300
@@ -28,25 +27,26 @@ SECONDS_BETWEEN_REPORTS = 2.0
 def train_net(
     recipe: Recipe,
     images: ImageSet,
-    split: Split,
+    classes: Sequence[int],
     entropy: Sequence[int],
     report: Report,
     steps: int | None,
 ) -> tuple[dict[str, Tensor], float]:
-    """Train one net to tell the training classes apart -> its state, accuracy at the end."""
-    pixels, labels = _training_part(images, split)
+    """Train one net to tell `classes` apart -> its state with that of its head, accuracy at the
+    end; label i of the head is `classes[i]`."""
+    pixels, labels = _training_part(images, classes)
     generator = torch.Generator().manual_seed(_seed(entropy))
     with torch.random.fork_rng(devices=[]):  # modules draw their weights globally
         torch.manual_seed(_seed(entropy))
         net = FeatureNet(recipe, pixels.shape[1]).to(memory_format=torch.channels_last)
-        head = nn.Linear(recipe.features, len(split.train))
+        head = nn.Linear(recipe.features, len(classes))
     if steps is None:
         epochs = EPOCHS * len(labels) // BATCH
         steps = min(recipe.most_steps, max(FEWEST_STEPS, epochs))
     parameters = [*net.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=LR, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LR, total_steps=steps, pct_start=0.2)
-    progress = _Progress(f"{recipe.name}, {len(split.train)} classes", steps, report)
+    progress = _Progress(f"{recipe.name}, {len(classes)} classes", steps, report)
     order, correct = _epochs(len(labels), generator), 0.0
     for step in range(steps):
         batch = next(order)
@@ -65,6 +65,7 @@ def train_net(
     features = net.run(pixels[some].numpy())
     state["centre"] = features.mean(0)
     state["spread"] = features.std(0).clamp(min=1e-3)
+    state |= {f"head.{name}": value.detach() for name, value in head.named_parameters()}
     return state, correct
 
 
@@ -72,10 +73,10 @@ def _seed(entropy: Sequence[int]) -> int:
     return int(np.random.default_rng(entropy).integers(2**63))
 
 
-def _training_part(images: ImageSet, split: Split) -> tuple[Tensor, Tensor]:
-    """Return pictures of the training classes, uint8, with labels 0 to len(split.train) - 1."""
+def _training_part(images: ImageSet, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return pictures of `classes` that are not held out, uint8, with labels from 0."""
     position = np.full(len(images.classes), -1)
-    position[list(split.train)] = np.arange(len(split.train))
+    position[list(classes)] = np.arange(len(classes))
     labels = position[images.labels]
     rows = np.flatnonzero((labels >= 0) & ~images.held_out)
     return torch.from_numpy(images.images[rows]), torch.from_numpy(labels[rows])

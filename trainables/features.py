@@ -2,7 +2,9 @@
 
 The embedding carries the distances between distributions; the recogniser, another net, says whose
 class a picture is; the threshold says how near to a shot an honest new drawing ever comes. None
-of them sees a validation or test class.
+of them sees a validation or test class, with one exception: where a set has few but large classes
+(MNIST, FashionMNIST), the recogniser is a classifier of all of them, from their pictures that are
+not held out. It only ever scores.
 """
 
 from __future__ import annotations
@@ -35,12 +37,13 @@ from trainables.feature_training import train_net
 from trainables.image_set import ImageSet, Report, one_line, to_stderr
 from trainables.metrics import copy_distances
 from trainables.models.feature_net import FeatureNet, Recipe
-from trainables.tasks import Split, class_rows, make_episodes
+from trainables.tasks import Split, class_rows, large_classes, make_episodes
 
 VERSION = 2  # raise it when anything below changes what is learned
 SHOTS = 4
 CALIBRATION = 6000  # held-out drawings behind the copy threshold, at least
 COPY_PERCENTILE = 1.0
+HEAD = ("head.weight", "head.bias")
 
 
 EMBEDDING = Recipe(name="embedding", widths=(32, 64, 128), features=64, most_steps=800)
@@ -57,6 +60,7 @@ class ScoringNets:
     centre: Tensor  # of the embedding's features over the training classes, [64]
     spread: Tensor  # their standard deviation, [64]
     copy_threshold: float  # of `metrics.copy_distances`
+    head: tuple[Tensor, Tensor] | None  # weight and bias over all classes, of a classifier
 
     def embed(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return features in which the scores take distances, [N, C, S, S] -> [N, 64].
@@ -71,6 +75,12 @@ class ScoringNets:
     def recognise(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return features of length 1, whose nearest neighbours share a class, [N, 128]."""
         return F.normalize(self.recogniser.run(images)).double().numpy()
+
+    def classify(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """Return the class index of each picture, [N, C, S, S] -> [N]; of large classes only."""
+        if self.head is None:
+            raise ValueError("These scoring nets are of a set of small classes.")
+        return F.linear(self.recogniser.run(images), *self.head).argmax(1).numpy()
 
 
 def prepare_scorer(
@@ -90,7 +100,7 @@ def prepare_scorer(
 
     Args:
         images: the set.
-        split: its `train` classes are learned from, the others are not looked at.
+        split: its `train` classes are learned from.
         cache_dir: parent of the folder; created if absent.
         seed: of weights, order and augmentation; one seed and number of threads is one result.
         threads: of torch, while this trains.
@@ -147,19 +157,23 @@ def _open(folder: Path) -> ScoringNets:
         if hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"][recipe.name]:
             raise ValueError(f"{path.name} is not what was written")
         state = load_file(path)
-        for name in ("centre", "spread"):
-            statistics[f"{recipe.name}.{name}"] = state.pop(name)
+        for name in ("centre", "spread", *HEAD):
+            if name in state:
+                statistics[f"{recipe.name}.{name}"] = state.pop(name)
         with torch.device("meta"):
             net = FeatureNet(recipe, meta["channels"])
         net.load_state_dict(state, assign=True)
         net.to(memory_format=torch.channels_last)  # halves the time of scoring
         nets[recipe.name] = net.eval().requires_grad_(False)
+    names = [f"recogniser.{name}" for name in HEAD]
+    head = [statistics[name] for name in names if name in statistics]
     return ScoringNets(
         embedding=nets["embedding"],
         recogniser=nets["recogniser"],
         centre=statistics["embedding.centre"],
         spread=statistics["embedding.spread"],
         copy_threshold=float(meta["copy_threshold"]),
+        head=(head[0], head[1]) if head else None,
     )
 
 
@@ -185,6 +199,8 @@ def _folder_name(images: ImageSet, split: Split, seed: int, steps: int | None) -
         "seed": seed,
         "steps": steps,
     }
+    if large_classes(images):
+        request["recognises"] = "all classes"
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", images.name)[:40]
     return f"scorer-{readable}-{images.images.shape[-1]}-{digest[:16]}"
@@ -212,9 +228,14 @@ def _build(
         sums, accuracy = {}, {}
         with _threads(threads):
             for number, recipe in enumerate(RECIPES):
+                everything = recipe is RECOGNISER and large_classes(images)
+                classes = range(len(images.classes)) if everything else split.train
                 state, accuracy[recipe.name] = train_net(
-                    recipe, images, split, [seed, number], report, steps
+                    recipe, images, classes, [seed, number], report, steps
                 )
+                if not everything:
+                    for name in HEAD:
+                        del state[name]
                 path = new / f"{recipe.name}.safetensors"
                 save_file(state, path)
                 sums[recipe.name] = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-Part = Literal["validation", "test"]
+from trainables.tasks import Part
+
 EPISODES_AT_ONCE = 5  # adapted together: enough to share overhead, few enough for the cache
 
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from trainables.datasets import open_image_set
-from trainables.evaluation import Scorer, Scores
+from trainables.evaluation import Scorer, Scores, make_scorer
 from trainables.features import SHOTS
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
-from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Part, Report, StudyContext
+from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Report, StudyContext
 from trainables.reptile import (
     Gan,
     MetaTraining,
@@ -30,7 +30,15 @@ from trainables.reptile import (
     meta_iteration_flops,
     step_flops,
 )
-from trainables.tasks import Episode, Split, class_rows, sample_drawings, to_tensor, to_uint8
+from trainables.tasks import (
+    Episode,
+    Part,
+    Split,
+    class_rows,
+    sample_drawings,
+    to_tensor,
+    to_uint8,
+)
 
 STOPS = 3  # stopping steps tried: the last affordable one and its halves
 SCORING_SHARE = 0.25  # at most, of a trial's compute: scoring means adapting
@@ -45,7 +53,7 @@ def _image_set(path: str) -> ImageSet:
 
 @lru_cache(maxsize=4)
 def _scorer(image_set: str, scorer: str, split: Split, part: Part) -> Scorer:
-    return Scorer(_image_set(image_set), split, Path(scorer), part=part)
+    return make_scorer(_image_set(image_set), split, Path(scorer), part=part)
 
 
 def open_scorer(context: StudyContext, part: Part) -> Scorer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,12 @@ from torch import Tensor
 from trainables.datasets import ImageSet
 from trainables.errors import UserError
 
+Part = Literal["validation", "test"]
 VALIDATION_ALPHABETS = 5
+EPISODES = 20  # of a part, about: where it has fewer classes, several of each
 MOST_CLASSES = 20  # in validation, and in test
 FEWEST_REALS = 4  # per episode, to compare with
+LARGE_CLASS = 756  # held-out pictures: a reference of 500, and 256 to hold against it
 # (validation, test) by class name. Validation is near, middling and far from the test class.
 FIXED_SPLITS = {
     "mnist": (("4", "7", "0"), ("9",)),
@@ -217,6 +220,12 @@ def _episode(
         reals=tuple(compared[:reals].tolist()),
         seed=own_seed,
     )
+
+
+def large_classes(images: ImageSet) -> bool:
+    """Whether every class has enough held-out pictures to be compared with on its own."""
+    counts = np.bincount(images.labels[images.held_out], minlength=len(images.classes))
+    return bool(counts.min() >= LARGE_CLASS)
 
 
 def class_rows(labels: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

@@ -18,9 +18,9 @@ from rich.text import Text
 from cluster.session import Session, session
 from trainables.datasets import user_cache
 from trainables.errors import UserError
-from trainables.evaluation import Scorer, null_baselines, prepare_scorer
+from trainables.evaluation import make_scorer, null_baselines, prepare_scorer
 from trainables.pipeline import StudyContext
-from trainables.tasks import split_record
+from trainables.tasks import Part, split_record
 from tuner.finals import Finals, save_champion
 from tuner.journal import Journal
 from tuner.live import LiveTable
@@ -41,6 +41,7 @@ from tuner.summary import Facts, summarise
 from tuner.tracking import Tracker, provenance_tags
 from tuner.tracking_uri import strip_credentials
 
+PARTS: tuple[Part, ...] = ("validation", "test")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 QUIET_SECONDS = 15.0  # between lines of progress that no terminal can overwrite
 
@@ -201,8 +202,8 @@ class _Study:
         started = time.monotonic()
         setting = self.setting
         scorers = {
-            part: Scorer(setting.images, setting.split, Path(context.scorer), part=part)
-            for part in ("validation", "test")
+            part: make_scorer(setting.images, setting.split, Path(context.scorer), part=part)
+            for part in PARTS
         }
         finals = self._finals(context)
         champion = compared = None

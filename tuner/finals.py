@@ -22,7 +22,8 @@ from rich.progress import track
 from trainables.evaluation import Scorer, Scores
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
-from trainables.pipeline import EPISODES_AT_ONCE, Part, StudyContext, load_pipeline
+from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, load_pipeline
+from trainables.tasks import Part
 from tuner.journal import TrialRecord
 
 NOISE = 0.05  # of L, between two stops of one model

@@ -16,10 +16,9 @@ from cluster.resources import Packing, pack
 from cluster.session import Session
 from trainables.datasets import data_root_in_use, load_folder, load_or_stand_in, user_cache
 from trainables.errors import UserError
-from trainables.evaluation import EPISODES
 from trainables.image_set import ImageSet
 from trainables.pipeline import load_pipeline
-from trainables.tasks import Split, split_classes
+from trainables.tasks import EPISODES, Split, split_classes
 from tuner.experiments import Experiment, Scale, find_experiment
 from tuner.journal import Journal
 from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan, search_time

@@ -1,0 +1,220 @@
+"""Scores where every class has hundreds of pictures that no model was given: MNIST, FashionMNIST.
+
+Each episode is then a comparison of its own, with the pictures of its class alone, and a score is
+the mean over episodes. Samples and real pictures are as many on both sides (`COMPARED`), because
+two-sample scores depend on how many are compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from trainables import metrics
+from trainables.features import COPY_PERCENTILE, SHOTS, open_scoring_nets
+from trainables.image_set import ImageSet
+from trainables.metrics import Bytes, Floats
+from trainables.scores import FD_UNIT, HONEST_COPIES, KID_UNIT, SHARES
+from trainables.tasks import EPISODES, Part, Split, make_episodes
+
+REFERENCE = 500  # held-out pictures of the class that samples are compared with
+COMPARED = 256  # samples an episode, and real pictures beside the reference
+NEIGHBOURS = 5
+PAPERS = 64  # samples that the paper's MSE and SSIM are taken of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClassScores:
+    """Scores of one generator, as `scores.Scores` has them, by episode and in the mean.
+
+    Attributes:
+        metrics: means over episodes.
+        by_episode: the same scores, [E] each.
+    """
+
+    metrics: dict[str, float]
+    by_episode: dict[str, Floats] = field(repr=False)
+
+    @staticmethod
+    def of(by_episode: dict[str, Floats]) -> ClassScores:
+        """Average over episodes."""
+        means = {name: float(by_episode[name].mean()) for name in sorted(by_episode)}
+        return ClassScores(metrics=means, by_episode=by_episode)
+
+    def interval(
+        self, name: str, *, draws: int = 2000, seed: int = 0, level: float = 0.95
+    ) -> tuple[float, float]:
+        """Bootstrap a score over episodes -> its lower and upper end; as `Scores.interval`."""
+        if name not in self.metrics:
+            raise ValueError(f"No score {name!r}; there are {', '.join(self.metrics)}.")
+        values = self.by_episode[name]
+        drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+        low, high = np.quantile(values[drawn].mean(1), [(1 - level) / 2, (1 + level) / 2])
+        if name in SHARES:
+            low, high = max(low, 0.0), min(high, 1.0)
+        return float(low), float(high)
+
+
+class ClassScorer:
+    """Scores samples on a part's episodes, which are the same for every generator.
+
+    Attributes:
+        episodes: what to adapt to; some of the first may be scored alone.
+        shots: uint8 [E, 4, C, S, S].
+        reals: real pictures that are not in the references, uint8 [E, `COMPARED`, C, S, S].
+        seed: of the episodes.
+    """
+
+    def __init__(
+        self, images: ImageSet, split: Split, nets: Path, *, part: Part, seed: int = 0
+    ) -> None:
+        """Open the nets and embed the real pictures.
+
+        Args:
+            images: the set; every class has `REFERENCE` + `COMPARED` held-out pictures.
+            split: whose `part` is scored on.
+            nets: a folder of `prepare_scorer` for the same set and split.
+            part: "validation" in the search, "test" once at its end.
+            seed: of the episodes.
+        Raises:
+            UserError: the nets are absent or damaged, or a class has too few pictures.
+        """
+        classes = split.validation if part == "validation" else split.test
+        self.seed = seed
+        self.episodes = make_episodes(
+            images,
+            classes,
+            shots=SHOTS,
+            reals=REFERENCE + COMPARED,
+            seed=seed,
+            per_class=max(1, EPISODES // len(classes)),
+        )
+        self._nets = open_scoring_nets(nets)
+        self._classes = np.array([episode.class_index for episode in self.episodes])
+        self.shots: Bytes = np.stack([images.images[list(e.shots)] for e in self.episodes])
+        reals = [images.images[list(e.reals)] for e in self.episodes]
+        self.reals: Bytes = np.stack([pictures[REFERENCE:] for pictures in reals])
+        self._shot_features = [self._nets.embed(shots) for shots in self.shots]
+        self._features = [self._nets.embed(pictures) for pictures in reals]
+        self._real_shares = self._by_class(
+            [np.array([self._recognised(e, self.reals[e])]) for e in range(len(reals))]
+        ).mean(1)
+        self._thresholds = self._copy_thresholds()
+        self._references = [self._reference(features[:REFERENCE]) for features in self._features]
+        self._real_distances = self._by_class(
+            [np.array([self._frechet(e, f[REFERENCE:])]) for e, f in enumerate(self._features)]
+        ).mean(1)
+
+    def score(self, samples: Bytes, *, from_reals: bool = False) -> ClassScores:  # noqa: ARG002
+        """Score what a generator drew for the first episodes.
+
+        Args:
+            samples: uint8 [E, `COMPARED`, C, S, S], row e for `episodes[e]`; at least 1 row.
+            from_reals: the samples are `reals`; nothing has to change, since no reference holds
+                them.
+        Raises:
+            ValueError: wrong type or shape.
+        """
+        expected = self.reals.shape[1:]
+        if (
+            samples.dtype != np.uint8
+            or samples.shape[1:] != expected
+            or not 1 <= len(samples) <= len(self.episodes)
+        ):
+            raise ValueError(
+                f"`samples` must be uint8 [1 to {len(self.episodes)}, {expected}], "
+                f"got {samples.dtype} {samples.shape}."
+            )
+        rows = [self._score(e, drawn) for e, drawn in enumerate(samples)]
+        return ClassScores.of({name: np.array([row[name] for row in rows]) for name in rows[0]})
+
+    def _score(self, episode: int, samples: Bytes) -> dict[str, float]:
+        shots = self.shots[episode]
+        reals = self._features[episode]
+        reference, compared = reals[:REFERENCE], reals[REFERENCE:]
+        features = self._nets.embed(samples)
+        density, covered = metrics.density_coverage(
+            features, reference, self._references[episode][2], NEIGHBOURS
+        )
+        copies = metrics.copy_distances(samples, shots) < self._thresholds[episode]
+        errors, similarity = metrics.nearest_shot(samples[:PAPERS], shots)
+        rank, variance = metrics.rank_statistic(
+            self._to_shots(episode, features)[None], self._to_shots(episode, compared)[None]
+        )
+        deviation = metrics.mean_deviation(features[None]) / metrics.mean_deviation(reference[None])
+        found = {
+            "recognisability": self._recognised(episode, samples),
+            "recognisability_real": float(self._real_shares[episode]),
+            "diversity": float(deviation[0]),
+            "copy_share": float(copies.mean()),
+            "density": float(density.mean()),
+            "coverage": float(covered.mean()),
+            "fd": FD_UNIT * self._frechet(episode, features),
+            "fd_real": FD_UNIT * float(self._real_distances[episode]),
+            "kid": KID_UNIT * _kernel_distance(features, reference),
+            "c_t": float(rank[0] / np.sqrt(variance[0])),
+            "mse": float(errors.mean()),
+            "mse_rgb_sum": 3 * float(errors.mean()),
+            "ssim": float(similarity.mean()),
+        }
+        return found | _summary(found)
+
+    def _reference(self, features: Floats) -> tuple[Floats, Floats, Floats]:
+        """Mean, factor of the covariance, and neighbour radii of reference features [m, d]."""
+        covariance = np.cov(features, rowvar=False)
+        radii = metrics.neighbour_radii(features, NEIGHBOURS, np.arange(len(features)))
+        return features.mean(0), metrics.cholesky(covariance), radii
+
+    def _frechet(self, episode: int, features: Floats) -> float:
+        mean, factor, _ = self._references[episode]
+        covariance = np.cov(features, rowvar=False)
+        return float(metrics.frechet_distance(features.mean(0), covariance, mean, factor))
+
+    def _recognised(self, episode: int, pictures: Bytes) -> float:
+        return float((self._nets.classify(pictures) == self._classes[episode]).mean())
+
+    def _to_shots(self, episode: int, features: Floats) -> Floats:
+        distances = metrics.squared_distances(features, self._shot_features[episode])
+        return np.asarray(distances.min(1))
+
+    def _copy_thresholds(self) -> Floats:
+        """By episode: the distance to a shot that 99 of 100 new pictures of the class exceed."""
+        distances = [
+            metrics.copy_distances(*both) for both in zip(self.reals, self.shots, strict=True)
+        ]
+        return np.asarray(np.percentile(self._by_class(distances), COPY_PERCENTILE, axis=1))
+
+    def _by_class(self, values: list[Floats]) -> Floats:
+        """Values [n] of episodes -> [E, episodes of the class * n], those of the whole class."""
+        return np.stack(
+            [
+                np.concatenate([v for v, c in zip(values, self._classes, strict=True) if c == own])
+                for own in self._classes
+            ]
+        )
+
+
+def _kernel_distance(features: Floats, reference: Floats) -> float:
+    """The unbiased kernel distance of KID between [n, d] and [m, d]."""
+    scale = np.sqrt(features.shape[1])  # the kernel divides by it too
+    first, second = scale * features[None], scale * reference[None]
+    distance = metrics.unbiased_mmd(
+        metrics.kernel_means(first, first, same=True),
+        metrics.kernel_means(second, second, same=True),
+        metrics.kernel_means(first, second, same=False),
+        np.ones((1, 1)),
+    )
+    return float(distance[0])
+
+
+def _summary(found: dict[str, float]) -> dict[str, float]:
+    """L and J of one episode."""
+    copied = max(0.0, found["copy_share"] - HONEST_COPIES)
+    missed = max(0.0, found["recognisability_real"] - found["recognisability"])
+    fidelity = min(1.0, found["density"]) * found["recognisability"]
+    return {
+        "L": float(np.log10(max(found["fd"] / found["fd_real"], 0.01))) + copied + missed,
+        "J": float(np.sqrt(fidelity * found["coverage"])) * (1 - copied),
+    }
