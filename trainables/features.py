@@ -12,10 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trainables.built_once import build_once
 from trainables.errors import UserError
 from trainables.feature_training import train_net
 from trainables.image_set import ImageSet, Report, one_line, to_stderr
@@ -111,26 +108,13 @@ def prepare_scorer(
     Raises:
         UserError: a training class has too few pictures, or the cache folder is not writable.
     """
-    folder = cache_dir.absolute() / _folder_name(images, split, seed, steps)
-    if _is_whole(folder, report):
-        return folder
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(folder.name + ".lock"))
-        try:
-            held = lock.acquire(timeout=0.5)
-        except Timeout:
-            report("scoring nets: waiting for another process that is training them")
-            held = lock.acquire()
-        with held:
-            if not _is_whole(folder, lambda _: None):
-                _build(folder, images, split, seed, threads, report, steps)
-    except OSError as error:
-        raise UserError(
-            f"The cache folder must be writable and have room, got {str(cache_dir)!r} "
-            f"({one_line(error)}); name another one."
-        ) from error
-    return folder
+    return build_once(
+        cache_dir.absolute() / _folder_name(images, split, seed, steps),
+        name="scoring nets",
+        damage=_damage,
+        build=lambda folder: _learn(folder, images, split, seed, threads, report, steps),
+        report=report,
+    )
 
 
 def open_scoring_nets(folder: Path) -> ScoringNets:
@@ -177,16 +161,12 @@ def _open(folder: Path) -> ScoringNets:
     )
 
 
-def _is_whole(folder: Path, report: Report) -> bool:
-    """Whether the folder can be opened; damage is said, because training again takes a while."""
-    if not folder.exists():
-        return False
+def _damage(folder: Path) -> str | None:
     try:
         open_scoring_nets(folder)
     except UserError as error:
-        report(f"{error.__cause__}: training the scoring nets in {folder} again")
-        return False
-    return True
+        return str(error.__cause__)
+    return None
 
 
 def _folder_name(images: ImageSet, split: Split, seed: int, steps: int | None) -> str:
@@ -206,7 +186,7 @@ def _folder_name(images: ImageSet, split: Split, seed: int, steps: int | None) -
     return f"scorer-{readable}-{images.images.shape[-1]}-{digest[:16]}"
 
 
-def _build(
+def _learn(
     folder: Path,
     images: ImageSet,
     split: Split,
@@ -215,46 +195,34 @@ def _build(
     report: Report,
     steps: int | None,
 ) -> None:
-    """Train beside `folder`, then rename into place. The caller holds the lock."""
-    prefix = f".{folder.name}."
-    for leftover in folder.parent.glob(f"{prefix}*"):  # of a process that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
+    """Train both nets and write what scoring needs into an empty folder."""
     started = time.monotonic()
     threshold = copy_threshold(images, split, seed=seed)
-    work = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    try:
-        new = work / "new"
-        new.mkdir()
-        sums, accuracy = {}, {}
-        with _threads(threads):
-            for number, recipe in enumerate(RECIPES):
-                everything = recipe is RECOGNISER and large_classes(images)
-                classes = range(len(images.classes)) if everything else split.train
-                state, accuracy[recipe.name] = train_net(
-                    recipe, images, classes, [seed, number], report, steps
-                )
-                if not everything:
-                    for name in HEAD:
-                        del state[name]
-                path = new / f"{recipe.name}.safetensors"
-                save_file(state, path)
-                sums[recipe.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        meta = {
-            "version": VERSION,
-            "channels": images.images.shape[1],
-            "classes": len(split.train),
-            "copy_threshold": threshold,
-            "training_accuracy": accuracy,
-            "seconds": round(time.monotonic() - started, 1),
-            "sha256": sums,
-        }
-        (new / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-        if folder.exists():  # damaged: out of the way, still readable to who has it open
-            os.rename(folder, work / "damaged")
-        os.rename(new, folder)
-        report(f"scoring nets ready in {time.monotonic() - started:.0f} s")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    sums, accuracy = {}, {}
+    with _threads(threads):
+        for number, recipe in enumerate(RECIPES):
+            everything = recipe is RECOGNISER and large_classes(images)
+            classes = range(len(images.classes)) if everything else split.train
+            state, accuracy[recipe.name] = train_net(
+                recipe, images, classes, [seed, number], report, steps
+            )
+            if not everything:
+                for name in HEAD:
+                    del state[name]
+            path = folder / f"{recipe.name}.safetensors"
+            save_file(state, path)
+            sums[recipe.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    meta = {
+        "version": VERSION,
+        "channels": images.images.shape[1],
+        "classes": len(split.train),
+        "copy_threshold": threshold,
+        "training_accuracy": accuracy,
+        "seconds": round(time.monotonic() - started, 1),
+        "sha256": sums,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    report(f"scoring nets ready in {time.monotonic() - started:.0f} s")
 
 
 @contextmanager
