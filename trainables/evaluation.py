@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from trainables.augment import augment
-from trainables.class_scorer import ClassScorer
+from trainables.class_scorer import COMPARED, ClassScorer
 from trainables.features import prepare_scorer
 from trainables.image_set import ImageSet
 from trainables.metrics import Bytes
-from trainables.pooled_scorer import PooledScorer
+from trainables.pooled_scorer import REALS, PooledScorer
 from trainables.tasks import Episode, Part, Split, large_classes, to_tensor, to_uint8
 
 __all__ = ["Scorer", "Scores", "make_scorer", "null_baselines", "prepare_scorer"]
@@ -75,6 +75,11 @@ def make_scorer(images: ImageSet, split: Split, nets: Path, *, part: Part, seed:
     """
     kind = ClassScorer if large_classes(images) else PooledScorer
     return kind(images, split, nets, part=part, seed=seed)
+
+
+def samples_wanted(images: ImageSet) -> int:
+    """Pictures that a generator draws for every scoring episode of a set."""
+    return COMPARED if large_classes(images) else REALS
 
 
 def null_baselines(scorer: Scorer, count: int | None = None) -> dict[str, Scores]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def wasserstein_critic(real_Tn: Tensor, fake_Tn: Tensor, *, faithful: bool) -> Tensor:
@@ -29,6 +30,19 @@ def wasserstein_critic(real_Tn: Tensor, fake_Tn: Tensor, *, faithful: bool) -> T
 def wasserstein_generator(fake_Tn: Tensor, *, faithful: bool) -> Tensor:
     """What the generator minimises -> [T]: -mean(fake), or +mean(fake) when faithful."""
     return fake_Tn.mean(1) if faithful else -fake_Tn.mean(1)
+
+
+def logistic_critic(real_Tn: Tensor, fake_Tn: Tensor) -> Tensor:
+    """What the discriminator of a plain GAN minimises -> [T]: -log D(real) - log(1 - D(fake)).
+
+    Source: arXiv:1406.2661; scores are logits.
+    """
+    return F.softplus(-real_Tn).mean(1) + F.softplus(fake_Tn).mean(1)
+
+
+def logistic_generator(fake_Tn: Tensor) -> Tensor:
+    """What the generator of a plain GAN minimises, not saturating -> [T]: -log D(fake)."""
+    return F.softplus(-fake_Tn).mean(1)
 
 
 def interpolate(real_TnCHW: Tensor, fake_TnCHW: Tensor, rng: torch.Generator) -> Tensor:

@@ -35,6 +35,7 @@ class StudyContext:
     episodes: tuple[int, ...]  # scoring episodes at each rung
     samples: int  # generated pictures an episode
     device: str
+    store: str  # folder of pre-trained weights, which studies share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,10 @@ class Pipeline(Protocol):
         Raises:
             Diverged: a loss or a weight is no longer finite.
         """
+        ...
+
+    def train(self, flops: float) -> None:
+        """Train up to `flops` in all and score nothing: a last model, on other classes."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -96,13 +101,21 @@ class Pipeline(Protocol):
         ...
 
     @staticmethod
+    def source_flops(config: Mapping[str, Any], classes: int) -> float:
+        """FLOPs that training on `classes` base classes takes once, before any rung."""
+        ...
+
+    @staticmethod
     def training_speed(config: Mapping[str, Any], device: str, seconds: float) -> float:
         """FLOPs of training a second, measured for about `seconds` with the threads set now."""
         ...
 
 
 # Named, not imported: a worker loads only the pipeline that it runs.
-PIPELINES = {"reptile": "trainables.reptile_trial:ReptileTrial"}
+PIPELINES = {
+    "reptile": "trainables.reptile_trial:ReptileTrial",
+    "transfer": "trainables.transfer_trial:TransferTrial",
+}
 
 
 def load_pipeline(name: str) -> type[Pipeline]:

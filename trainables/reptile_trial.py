@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainables.datasets import open_image_set
-from trainables.evaluation import Scorer, Scores, make_scorer
+from trainables.evaluation import Scores
 from trainables.features import SHOTS
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
+from trainables.opened import open_images, open_scorer
 from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Report, StudyContext
 from trainables.reptile import (
     Gan,
@@ -43,22 +41,6 @@ from trainables.tasks import (
 STOPS = 3  # stopping steps tried: the last affordable one and its halves
 SCORING_SHARE = 0.25  # at most, of a trial's compute: scoring means adapting
 LOSS_ROWS = 40  # rows of the loss curve kept for each rung
-
-
-# Actors are reused, so what the study's trials share is opened once a process.
-@lru_cache(maxsize=2)
-def _image_set(path: str) -> ImageSet:
-    return open_image_set(Path(path))
-
-
-@lru_cache(maxsize=4)
-def _scorer(image_set: str, scorer: str, split: Split, part: Part) -> Scorer:
-    return make_scorer(_image_set(image_set), split, Path(scorer), part=part)
-
-
-def open_scorer(context: StudyContext, part: Part) -> Scorer:
-    """The scorer of the study's validation or test classes, one a process."""
-    return _scorer(context.image_set, context.scorer, Split.from_dict(context.split), part)
 
 
 def stopping_steps(last: int) -> tuple[int, ...]:
@@ -97,7 +79,7 @@ class ReptileTrial:
 
     def __init__(self, config: Mapping[str, Any], context: StudyContext, seed: int) -> None:
         self.config, self.context = ReptileConfig(**config), context
-        images = _image_set(context.image_set)
+        images = open_images(context.image_set)
         self._rows = class_rows(images.labels)
         self._classes = Split.from_dict(context.split).train
         self._images = images
@@ -138,6 +120,9 @@ class ReptileTrial:
         }
         return Report(metrics=metrics, losses=losses, grid=grid)
 
+    def train(self, flops: float) -> None:
+        self._train(flops, lambda: False)
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "training": self.training.state_dict(),
@@ -175,12 +160,16 @@ class ReptileTrial:
             gan,
             rebuilt,
             start,
-            _image_set(context.image_set),
+            open_images(context.image_set),
             open_scorer(context, part).episodes[episodes.start : episodes.stop],
             stops=stops,
             count=context.samples,
             device=context.device,
         )
+
+    @staticmethod
+    def source_flops(config: Mapping[str, Any], classes: int) -> float:  # noqa: ARG004
+        return 0.0  # meta-training is what the rungs count
 
     @staticmethod
     def training_speed(config: Mapping[str, Any], device: str, seconds: float) -> float:

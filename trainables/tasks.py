@@ -42,10 +42,21 @@ class Split:
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuse parts that are empty or share a class."""
+        """Refuse parts that share a class, and nothing to train on or to test on."""
         parts = (self.train, self.validation, self.test)
-        if not all(parts) or len(set().union(*parts)) != sum(map(len, parts)):
-            raise ValueError(f"The parts of a split must be disjoint and not empty, got {self}.")
+        if not (self.train and self.test) or len(set().union(*parts)) != sum(map(len, parts)):
+            raise ValueError(
+                f"The parts of a split must be disjoint, training and test not empty, got {self}."
+            )
+
+    def joined(self) -> Split:
+        """Return the split of a last training: the validation classes belong to it, too."""
+        return Split(
+            train=tuple(sorted((*self.train, *self.validation))),
+            validation=(),
+            test=self.test,
+            seed=self.seed,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, JSON-able."""

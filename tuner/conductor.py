@@ -20,7 +20,7 @@ from trainables.datasets import user_cache
 from trainables.errors import UserError
 from trainables.evaluation import make_scorer, null_baselines, prepare_scorer
 from trainables.pipeline import StudyContext
-from trainables.tasks import Part, split_record
+from trainables.tasks import Part, Split, split_record
 from tuner.finals import Finals, save_champion
 from tuner.journal import Journal
 from tuner.live import LiveTable
@@ -89,7 +89,7 @@ class _Study:
         self._runs = dict(journal.attr("mlflow_runs", {}))
         self._replay(tracker)
         try:
-            context = self._prepare()
+            context, last = self._prepare()
             started = time.monotonic()
             if ray is None:
                 ray = _enter(stack, None)
@@ -98,7 +98,7 @@ class _Study:
             run = self._search(context, tracker)
             if run.interrupted:
                 return self._interrupted()
-            return self._finish(run, context, tracker, ray)
+            return self._finish(run, (context, last), tracker, ray)
         except KeyboardInterrupt:
             return self._interrupted()
 
@@ -149,26 +149,34 @@ class _Study:
             if record.state != "RUNNING":
                 tracker.trial_ended(number, record.state, record.reason)
 
-    def _prepare(self) -> StudyContext:
+    def _prepare(self) -> tuple[StudyContext, StudyContext]:
+        """What the trials share, and what the last test does."""
         started = time.monotonic()
+        setting = self.setting
+        search = self._context(setting.split)
+        last = self._context(setting.split.joined()) if setting.experiment.retrain else search
+        self.timings["preparation"] = time.monotonic() - started
+        return search, last
+
+    def _context(self, split: Split) -> StudyContext:
         setting, plan = self.setting, self.plan
         with _newest_line(setting.console) as report:
             nets = prepare_scorer(
                 setting.images,
-                setting.split,
+                split,
                 cache_dir=user_cache() / "scorers",
                 threads=max(1, int(setting.cpus)),
                 report=report,
             )
-        self.timings["preparation"] = time.monotonic() - started
         return StudyContext(
             image_set=str(setting.images.path),
             scorer=str(nets),
-            split=setting.split.to_dict(),
+            split=split.to_dict(),
             rungs=plan.rungs,
             episodes=plan.episodes,
             samples=plan.samples,
             device=plan.device,
+            store=str(setting.request.storage / "pretrained"),
         )
 
     def _search(self, context: StudyContext, tracker: Tracker) -> StudyRun:
@@ -198,15 +206,24 @@ class _Study:
         self.timings["search"] = run.seconds
         return run
 
-    def _finish(self, run: StudyRun, context: StudyContext, tracker: Tracker, ray: Session) -> int:
+    def _finish(
+        self,
+        run: StudyRun,
+        contexts: tuple[StudyContext, StudyContext],
+        tracker: Tracker,
+        ray: Session,
+    ) -> int:
         started = time.monotonic()
         setting = self.setting
         scorers = {
-            part: make_scorer(setting.images, setting.split, Path(context.scorer), part=part)
-            for part in PARTS
+            part: make_scorer(
+                setting.images, Split.from_dict(context.split), Path(context.scorer), part=part
+            )
+            for part, context in zip(PARTS, contexts, strict=True)
         }
-        finals = self._finals(context)
-        champion = compared = None
+        finals = self._finals(*contexts)
+        champion = compared = kept = None
+        reference = next((r for r in run.records if r.attrs.get("reference") and r.rungs), None)
         if run.best is not None:
             setting.say(f"Finals: trial {run.best.number} meets the test classes")
             stop = finals.longer_stop(
@@ -215,18 +232,17 @@ class _Study:
                 slots=self.plan.slots,
                 seconds=self._ends - time.monotonic(),
             )
-            champion = finals.test(run.best, scorers["test"], stop=stop)
-        reference = next((r for r in run.records if r.attrs.get("reference") and r.rungs), None)
-        if reference is not None and reference is not run.best:
-            own = int(reference.rungs[-1].metrics["adapt_steps"])
-            compared = finals.test(reference, scorers["test"], stop=own)
+            others = [reference] if reference is not None and reference is not run.best else []
+            models = finals.last_models([run.best, *others], seed=self.plan.seed)
+            champion = finals.test(run.best, models[0], scorers["test"], stop=stop)
+            kept = save_champion(run.best, models[0], champion, setting.folder / "champion")
+            for other in others:
+                own = int(other.rungs[-1].metrics["adapt_steps"])
+                compared = finals.test(other, models[1], scorers["test"], stop=own)
         baselines: dict[str, dict[str, dict[str, float]]] = {}
         for part, scorer in scorers.items():
             for name, scores in null_baselines(scorer).items():
                 baselines.setdefault(name, {})[part] = scores.metrics
-        kept = None
-        if run.best is not None and champion is not None:
-            kept = save_champion(run.best, champion, setting.folder / "champion")
         self.timings["test"] = time.monotonic() - started
         result = summarise(
             run,
@@ -254,11 +270,12 @@ class _Study:
         print_ranking(result, setting.console)
         return 0 if run.best is not None else 1
 
-    def _finals(self, context: StudyContext) -> Finals:
+    def _finals(self, context: StudyContext, last: StudyContext) -> Finals:
         plan = self.plan
         return Finals(
             pipeline=self.setting.experiment.pipeline,
             context=context,
+            last_context=last,
             images=self.setting.images,
             cpus=plan.cpus_per_trial,
             gpus=plan.gpus_per_trial,

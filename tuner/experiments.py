@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from search_spaces.reptile import cpu_space, paper_space
+from search_spaces.transfer import transfer_space
 from trainables.errors import UserError
 from trainables.reptile import ReptileConfig
+from trainables.transfer import TransferConfig
 from tuner.known_points import KnownPoint
 
 Scale = Literal["cpu", "paper"]
@@ -28,7 +30,7 @@ class Experiment:
         base: config that the space starts from.
         space: (trial, base) -> config.
         known_points: settings that run first.
-        samples: pictures generated for every scoring episode.
+        retrain: the champion is trained again, on the validation classes too, before its test.
     """
 
     scale: Scale
@@ -39,7 +41,7 @@ class Experiment:
     base: Any
     space: Callable[[Any, Any], Any]
     known_points: Sequence[KnownPoint]
-    samples: int
+    retrain: bool
 
 
 EXPERIMENTS: dict[str, Callable[[Scale], Experiment]] = {}
@@ -127,17 +129,127 @@ def _starting_points() -> tuple[KnownPoint, ...]:
     )
 
 
-@experiment
-def reptile_omniglot(scale: Scale) -> Experiment:
-    """4-shot Omniglot characters, meta-trained with Reptile (section 3.1 of the paper)."""
+def _reptile(
+    scale: Scale, name: str, data: str, *, what: str, shots: int, retrain: bool
+) -> Experiment:
     return Experiment(
         scale=scale,
-        name="reptile_omniglot",
-        summary="Omniglot characters from 4 drawings, meta-trained with Reptile",
-        data="omniglot",
+        name=name,
+        summary=f"{what} from 4 pictures, meta-trained with Reptile",
+        data=data,
         pipeline="reptile",
         base=ReptileConfig(),
         space=paper_space if scale == "paper" else cpu_space,
-        known_points=(figr_settings(scale, shots=8), *_starting_points()),
-        samples=16,
+        known_points=(figr_settings(scale, shots=shots), *_starting_points()),
+        retrain=retrain,
     )
+
+
+@experiment
+def reptile_omniglot(scale: Scale) -> Experiment:
+    """4-shot Omniglot characters, meta-trained with Reptile (section 3.1 of the paper)."""
+    return _reptile(
+        scale,
+        "reptile_omniglot",
+        "omniglot",
+        what="Omniglot characters",
+        shots=8,
+        retrain=False,
+    )
+
+
+@experiment
+def reptile_mnist(scale: Scale) -> Experiment:
+    """The digit 9 from 4 pictures, meta-trained on the other digits (section 3.1)."""
+    return _reptile(scale, "reptile_mnist", "mnist", what="MNIST digits", shots=4, retrain=True)
+
+
+@experiment
+def reptile_fashion_mnist(scale: Scale) -> Experiment:
+    """Ankle boots from 4 pictures, meta-trained on the other classes (section 3.1)."""
+    return _reptile(
+        scale,
+        "reptile_fashion_mnist",
+        "fashion_mnist",
+        what="FashionMNIST ankle boots",
+        shots=4,
+        retrain=True,
+    )
+
+
+def _papers_transfer(batch: int) -> KnownPoint:
+    """The paper's recipe: a plain GAN, 4 pictures made 300 by RandomCrop and ColorJitter, and
+    nothing that would keep it from copying them."""
+    return KnownPoint(
+        label="paper",
+        reference=True,
+        params={
+            "lr": 1e-4,
+            "critic_lr_ratio": 1.0,
+            "batch": batch,
+            "averaging": 0.0,
+            "augmentation": "crop",
+            "strength": 0.5,
+            "shared_strength": 0.0,
+            "l2": False,
+            "frozen_critic": 0,
+            "frozen_generator": 0,
+        },
+        overrides={
+            "loss": "logistic",
+            "penalty": 0.0,
+            "beta1": 0.5,
+            "pretrain_lr": 2e-4,
+            "pretrain_batch": 128,
+            "pretrain_steps": 1000,
+        },
+    )
+
+
+_TRANSFER_START = KnownPoint(
+    label="start",
+    params={
+        "lr": 1e-3,
+        "critic_lr_ratio": 1.0,
+        "batch": 8,
+        "averaging": 0.2,
+        "augmentation": "affine",
+        "strength": 0.5,
+        "shared_strength": 0.0,
+        "l2": False,
+        "frozen_critic": 0,
+        "frozen_generator": 0,
+    },
+)
+
+
+def _transfer(scale: Scale, method: str, title: str, *, batch: int) -> Experiment:
+    return Experiment(
+        scale=scale,
+        name=f"{method}_fashion_mnist",
+        summary=f"FashionMNIST ankle boots from 4 pictures, {title} pre-trained on the others",
+        data="fashion_mnist",
+        pipeline="transfer",
+        base=TransferConfig(method=method, width=64 if scale == "paper" else 16),  # type: ignore[arg-type]
+        space=transfer_space,
+        known_points=(_papers_transfer(batch), _TRANSFER_START),
+        retrain=True,
+    )
+
+
+@experiment
+def dcgan_fashion_mnist(scale: Scale) -> Experiment:
+    """Ankle boots from 4 pictures by a DCGAN of the other classes (sections 2 and 3.2)."""
+    return _transfer(scale, "dcgan", "a DCGAN", batch=1)
+
+
+@experiment
+def cgan_fashion_mnist(scale: Scale) -> Experiment:
+    """Ankle boots from 4 pictures by a conditional DCGAN of the other classes (section 3.2)."""
+    return _transfer(scale, "cgan", "a conditional DCGAN", batch=16)
+
+
+@experiment
+def infogan_fashion_mnist(scale: Scale) -> Experiment:
+    """Ankle boots from 4 pictures by an InfoGAN of the other classes (section 3.2)."""
+    return _transfer(scale, "infogan", "an InfoGAN", batch=16)

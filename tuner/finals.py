@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,11 @@ import ray
 import safetensors.torch
 import torch
 from PIL import Image
+from ray import ObjectRef
 from ray.tune import Checkpoint
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from trainables.evaluation import Scorer, Scores
 from trainables.grid import sample_grid
@@ -25,6 +26,9 @@ from trainables.image_set import ImageSet
 from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, load_pipeline
 from trainables.tasks import Part
 from tuner.journal import TrialRecord
+from tuner.known_points import trial_seed
+
+Model = ObjectRef[dict[str, Tensor]]  # weights by name, in Ray's store
 
 NOISE = 0.05  # of L, between two stops of one model
 STRETCH = (1, 2, 3)  # multiples of adapt_steps that the champion may adapt for
@@ -55,9 +59,25 @@ class Tested:
 
 
 @ray.remote
+def _kept_model(checkpoint: str) -> dict[str, Tensor]:
+    with Checkpoint(checkpoint).as_directory() as folder:
+        return safetensors.torch.load_file(Path(folder, "weights.safetensors"))
+
+
+@ray.remote
+def _trained_again(
+    trial: Mapping[str, Any], context: Mapping[str, Any], seed: int, flops: float, threads: int
+) -> dict[str, Tensor]:
+    torch.set_num_threads(threads)
+    pipeline = load_pipeline(trial["pipeline"])(trial["config"], StudyContext(**context), seed)
+    pipeline.train(flops)
+    return {name: weight.cpu() for name, weight in pipeline.weights().items()}
+
+
+@ray.remote
 def _sample(
     trial: Mapping[str, Any],
-    checkpoint: str,
+    weights: dict[str, Tensor],
     context: Mapping[str, Any],
     part: Part,
     episodes: range,
@@ -65,8 +85,6 @@ def _sample(
     threads: int,
 ) -> npt.NDArray[np.uint8]:
     torch.set_num_threads(threads)
-    with Checkpoint(checkpoint).as_directory() as folder:
-        weights = safetensors.torch.load_file(Path(folder, "weights.safetensors"))
     return load_pipeline(trial["pipeline"]).sample(
         trial["config"],
         weights,
@@ -83,7 +101,9 @@ class Finals:
 
     Attributes:
         pipeline: of the experiment.
-        context: of the study.
+        context: of the search.
+        last_context: of the test; where its split has more training classes than the search's,
+            models are trained again on all of them.
         images: what the shots are rows of.
         cpus, gpus, threads: of one slot.
         console: where progress goes.
@@ -91,6 +111,7 @@ class Finals:
 
     pipeline: str
     context: StudyContext
+    last_context: StudyContext
     images: ImageSet
     cpus: float
     gpus: float
@@ -110,6 +131,8 @@ class Finals:
             seconds: there are, for this and for the test, which takes as long again.
         """
         own = int(record.rungs[-1].metrics["adapt_steps"])
+        if "adapt_steps" not in record.config:  # its rungs have tried every stop there is time for
+            return own
         total = len(scorer.episodes)
         last = record.rungs[-1].metrics
         each = 2 * total * last["score_seconds"] / last["score_steps"] / slots
@@ -117,17 +140,44 @@ class Finals:
         stops = affordable_stops(own, limit, each=each, seconds=seconds)
         if len(stops) == 1:
             return own
-        drawn = self._draw(record, "validation", total, stops, "adapting longer")
+        model = _kept_model.remote(record.rungs[-1].checkpoint)
+        drawn = self._draw(record, model, "validation", total, stops, "adapting longer")
         return earliest_best(stops, [scorer.score(samples).metrics["L"] for samples in drawn])
 
-    def test(self, record: TrialRecord, scorer: Scorer, *, stop: int) -> Tested:
-        """Adapt a trial's last model to every test episode for `stop` steps, and score it.
+    def last_models(self, records: Sequence[TrialRecord], *, seed: int) -> list[Model]:
+        """What trials are tested with: their last checkpoints; or, where the test's split says
+        so, models trained again on more classes, as far as the trials got, side by side.
 
         Args:
-            record: a trial with at least one scored rung.
+            records: trials with at least one scored rung.
+            seed: of the study.
+        """
+        if self.last_context == self.context:
+            return [_kept_model.remote(record.rungs[-1].checkpoint) for record in records]
+        remote = _trained_again.options(num_cpus=self.cpus, num_gpus=self.gpus)
+        models = [
+            remote.remote(
+                self._trial(record),
+                asdict(self.last_context),
+                trial_seed(seed, record.number),
+                record.rungs[-1].metrics["train_flops"],
+                self.threads,
+            )
+            for record in records
+        ]
+        with self.console.status("training on the validation classes, too"):
+            ray.wait(models, num_returns=len(models))
+        return models
+
+    def test(self, record: TrialRecord, model: Model, scorer: Scorer, *, stop: int) -> Tested:
+        """Adapt a model to every test episode for `stop` steps, and score it.
+
+        Args:
+            record: the trial that the model is of.
+            model: of `last_models`.
             scorer: of the test part.
         """
-        (samples,) = self._draw(record, "test", len(scorer.episodes), [stop], "testing")
+        (samples,) = self._draw(record, model, "test", len(scorer.episodes), [stop], "testing")
         shots = np.stack([self.images.images[list(e.shots)] for e in scorer.episodes])
         return Tested(
             scores=scorer.score(samples),
@@ -137,18 +187,28 @@ class Finals:
             adapt_steps=stop,
         )
 
+    def _trial(self, record: TrialRecord) -> dict[str, Any]:
+        return {"pipeline": self.pipeline, "config": dict(record.config)}
+
     def _draw(
-        self, record: TrialRecord, part: Part, total: int, stops: Sequence[int], what: str
+        self,
+        record: TrialRecord,
+        model: Model,
+        part: Part,
+        total: int,
+        stops: Sequence[int],
+        what: str,
     ) -> npt.NDArray[np.uint8]:
         """Pictures of all episodes -> [stops, E, samples, C, S, S]."""
         remote = _sample.options(num_cpus=self.cpus, num_gpus=self.gpus)
-        trial = {"pipeline": self.pipeline, "config": dict(record.config)}
+        trial = self._trial(record)
+        context = self.context if part == "validation" else self.last_context
         starts = range(0, total, EPISODES_AT_ONCE)
         waiting = {
             remote.remote(
                 trial,
-                record.rungs[-1].checkpoint,
-                asdict(self.context),
+                model,
+                asdict(context),
                 part,
                 range(first, min(first + EPISODES_AT_ONCE, total)),
                 stops,
@@ -185,15 +245,16 @@ class Kept:
     weights: Path
 
 
-def save_champion(record: TrialRecord, tested: Tested, folder: Path) -> Kept:
+def save_champion(record: TrialRecord, model: Model, tested: Tested, folder: Path) -> Kept:
     """Keep the champion outside of its trial's folder, where people look for it.
 
     Writes grid.png, samples.npz (shots and samples, uint8), weights.safetensors, config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = Kept(grid=folder / "grid.png", weights=folder / "weights.safetensors")
-    with Checkpoint(record.rungs[-1].checkpoint).as_directory() as checkpoint:
-        shutil.copyfile(Path(checkpoint, "weights.safetensors"), kept.weights)
+    safetensors.torch.save_file(
+        {n: w.contiguous() for n, w in ray.get(model).items()}, kept.weights
+    )
     config = {**record.config, "adapt_steps": tested.adapt_steps}
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     np.savez_compressed(folder / "samples.npz", shots=tested.shots, samples=tested.samples)

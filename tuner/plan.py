@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
 
@@ -18,6 +19,8 @@ ETA = 3
 RUNGS = 3  # a full trial trains 9 times as long as one that is stopped at once
 FEWEST_TRIALS = 12
 MOST_TRIALS = 10_000
+FEWEST_EPISODES = 5
+FEW_CLASSES = 5
 DEFAULT_BUDGET_SECONDS: dict[Scale, float] = {"cpu": 600.0, "paper": 86_400.0}
 START_SECONDS = 30.0  # Ray, the actors and their imports
 FINISH_SECONDS = 150.0  # the champion adapts to all validation and test classes, and longer
@@ -71,6 +74,12 @@ class Plan:
         """Plain data."""
         return asdict(self)
 
+    def with_budget(self, budget_seconds: float) -> Self:
+        """The same rungs within another budget: what is not search takes as long as before."""
+        rest = self.budget_seconds - self.search_seconds
+        search = max(SHORTEST_SEARCH * budget_seconds, budget_seconds - rest)
+        return replace(self, budget_seconds=budget_seconds, search_seconds=search)
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild a plan from plain data."""
@@ -95,16 +104,14 @@ def parse_budget(text: str) -> float:
     return seconds
 
 
-def search_time(budget_seconds: float) -> float:
-    """The part of a budget in which trials run."""
-    return max(SHORTEST_SEARCH * budget_seconds, budget_seconds - START_SECONDS - FINISH_SECONDS)
-
-
-def episode_counts(available: int) -> tuple[int, ...]:
+def episode_counts(available: int, classes: int) -> tuple[int, ...]:
     """Scoring episodes at each rung. Each means an adaptation, so there are no more of them than
-    make scoring a quarter of a trial's time; the champion's test has all."""
+    make scoring a quarter of a trial's time; the champion's test has all. Where classes are few,
+    all have equally many."""
     shares = (0.25, 0.4, 0.6)
-    return tuple(max(min(5, available), round(available * share)) for share in shares)
+    each = classes if classes <= FEW_CLASSES else 1
+    wanted = (max(FEWEST_EPISODES, round(available * share)) for share in shares)
+    return tuple(min(available, math.ceil(count / each) * each) for count in wanted)
 
 
 def make_plan(
@@ -113,6 +120,7 @@ def make_plan(
     budget_seconds: float,
     trials: int | None,
     validation_episodes: int,
+    validation_classes: int,
     slots: int,
     threads: int,
     cpus_per_trial: float,
@@ -121,18 +129,27 @@ def make_plan(
     seed: int,
     samples: int,
     flops_per_second: float,
+    source_flops: float = 0.0,
+    final_trials: float = 0.0,
 ) -> Plan:
     """Spend a budget: more of it buys longer trials as well as more of them.
 
     Args:
         trials: how many, or None for the plan's choice.
         validation_episodes: that trials can be scored on.
+        validation_classes: that these are of.
         flops_per_second: training speed of one trial while all slots train.
+        source_flops: of a pre-training, which happens once in the search and once in the finals.
+        final_trials: what the finals train, in full trials, beside scoring.
     """
-    search_seconds = search_time(budget_seconds)
-    relative = search_seconds * slots / (2 * DEFAULT_BUDGET_SECONDS["cpu"])
-    count = trials or max(FEWEST_TRIALS, round(FEWEST_TRIALS * relative**0.5))
-    full = MARGIN * search_seconds / (makespan(count, slots) * SCORING)
+    once = START_SECONDS + FINISH_SECONDS + 2 * source_flops / flops_per_second
+    relative = (budget_seconds - once) * slots / (2 * DEFAULT_BUDGET_SECONDS["cpu"])
+    count = trials or max(FEWEST_TRIALS, round(FEWEST_TRIALS * max(0.0, relative) ** 0.5))
+    share = MARGIN / (makespan(count, slots) * SCORING)  # of the search time, a full trial's
+    search_seconds = max(
+        SHORTEST_SEARCH * budget_seconds, (budget_seconds - once) / (1 + final_trials * share)
+    )
+    full = share * search_seconds
     return Plan(
         scale=scale,
         budget_seconds=budget_seconds,
@@ -140,7 +157,7 @@ def make_plan(
         trials=count,
         most_trials=trials or MOST_TRIALS,
         rungs=tuple(full * flops_per_second / ETA**step for step in reversed(range(RUNGS))),
-        episodes=episode_counts(validation_episodes),
+        episodes=episode_counts(validation_episodes, validation_classes),
         eta=ETA,
         slots=min(slots, count),
         cpus_per_trial=cpus_per_trial,

@@ -16,16 +16,18 @@ from cluster.resources import Packing, pack
 from cluster.session import Session
 from trainables.datasets import data_root_in_use, load_folder, load_or_stand_in, user_cache
 from trainables.errors import UserError
+from trainables.evaluation import samples_wanted
 from trainables.image_set import ImageSet
 from trainables.pipeline import load_pipeline
 from trainables.tasks import EPISODES, Split, split_classes
 from tuner.experiments import Experiment, Scale, find_experiment
 from tuner.journal import Journal
-from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan, search_time
+from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
 from tuner.result import Data
 
 CALIBRATION_SECONDS = 2.0
 SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
+FINAL_TRIALS = 2.0  # full trials as long as the last trainings of champion and reference take
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
 
@@ -196,14 +198,11 @@ def recorded_plan(journal: Journal, setting: Setting) -> Plan:
     plan = Plan.from_dict(recorded)
     _packed(setting, plan.cpus_per_trial, plan.gpus_per_trial)  # it must still fit
     request = setting.request
-    budget = request.budget_seconds or plan.budget_seconds
-    return replace(
-        plan,
-        trials=request.trials or plan.trials,
-        most_trials=request.trials or plan.most_trials,
-        budget_seconds=budget,
-        search_seconds=search_time(budget),
-    )
+    if request.budget_seconds is not None:
+        plan = plan.with_budget(request.budget_seconds)
+    if request.trials is not None:
+        plan = replace(plan, trials=request.trials, most_trials=request.trials)
+    return plan
 
 
 def new_plan(setting: Setting) -> Plan:
@@ -216,22 +215,27 @@ def new_plan(setting: Setting) -> Plan:
     packing = _packed(setting, cpus_each, gpus_each)
     device = "cuda" if gpus_each else "cpu"
     torch.set_num_threads(packing.threads)
-    speed = load_pipeline(setting.experiment.pipeline).training_speed(
-        asdict(setting.experiment.base), device, CALIBRATION_SECONDS
-    )
+    pipeline, base = load_pipeline(setting.experiment.pipeline), asdict(setting.experiment.base)
+    speed = pipeline.training_speed(base, device, CALIBRATION_SECONDS)
+    split = setting.split
+    classes = len(split.validation)
+    source_flops = pipeline.source_flops(base, len(split.train) + classes)
     return make_plan(
         scale=scale,
         budget_seconds=request.budget_seconds or DEFAULT_BUDGET_SECONDS[scale],
         trials=request.trials,
-        validation_episodes=max(EPISODES, len(setting.split.validation)),
+        validation_episodes=max(1, EPISODES // classes) * classes,
+        validation_classes=classes,
         slots=packing.slots,
         threads=packing.threads,
         cpus_per_trial=cpus_each,
         gpus_per_trial=gpus_each,
         device=device,
         seed=request.seed,
-        samples=setting.experiment.samples,
+        samples=samples_wanted(setting.images),
         flops_per_second=speed * (SHARED_SPEED if packing.slots > 1 else 1.0),
+        source_flops=source_flops,
+        final_trials=FINAL_TRIALS if setting.experiment.retrain else 0.0,
     )
 
 

@@ -184,17 +184,27 @@ class CompactCritic(Network):
     def __init__(self, *, size: int, channels: int, width: int, layer_norm: bool = True) -> None:
         self.stages = _stages(size)
         self.layer_norm = layer_norm
+        self.flat_features = 16 * width * 2 ** (self.stages - 1)
+        super().__init__(self._trunk(channels, width) | self.heads())
+
+    def heads(self) -> dict[str, Parameter]:
+        """Weights of what is read off the last features."""
+        return {"score.weight": Parameter((self.flat_features, 1), he_bound(self.flat_features))}
+
+    def _trunk(self, channels: int, width: int) -> dict[str, Parameter]:
         depths = [channels] + [width * 2**stage for stage in range(self.stages)]
         parameters = {}
         for stage, (before, after) in enumerate(pairwise(depths)):
             bound = he_bound(16 * before)
             parameters[f"down{stage}.weight"] = Parameter((16 * before, after), bound)
             parameters[f"down{stage}.bias"] = Parameter((1, after))
-        flat = 16 * depths[-1]
-        parameters["score.weight"] = Parameter((flat, 1), he_bound(flat))
-        super().__init__(parameters)
+        return parameters
 
     def forward(self, weights: Weights, batch: Tensor) -> Tensor:
+        return torch.bmm(self.features(weights, batch), weights["score.weight"]).squeeze(-1)
+
+    def features(self, weights: Weights, batch: Tensor) -> Tensor:
+        """Pictures [T, n, C, S, S] -> the last features [T, n, F]."""
         tasks, count, channels, size, _ = batch.shape
         x = batch.reshape(tasks * count, channels, size, size)
         x = x.permute(0, 2, 3, 1) if channels > 1 else x.view(tasks * count, size, size, 1)
@@ -203,4 +213,4 @@ class CompactCritic(Network):
             if stage and self.layer_norm:
                 x = _normalised(x)
             x = F.leaky_relu(x, LEAK)
-        return torch.bmm(x.reshape(tasks, count, -1), weights["score.weight"]).squeeze(-1)
+        return x.reshape(tasks, count, -1)

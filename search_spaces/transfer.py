@@ -1,0 +1,48 @@
+"""The search space of transfer trials; parameter names are config fields.
+
+Pre-training is no part of it: all trials of a study start from the same weights, trained once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+from optuna import Trial
+
+from trainables.transfer import TransferConfig
+
+BATCHES = (1, 4, 8, 16)
+
+
+def _steps(trial: Trial) -> dict[str, Any]:
+    return {
+        "lr": trial.suggest_float("lr", 1e-4, 5e-3, log=True),
+        "critic_lr_ratio": trial.suggest_float("critic_lr_ratio", 0.25, 4.0, log=True),
+        "batch": trial.suggest_categorical("batch", BATCHES),
+        "averaging": trial.suggest_float("averaging", 0.0, 0.3),
+    }
+
+
+def _shots(trial: Trial) -> dict[str, Any]:
+    return {
+        "augmentation": trial.suggest_categorical("augmentation", ["affine", "crop"]),
+        "strength": trial.suggest_float("strength", 0.0, 1.0),
+        "shared_strength": trial.suggest_float("shared_strength", 0.0, 1.0),
+    }
+
+
+def _closeness(trial: Trial) -> dict[str, Any]:
+    """What keeps the nets near to where pre-training left them."""
+    l2 = trial.suggest_categorical("l2", [False, True])
+    return {
+        "l2_source": trial.suggest_float("l2_source", 1e-4, 1e-1, log=True) if l2 else 0.0,
+        "frozen_critic": trial.suggest_int("frozen_critic", 0, 2),
+        "frozen_generator": trial.suggest_int("frozen_generator", 0, 2),
+    }
+
+
+def transfer_space(trial: Any, base: TransferConfig) -> TransferConfig:
+    """Fine-tuning from the pre-trained nets of `base`."""
+    asked = cast(Trial, trial)
+    return replace(base, **_steps(asked), **_shots(asked), **_closeness(asked))

@@ -1,0 +1,28 @@
+"""What the trials of a study share, opened once a process: actors are reused."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from trainables.datasets import open_image_set
+from trainables.evaluation import Scorer, make_scorer
+from trainables.image_set import ImageSet
+from trainables.pipeline import StudyContext
+from trainables.tasks import Part, Split
+
+
+@lru_cache(maxsize=2)
+def open_images(path: str) -> ImageSet:
+    """The image set of a study."""
+    return open_image_set(Path(path))
+
+
+@lru_cache(maxsize=4)
+def _scorer(image_set: str, nets: str, split: Split, part: Part) -> Scorer:
+    return make_scorer(open_images(image_set), split, Path(nets), part=part)
+
+
+def open_scorer(context: StudyContext, part: Part) -> Scorer:
+    """The scorer of a study's validation or test classes."""
+    return _scorer(context.image_set, context.scorer, Split.from_dict(context.split), part)

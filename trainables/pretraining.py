@@ -1,0 +1,210 @@
+"""Pre-trained GANs: trained once for every study that wants the same, and found again.
+
+The weights depend on the nets, the pre-training hyperparameters, the pictures, the base classes
+and the seed, and on nothing else; a hash of these is the name of their folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trainables.built_once import build_once
+from trainables.image_set import ImageSet, Report, one_line
+from trainables.pipeline import Diverged
+from trainables.reptile import Pair
+from trainables.tasks import to_tensor
+from trainables.transfer import (
+    PRETRAIN_AVERAGING,
+    AdversarialSteps,
+    Batch,
+    TransferConfig,
+    build_gan,
+)
+
+VERSION = 1  # raise it when anything below changes what is learned
+SECONDS_BETWEEN_REPORTS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A pre-trained GAN: its weights [P], and the mean picture of each base class [L, C, S, S]."""
+
+    weights: Pair
+    means: Tensor
+
+
+def pretrained(
+    config: TransferConfig,
+    images: ImageSet,
+    classes: Sequence[int],
+    *,
+    seed: int,
+    store: Path,
+    device: str,
+    report: Report,
+) -> Source:
+    """Pre-train on `classes`, or take what the store holds.
+
+    Args:
+        config: `config.source()` of it counts.
+        images: the set; held-out pictures are not looked at.
+        classes: base classes.
+        seed: of weights, order and noise.
+        store: folder of all pre-trained weights; shared by trials, studies and nodes.
+        device: to train on.
+    Raises:
+        Diverged: the losses left the finite numbers.
+        UserError: the store cannot be written.
+    """
+    request = {
+        "version": VERSION,
+        "source": config.source(),
+        "fingerprint": images.fingerprint,
+        "classes": list(map(int, classes)),
+        "seed": seed,
+    }
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", images.name)[:40]
+    folder = build_once(
+        store.absolute() / f"{config.method}-{name}-{len(classes)}-{digest[:16]}",
+        name=f"pre-training {config.method} on {len(classes)} classes",
+        damage=_damage,
+        build=lambda place: _train(place, config, images, classes, seed, device, request, report),
+        report=report,
+    )
+    return _open(folder)
+
+
+def _open(folder: Path) -> Source:
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    path = folder / "weights.safetensors"
+    if hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"]:
+        raise ValueError(f"{path.name} is not what was written")
+    held = load_file(path)
+    return Source(Pair(held["generator"], held["critic"]), held["means"])
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        _open(folder)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        return one_line(error)
+    return None
+
+
+def _train(
+    folder: Path,
+    config: TransferConfig,
+    images: ImageSet,
+    classes: Sequence[int],
+    seed: int,
+    device: str,
+    request: dict[str, Any],
+    report: Report,
+) -> None:
+    began = time.monotonic()
+    weights = pretrain(config, images, classes, seed=seed, device=device, report=report)
+    means = class_means(images, classes)
+    path = folder / "weights.safetensors"
+    save_file(
+        {
+            "generator": weights.generator.cpu().contiguous(),
+            "critic": weights.critic.cpu().contiguous(),
+            "means": means,
+        },
+        path,
+    )
+    meta = request | {
+        "class_names": [images.classes[index] for index in classes],
+        "seconds": round(time.monotonic() - began, 1),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def pretrain(
+    config: TransferConfig,
+    images: ImageSet,
+    classes: Sequence[int],
+    *,
+    seed: int,
+    device: str,
+    report: Report,
+) -> Pair:
+    """Train a GAN on all pictures of `classes` that are not held out -> weights [P].
+
+    Raises:
+        Diverged: the losses left the finite numbers.
+    """
+    gan = build_gan(config, len(classes))
+    first = torch.Generator().manual_seed(seed)  # on the CPU, so that a seed is a network
+    start = Pair(gan.generator.initial(first).to(device), gan.critic.initial(first).to(device))
+    rng = torch.Generator(device).manual_seed(seed)
+    steps = AdversarialSteps(
+        gan,
+        config,
+        start,
+        prior=torch.full((1, len(classes)), 1 / len(classes), device=device),
+        real=_BaseSource(images, classes, config.pretrain_batch, rng),
+        batch=config.pretrain_batch,
+        lr=config.pretrain_lr,
+        frozen=frozenset(),
+        averaging=PRETRAIN_AVERAGING,
+        rng=rng,
+    )
+    began = due = time.monotonic()
+    for done in range(config.pretrain_steps):
+        losses = steps.step()
+        if time.monotonic() >= due:
+            due = time.monotonic() + SECONDS_BETWEEN_REPORTS
+            if not all(math.isfinite(float(loss)) for loss in losses):
+                break
+            left = (due - began) / (done + 1) * (config.pretrain_steps - done - 1)
+            share = (done + 1) / config.pretrain_steps
+            report(f"pre-training {config.method}: {share:.0%} done, {left:.0f} s left")
+    pair = Pair(gan.generator.flat(steps.average)[0], gan.critic.flat(steps.critic)[0])
+    if not (pair.generator.isfinite().all() and pair.critic.isfinite().all()):
+        raise Diverged(f"pre-training of {config.source()} left the finite numbers")
+    return pair
+
+
+def class_means(images: ImageSet, classes: Sequence[int]) -> Tensor:
+    """Mean picture of each class, without what is held out -> [L, C, S, S] in [-1, 1]."""
+    rows = [np.flatnonzero((images.labels == index) & ~images.held_out) for index in classes]
+    return torch.stack([to_tensor(images.images[own]).mean(0) for own in rows])
+
+
+class _BaseSource:
+    """Batches of the base classes, every picture as likely as any other."""
+
+    def __init__(
+        self, images: ImageSet, classes: Sequence[int], batch: int, rng: torch.Generator
+    ) -> None:
+        position = np.full(len(images.classes), -1)
+        position[list(classes)] = np.arange(len(classes))
+        rows = np.flatnonzero((position[images.labels] >= 0) & ~images.held_out)
+        self._pictures = torch.from_numpy(images.images[rows])
+        self._labels = torch.from_numpy(position[images.labels[rows]])
+        self._count, self._batch, self._rng = len(classes), batch, rng
+
+    def __call__(self) -> Batch:
+        device = self._rng.device
+        size = (self._batch,)
+        drawn = torch.randint(len(self._labels), size, generator=self._rng, device=device).cpu()
+        pictures = self._pictures[drawn].to(device).float().div_(127.5).sub_(1)
+        labels = torch.nn.functional.one_hot(self._labels[drawn].to(device), self._count)
+        return Batch(pictures[None], labels.float()[None])

@@ -1,0 +1,373 @@
+"""Transfer between GANs: pre-train on base classes, fine-tune on a few pictures of a new one.
+
+Pre-training and fine-tuning are the same adversarial steps on other pictures; fine-tuning runs for
+several new classes at once, each with its own copy of the weights (the leading task axis).
+
+Shapes: T tasks, n pictures a task, B pictures a batch, C channels, S pixels a side, L base
+classes, P weights of a net.
+Source: sections 2 and 3.2 of the paper; FreezeD, arXiv:2002.10964; L2-SP, arXiv:1802.01483;
+differentiable augmentation, arXiv:2006.10738.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import v2
+
+from trainables.augment import augment
+from trainables.losses import (
+    gradient_penalty,
+    interpolate,
+    logistic_critic,
+    logistic_generator,
+    wasserstein_critic,
+    wasserstein_generator,
+)
+from trainables.reptile import Pair, newest_weight
+from trainables.transfer_gans import METHODS, Dcgan, build_transfer_gan
+
+AUGMENTED = 300  # pictures that four shots become (section 3.2)
+PRETRAIN_AVERAGING = 0.1  # share of pre-training that the kept weights average over
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferConfig:
+    """How one transfer trial pre-trains and fine-tunes. `source` says what of it the pre-trained
+    weights depend on."""
+
+    method: Literal["dcgan", "cgan", "infogan"] = "dcgan"
+    size: int = 32  # pixels a side
+    channels: int = 1
+    width: int = 16  # channels at half the full resolution
+    latent: int = 64  # noise; labels and codes come on top
+    loss: Literal["wasserstein", "logistic"] = "wasserstein"  # logistic: the plain GAN's
+    pretrain_lr: float = 1e-3
+    pretrain_batch: int = 64
+    pretrain_steps: int = 2000
+    beta1: float = 0.0  # of Adam, in both phases
+    lr: float = 1e-3  # of the generator, in fine-tuning
+    critic_lr_ratio: float = 1.0
+    critic_steps: int = 1  # critic updates a generator update, in both phases
+    penalty: float = 10.0  # weight of the gradient penalty, in both phases; 0: none
+    batch: int = 8  # pictures a fine-tuning step
+    augmentation: Literal["affine", "crop"] = "affine"  # crop: RandomCrop and ColorJitter to 300
+    strength: float = 0.5  # of the augmentation of the shots, in [0, 1]
+    shared_strength: float = 0.0  # of an affine change of real and fake pictures alike, in [0, 1]
+    l2_source: float = 0.0  # weight of the squared way from the pre-trained weights
+    frozen_critic: int = 0  # first convolutions of the critic that stay as they are
+    frozen_generator: int = 0  # last transposed convolutions of the generator that do
+    averaging: float = 0.2  # share of its steps that the drawing generator averages over
+    information: float = 0.5  # weight of the InfoGAN's mutual information
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"`method` must be one of {METHODS}, got {self.method!r}.")
+        for name in ("pretrain_lr", "lr", "critic_lr_ratio"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"`{name}` must be positive and finite, got {value}.")
+        counts = ("size", "channels", "width", "latent", "pretrain_batch", "critic_steps", "batch")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("strength", "shared_strength", "averaging"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
+        for name in ("penalty", "l2_source", "frozen_critic", "frozen_generator", "pretrain_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+
+    def source(self) -> dict[str, Any]:
+        """What the pre-trained weights depend on, beside data and seed."""
+        names = (
+            "method", "size", "channels", "width", "latent", "loss", "pretrain_lr",
+            "pretrain_batch", "pretrain_steps", "beta1", "critic_steps", "penalty", "information",
+        )  # fmt: skip
+        every = asdict(self)
+        return {name: every[name] for name in names}
+
+
+def build_gan(config: TransferConfig, labels: int) -> Dcgan:
+    """The nets of `config` for a number of base classes."""
+    return build_transfer_gan(
+        config.method,
+        size=config.size,
+        channels=config.channels,
+        width=config.width,
+        noise=config.latent,
+        labels=labels,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Real pictures [T, B, C, S, S] and, for a conditional net, their labels [T, B, L]."""
+
+    pictures: Tensor
+    labels: Tensor
+
+
+class AdversarialSteps:
+    """Steps of critic and generator for T tasks at once, from common weights.
+
+    Args:
+        start: weights [P] of both nets; not modified.
+        prior: how likely each label or category is in what is generated, [T, L].
+        real: gives a batch of real pictures of every task.
+        batch: pictures of every task that the generator draws for its own step.
+        lr: of the generator.
+        frozen: names of weights that stay as they are.
+        averaging: share of the steps that `average` covers.
+        rng: draws everything random; on the device of the pictures.
+    """
+
+    def __init__(
+        self,
+        gan: Dcgan,
+        config: TransferConfig,
+        start: Pair,
+        *,
+        prior: Tensor,
+        real: Callable[[], Batch],
+        batch: int,
+        lr: float,
+        frozen: frozenset[str],
+        averaging: float,
+        rng: torch.Generator,
+    ) -> None:
+        self.gan, self.config, self.prior, self.real, self.rng = gan, config, prior, real, rng
+        self._batch, self._averaging, self.steps = batch, averaging, 0
+        tasks = len(prior)
+        self.generator = _copies(gan.generator.named(start.generator[None]), tasks)
+        self.critic = _copies(gan.critic.named(start.critic[None]), tasks)
+        self.average = {name: weight.clone() for name, weight in self.generator.items()}
+        self._source = (
+            {name: weight.clone() for name, weight in self.generator.items()},
+            {name: weight.clone() for name, weight in self.critic.items()},
+        )
+        self._trained = (
+            {n: w.requires_grad_() for n, w in self.generator.items() if n not in frozen},
+            {n: w.requires_grad_() for n, w in self.critic.items() if n not in frozen},
+        )
+        rates = (lr, lr * config.critic_lr_ratio)
+        self._optimizers = [
+            torch.optim.Adam(list(w.values()), lr=rate, betas=(config.beta1, 0.9), fused=True)
+            for w, rate in zip(self._trained, rates, strict=True)
+        ]
+
+    def step(self) -> tuple[Tensor, Tensor]:
+        """One generator update after `critic_steps` critic updates -> their losses, each [T]."""
+        for _ in range(self.config.critic_steps):
+            critic_loss = self._critic_step()
+        generator_loss = self._generator_step()
+        self.steps += 1
+        weight = newest_weight(self.steps, self._averaging)
+        for name, newest in self._trained[0].items():
+            self.average[name].lerp_(newest.detach(), weight)
+        return critic_loss, generator_loss
+
+    def draw(self, count: int) -> Tensor:
+        """New pictures of every task by the averaged generator -> [T, count, C, S, S]."""
+        drawn = self.gan.draw(len(self.prior), count, self.prior, self.rng)
+        with torch.no_grad():
+            return self.gan.generator.forward(self.average, drawn.latent)
+
+    def _critic_step(self) -> Tensor:
+        gan, config, weights = self.gan, self.config, self.critic
+        batch = self.real()
+        drawn = gan.draw(len(self.prior), batch.pictures.shape[1], self.prior, self.rng)
+        with torch.no_grad():
+            fake = gan.generator.forward(self.generator, drawn.latent)
+        real, seen = self._shown(batch.pictures), self._shown(fake)
+        scored = gan.scores(weights, real, batch.labels), gan.scores(weights, seen, drawn.condition)
+        if config.loss == "wasserstein":
+            loss = wasserstein_critic(*scored, faithful=False)
+        else:
+            loss = logistic_critic(*scored)
+        if config.penalty:
+            loss = loss + config.penalty * gradient_penalty(
+                lambda x: gan.scores(weights, x, batch.labels),
+                interpolate(real, seen, self.rng),
+                faithful=False,
+            )
+        missed = gan.lost_information(weights, seen, drawn)
+        if missed is not None:
+            loss = loss + config.information * missed
+        self._descend(1, loss)
+        return loss.detach()
+
+    def _generator_step(self) -> Tensor:
+        gan, config = self.gan, self.config
+        drawn = gan.draw(len(self.prior), self._batch, self.prior, self.rng)
+        fake = self._shown(gan.generator.forward(self.generator, drawn.latent))
+        frozen = {name: weight.detach() for name, weight in self.critic.items()}
+        scores = gan.scores(frozen, fake, drawn.condition)
+        if config.loss == "wasserstein":
+            loss = wasserstein_generator(scores, faithful=False)
+        else:
+            loss = logistic_generator(scores)
+        missed = gan.lost_information(frozen, fake, drawn)
+        if missed is not None:
+            loss = loss + config.information * missed
+        self._descend(0, loss)
+        return loss.detach()
+
+    def _shown(self, pictures: Tensor) -> Tensor:
+        """What the critic gets to see: real and fake pictures changed in the same ways."""
+        if not self.config.shared_strength:
+            return pictures
+        changed = augment(pictures.flatten(0, 1), self.config.shared_strength, self.rng)
+        return changed.view(pictures.shape)
+
+    def _descend(self, which: int, loss: Tensor) -> None:
+        weights, source = self._trained[which], self._source[which]
+        if self.config.l2_source:
+            ways = [(weight - source[name]).flatten(1) for name, weight in weights.items()]
+            loss = loss + self.config.l2_source * torch.cat(ways, 1).square().sum(1)
+        gradients = torch.autograd.grad(loss.sum(), list(weights.values()))
+        for weight, gradient in zip(weights.values(), gradients, strict=True):
+            # The fused Adam takes a gradient's memory as it lies, whatever its strides say.
+            weight.grad = gradient.contiguous()
+        self._optimizers[which].step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that going on needs but the start, the prior and the pictures."""
+        return {
+            "generator": {n: w.detach() for n, w in self.generator.items()},
+            "critic": {n: w.detach() for n, w in self.critic.items()},
+            "average": dict(self.average),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "rng": self.rng.get_state(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in ("generator", "critic", "average"):
+            for key, weight in getattr(self, name).items():
+                weight.detach().copy_(state[name][key])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.rng.set_state(state["rng"].cpu())
+        self.steps = state["steps"]
+
+
+def _copies(named: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:
+    """Independent copies of weights [1, ...] for every task."""
+    return {
+        name: weight.detach().repeat(tasks, *[1] * (weight.dim() - 1))
+        for name, weight in named.items()
+    }
+
+
+def frozen_names(gan: Dcgan, config: TransferConfig) -> frozenset[str]:
+    """Weights that fine-tuning leaves alone: the critic's first and the generator's last stages."""
+    stages = gan.critic.stages
+    first = range(min(config.frozen_critic, stages))
+    last = range(max(0, stages - config.frozen_generator), stages)
+    kept = [f"down{i}" for i in first] + [f"up{i}" for i in last]
+    return frozenset(f"{name}.{part}" for name in kept for part in ("weight", "bias"))
+
+
+def augmented_shots(shots: Tensor, config: TransferConfig, rng: torch.Generator) -> Tensor:
+    """The paper's 300 pictures: RandomCrop and ColorJitter of the shots, at `strength` -> [T, 300,
+    C, S, S]. At strength 1 a crop moves by up to an eighth of a side."""
+    size, strength = shots.shape[-1], config.strength
+    change = v2.Compose(
+        [
+            v2.RandomCrop(size, padding=max(1, round(size / 8 * strength)), fill=0),
+            v2.ColorJitter(brightness=0.4 * strength, contrast=0.4 * strength),
+        ]
+    )
+    seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+    # torchvision draws from the global generator alone.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        ink = (shots.cpu() + 1) / 2
+        many = [torch.stack([change(own[i % len(own)]) for i in range(AUGMENTED)]) for own in ink]
+    return (torch.stack(many) * 2 - 1).to(shots.device)
+
+
+class ShotSource:
+    """Fine-tuning batches from the shots [T, n, C, S, S] of T tasks."""
+
+    def __init__(
+        self, shots: Tensor, labels: Tensor, config: TransferConfig, rng: torch.Generator
+    ) -> None:
+        self._config, self._rng = config, rng
+        self._labels = labels[:, None].expand(-1, config.batch, -1)
+        crop = config.augmentation == "crop"
+        self._pictures = augmented_shots(shots, config, rng) if crop else shots
+
+    def __call__(self) -> Batch:
+        tasks, count = self._pictures.shape[:2]
+        size = (tasks, self._config.batch)
+        rows = torch.randint(count, size, generator=self._rng, device=self._rng.device)
+        if count <= self._config.batch:  # every picture as often as any other, to one
+            rows = (torch.arange(size[1], device=rows.device) + rows[:, :1]) % count
+        pictures = self._pictures[torch.arange(tasks, device=rows.device)[:, None], rows]
+        if self._config.augmentation == "affine" and self._config.strength:
+            changed = augment(pictures.flatten(0, 1), self._config.strength, self._rng)
+            pictures = changed.view(pictures.shape)
+        return Batch(pictures, self._labels)
+
+
+def fine_tuning(
+    gan: Dcgan,
+    config: TransferConfig,
+    start: Pair,
+    means: Tensor,
+    shots: Tensor,
+    rng: torch.Generator,
+) -> AdversarialSteps:
+    """Steps that teach a pre-trained GAN T new classes, each from its own shots.
+
+    Args:
+        start: pre-trained weights [P].
+        means: mean picture of each base class, [L, C, S, S].
+        shots: [T, n, C, S, S].
+    """
+    away = (shots.mean(1)[:, None] - means[None]).square().flatten(2).mean(2)  # [T, L]
+    nearest = away.argmin(1)
+    labels = torch.nn.functional.one_hot(nearest, len(means)).float()
+    prior = gan.prior(gan.critic.named(start.critic[None]), shots, nearest)
+    return AdversarialSteps(
+        gan,
+        config,
+        start,
+        prior=prior,
+        real=ShotSource(shots, labels, config, rng),
+        batch=config.batch,
+        lr=config.lr,
+        frozen=frozen_names(gan, config),
+        averaging=config.averaging,
+        rng=rng,
+    )
+
+
+def step_flops(config: TransferConfig, labels: int) -> float:
+    """Floating-point operations of one fine-tuning step of one task, by torch's own counter."""
+    names = ("method", "size", "channels", "width", "latent", "loss", "critic_steps", "batch")
+    every = asdict(config)
+    return _counted(tuple((n, every[n]) for n in names), bool(config.penalty), labels)
+
+
+@lru_cache(maxsize=256)
+def _counted(fields: tuple[tuple[str, Any], ...], penalised: bool, labels: int) -> float:
+    config = TransferConfig(**dict(fields), penalty=float(penalised), strength=0.0)
+    gan, rng = build_gan(config, labels), torch.Generator().manual_seed(0)
+    start = Pair(gan.generator.initial(rng), gan.critic.initial(rng))
+    shape = (config.channels, config.size, config.size)
+    steps = fine_tuning(
+        gan, config, start, torch.zeros(labels, *shape), torch.zeros(1, 4, *shape), rng
+    )
+    with FlopCounterMode(display=False) as counter:
+        steps.step()
+    return float(counter.get_total_flops())

@@ -1,0 +1,252 @@
+"""One transfer trial: fine-tunes to the scoring episodes from rung to rung, and is scored."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainables.grid import sample_grid
+from trainables.image_set import ImageSet
+from trainables.opened import open_images, open_scorer
+from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Report, StudyContext
+from trainables.pretraining import Source, pretrained
+from trainables.reptile import Pair
+from trainables.tasks import Episode, Part, Split, to_tensor, to_uint8
+from trainables.transfer import (
+    AdversarialSteps,
+    TransferConfig,
+    build_gan,
+    fine_tuning,
+    step_flops,
+)
+
+STOPS = 3  # stopping steps tried between two rungs
+LOSS_ROWS = 40  # rows of the loss curve kept for each rung
+SOURCE_SEED = 0  # one pre-training for all trials of the same source
+
+
+# Actors are reused, and most trials of a study start from the same weights.
+@lru_cache(maxsize=4)
+def _source(
+    config: TransferConfig, image_set: str, classes: tuple[int, ...], store: str, device: str
+) -> Source:
+    return pretrained(
+        config,
+        open_images(image_set),
+        classes,
+        seed=SOURCE_SEED,
+        store=Path(store),
+        device=device,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def open_source(config: TransferConfig, context: StudyContext) -> Source:
+    """The pre-trained GAN that a config starts from, on the study's training classes."""
+    # Only what pre-training depends on, so that trials that differ in the rest share one entry.
+    own = TransferConfig(**config.source())
+    train = Split.from_dict(context.split).train
+    return _source(own, context.image_set, train, context.store, context.device)
+
+
+class TransferTrial:
+    """A `Pipeline`: a GAN of base classes, fine-tuned to the shots of classes it has never seen.
+
+    What training means here is fine-tuning on the validation episodes of the first rung, all at
+    once; every rung goes on with them for longer. The model that is kept is the pre-trained one.
+    """
+
+    def __init__(self, config: Mapping[str, Any], context: StudyContext, seed: int) -> None:
+        self.config, self.context = TransferConfig(**config), context
+        self._images = open_images(context.image_set)
+        self._source = open_source(self.config, context)
+        self._seed = seed
+        self._rung = -1
+        self._train_seconds = self._score_seconds = 0.0
+        self._score_steps = 0
+        # Of all stops so far the best by L: its step, and its pictures.
+        self._best: tuple[float, int, Tensor] | None = None
+
+    @cached_property
+    def _episodes(self) -> Sequence[Episode]:
+        return open_scorer(self.context, "validation").episodes[: self.context.episodes[0]]
+
+    @cached_property
+    def _each(self) -> float:
+        """FLOPs of one step of all episodes."""
+        return step_flops(self.config, len(self._source.means)) * len(self._episodes)
+
+    @cached_property
+    def tuning(self) -> AdversarialSteps:
+        """The fine-tuning of all episodes, where it stands."""
+        device = self.context.device
+        rng = torch.Generator(device).manual_seed(self._seed)
+        return _fine_tuning(self.config, self._source, self._images, self._episodes, rng, device)
+
+    @property
+    def train_flops(self) -> float:
+        return self.tuning.steps * self._each
+
+    def step(self, should_stop: Callable[[], bool]) -> Report:
+        began = time.monotonic()
+        target = self._rung + 1
+        scoring = 0.0
+        losses: list[tuple[float, float, float]] = []
+        first = self.tuning.steps
+        last = math.ceil(self.context.rungs[target] / self._each)
+        for part in range(1, STOPS + 1):
+            losses += self._tune(first + (last - first) * part // STOPS, should_stop)
+            scoring += self._score()
+            if should_stop():
+                break
+        complete = self.tuning.steps >= last
+        self._rung += complete
+        self._score_seconds += scoring
+        self._train_seconds += time.monotonic() - began - scoring
+        assert self._best is not None
+        _, stop, samples = self._best
+        drawn = samples.numpy()
+        metrics = open_scorer(self.context, "validation").score(drawn).metrics | {
+            "adapt_steps": float(stop),
+            "rung": float(self._rung),
+            "complete": float(complete),
+            "meta_iterations": float(self.tuning.steps),
+            "updates": float(self.tuning.steps * len(self._episodes)),
+            "train_flops": self.train_flops,
+            "train_seconds": self._train_seconds,
+            "score_seconds": self._score_seconds,
+            "score_steps": float(self._score_steps),
+        }
+        shots = np.stack([self._images.images[list(e.shots)] for e in self._episodes])
+        return Report(metrics=metrics, losses=losses, grid=sample_grid(shots, drawn))
+
+    def train(self, flops: float) -> None:
+        """Nothing: what is kept was pre-trained."""
+
+    def _tune(
+        self, target: int, should_stop: Callable[[], bool]
+    ) -> list[tuple[float, float, float]]:
+        """Fine-tune up to `target` steps -> a few rows of the loss curve."""
+        rows = []
+        while self.tuning.steps < target and not should_stop():
+            critic, generator = (float(loss.mean()) for loss in self.tuning.step())
+            if not (math.isfinite(critic) and math.isfinite(generator)):
+                raise Diverged(
+                    f"losses of step {self.tuning.steps} are {critic} (critic) and "
+                    f"{generator} (generator)"
+                )
+            rows.append((float(self.tuning.steps * len(self._episodes)), critic, generator))
+        parts = np.array_split(np.array(rows), min(len(rows), LOSS_ROWS // STOPS)) if rows else []
+        return [(float(p[-1, 0]), *map(float, p[:, 1:].mean(0))) for p in parts]  # type: ignore[misc]
+
+    def _score(self) -> float:
+        """Draw where the fine-tuning stands and keep it if it is the best yet -> seconds."""
+        began = time.monotonic()
+        samples = to_uint8(self.tuning.draw(self.context.samples))
+        loss = open_scorer(self.context, "validation").score(samples).metrics["L"]
+        self._score_steps += len(self._episodes)
+        if self._best is None or loss < self._best[0]:
+            self._best = (loss, self.tuning.steps, torch.from_numpy(samples))
+        return time.monotonic() - began
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "tuning": self.tuning.state_dict(),
+            "best": self._best,
+            "rung": self._rung,
+            "train_seconds": self._train_seconds,
+            "score_seconds": self._score_seconds,
+            "score_steps": self._score_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.tuning.load_state_dict(state["tuning"])
+        self._best = state["best"]
+        self._rung = state["rung"]
+        self._train_seconds = state["train_seconds"]
+        self._score_seconds = state["score_seconds"]
+        self._score_steps = state["score_steps"]
+
+    def weights(self) -> dict[str, Tensor]:
+        source = self._source
+        return {
+            "generator": source.weights.generator,
+            "critic": source.weights.critic,
+            "means": source.means,
+        }
+
+    @staticmethod
+    def sample(
+        config: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        context: StudyContext,
+        *,
+        part: Part,
+        episodes: range,
+        stops: Sequence[int],
+    ) -> npt.NDArray[np.uint8]:
+        own, images = TransferConfig(**config), open_images(context.image_set)
+        source = Source(Pair(weights["generator"], weights["critic"]), weights["means"])
+        chosen = open_scorer(context, part).episodes[episodes.start : episodes.stop]
+        chunks = []
+        for first in range(0, len(chosen), EPISODES_AT_ONCE):
+            chunk = chosen[first : first + EPISODES_AT_ONCE]
+            rng = torch.Generator(context.device).manual_seed(chunk[0].seed)
+            tuning = _fine_tuning(own, source, images, chunk, rng, context.device)
+            drawn = []
+            for stop in stops:
+                while tuning.steps < stop:
+                    tuning.step()
+                drawn.append(to_uint8(tuning.draw(context.samples)))
+            chunks.append(np.stack(drawn))
+        return np.concatenate(chunks, axis=1)
+
+    @staticmethod
+    def source_flops(config: Mapping[str, Any], classes: int) -> float:
+        own = TransferConfig(**config)
+        step = step_flops(replace(own, batch=own.pretrain_batch), classes)
+        return own.pretrain_steps * step
+
+    @staticmethod
+    def training_speed(config: Mapping[str, Any], device: str, seconds: float) -> float:
+        own = TransferConfig(**config)
+        labels, tasks = 2, EPISODES_AT_ONCE
+        gan, rng = build_gan(own, labels), torch.Generator(device).manual_seed(0)
+        start = Pair(
+            gan.generator.initial(torch.Generator()).to(device),
+            gan.critic.initial(torch.Generator()).to(device),
+        )
+        shape = (own.channels, own.size, own.size)
+        means, shots = torch.zeros(labels, *shape), torch.zeros(tasks, 4, *shape)
+        tuning = fine_tuning(gan, own, start, means.to(device), shots.to(device), rng)
+        tuning.step()  # the first one pays for allocations
+        began, done = time.monotonic(), 0
+        while (spent := time.monotonic() - began) < seconds:
+            tuning.step()
+            done += 1
+        return done * tasks * step_flops(own, labels) / spent
+
+
+def _fine_tuning(
+    config: TransferConfig,
+    source: Source,
+    images: ImageSet,
+    episodes: Sequence[Episode],
+    rng: torch.Generator,
+    device: str,
+) -> AdversarialSteps:
+    gan = build_gan(config, len(source.means))
+    start = Pair(source.weights.generator.to(device), source.weights.critic.to(device))
+    shots = to_tensor(np.stack([images.images[list(e.shots)] for e in episodes])).to(device)
+    return fine_tuning(gan, config, start, source.means.to(device), shots, rng)
