@@ -18,6 +18,7 @@ def plan(**changed: Any) -> Plan:
         "budget_seconds": 600.0,
         "trials": None,
         "validation_episodes": 20,
+        "validation_classes": 20,
         "slots": 2,
         "threads": 1,
         "cpus_per_trial": 1.0,
@@ -92,8 +93,29 @@ def test_the_search_leaves_time_to_finish(budget: float, slots: int) -> None:
 
 
 def test_few_episodes_are_all_used() -> None:
-    assert episode_counts(3) == (3, 3, 3)
-    assert episode_counts(20) == (5, 8, 12)
+    assert episode_counts(3, 1) == (3, 3, 3)
+    assert episode_counts(20, 20) == (5, 8, 12)
+
+
+def test_few_classes_have_equally_many_episodes() -> None:
+    # A quarter, two and three fifths of 18 are 4.5, 7.2 and 10.8; at least 5; in threes.
+    assert episode_counts(18, 3) == (6, 9, 12)
+
+
+def test_last_trainings_and_pre_trainings_are_paid_from_the_budget() -> None:
+    """search + 2 pre-trainings + final_trials full trials + start and finish = budget."""
+    made = plan(source_flops=3e11, final_trials=2.0)
+    full = made.rungs[-1] / made.flops_per_second
+    assert made.search_seconds + 2 * 30 + 2 * full + 180 == pytest.approx(600)
+    assert made.search_seconds < plan().search_seconds
+
+
+def test_another_budget_leaves_the_same_time_to_finish() -> None:
+    made = plan(final_trials=1.0)
+    longer = made.with_budget(1200.0)
+    assert longer.rungs == made.rungs
+    assert longer.search_seconds == pytest.approx(made.search_seconds + 600)
+    assert made.with_budget(10.0).search_seconds == pytest.approx(3.0)
 
 
 def test_the_description_names_what_a_user_pays() -> None:

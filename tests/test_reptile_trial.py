@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_scorer import tiny_images, tiny_nets
 
-from trainables import reptile_trial
+from trainables import opened
 from trainables.features import SHOTS
 from trainables.pipeline import EPISODES_AT_ONCE, PIPELINES, Diverged, StudyContext, load_pipeline
 from trainables.reptile import ReptileConfig, meta_iteration_flops, step_flops
@@ -31,10 +31,12 @@ def never() -> bool:
 
 @pytest.fixture(autouse=True)
 def _toy_data(monkeypatch: pytest.MonkeyPatch) -> Any:
-    reptile_trial._scorer.cache_clear()
-    monkeypatch.setattr(reptile_trial, "_image_set", lambda _path: tiny_images())
+    opened.open_images.cache_clear()
+    opened._scorer.cache_clear()
+    monkeypatch.setattr(opened, "open_image_set", lambda _path: tiny_images())
     yield
-    reptile_trial._scorer.cache_clear()
+    opened.open_images.cache_clear()
+    opened._scorer.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +65,14 @@ def context(config: ReptileConfig) -> StudyContext:
         episodes=(5, 5, 10),
         samples=12,
         device="cpu",
+        store="",
     )
 
 
 def test_every_pipeline_can_be_loaded() -> None:
     assert load_pipeline("reptile") is ReptileTrial
-    assert set(PIPELINES) == {"reptile"}
+    assert set(PIPELINES) == {"reptile", "transfer"}
+    assert all(load_pipeline(name) for name in PIPELINES)
     with pytest.raises(ValueError, match="must be one of"):
         load_pipeline("nonsense")
 

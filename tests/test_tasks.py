@@ -115,7 +115,7 @@ def test_a_split_is_written_down_with_names_and_read_again() -> None:
 
 @pytest.mark.parametrize("test", [(), (1,)])
 def test_parts_that_are_empty_or_overlap_are_refused(test: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="disjoint and not empty"):
+    with pytest.raises(ValueError, match="must be disjoint"):
         Split(train=(0, 1), validation=(2,), test=test, seed=0)
 
 

@@ -62,6 +62,7 @@ def toy_context(rungs: int = 3) -> dict[str, Any]:
         "episodes": (1,) * rungs,
         "samples": 1,
         "device": "cpu",
+        "store": "",
     }
 
 
@@ -111,6 +112,9 @@ class ToyPipeline:
                 os._exit(1)
         return math.nan if kind == "nan" else value
 
+    def train(self, flops: float) -> None:
+        """Every toy model is the same."""
+
     def state_dict(self) -> dict[str, Any]:
         """Rungs done."""
         return {"done": self.done}
@@ -122,6 +126,11 @@ class ToyPipeline:
     def weights(self) -> dict[str, Tensor]:
         """One number."""
         return {"done": torch.tensor([float(self.done)])}
+
+    @staticmethod
+    def source_flops(config: Mapping[str, Any], classes: int) -> float:
+        """Nothing is trained before."""
+        return 0.0
 
 
 class ToyTrainable(TrialTrainable):
