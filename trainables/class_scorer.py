@@ -7,10 +7,12 @@ two-sample scores depend on how many are compared.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from trainables import metrics
 from trainables.features import COPY_PERCENTILE, SHOTS, open_scoring_nets
@@ -57,6 +59,19 @@ class ClassScores:
         return float(low), float(high)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Class:
+    """Held-out pictures of a class: their rows in the set, ascending, their features [m, d], and
+    the share of them that is recognised."""
+
+    rows: npt.NDArray[np.int64]
+    features: Floats
+    recognised: float
+
+    def features_of(self, rows: Sequence[int]) -> Floats:
+        return self.features[np.searchsorted(self.rows, rows)]
+
+
 class ClassScorer:
     """Scores samples on a part's episodes, which are the same for every generator.
 
@@ -94,18 +109,30 @@ class ClassScorer:
         self._nets = open_scoring_nets(nets)
         self._classes = np.array([episode.class_index for episode in self.episodes])
         self.shots: Bytes = np.stack([images.images[list(e.shots)] for e in self.episodes])
-        reals = [images.images[list(e.reals)] for e in self.episodes]
-        self.reals: Bytes = np.stack([pictures[REFERENCE:] for pictures in reals])
-        self._shot_features = [self._nets.embed(shots) for shots in self.shots]
-        self._features = [self._nets.embed(pictures) for pictures in reals]
-        self._real_shares = self._by_class(
-            [np.array([self._recognised(e, self.reals[e])]) for e in range(len(reals))]
-        ).mean(1)
+        self.reals: Bytes = np.stack([images.images[list(e.reals)] for e in self.episodes])
+        self.reals = self.reals[:, REFERENCE:]
+        known = {index: self._known(images, index) for index in classes}
+        self._features = [known[e.class_index].features_of(e.reals) for e in self.episodes]
+        self._real_shares = [known[e.class_index].recognised for e in self.episodes]
+        self._shot_features = [self._embed(e, shots) for e, shots in enumerate(self.shots)]
         self._thresholds = self._copy_thresholds()
         self._references = [self._reference(features[:REFERENCE]) for features in self._features]
         self._real_distances = self._by_class(
             [np.array([self._frechet(e, f[REFERENCE:])]) for e, f in enumerate(self._features)]
         ).mean(1)
+
+    def _known(self, images: ImageSet, index: int) -> _Class:
+        """The held-out pictures of a class, of which its episodes draw most."""
+        rows = np.flatnonzero((images.labels == index) & images.held_out)
+        pictures = images.images[rows]
+        return _Class(
+            rows=rows,
+            features=self._nets.embedding_for(index)(pictures),
+            recognised=float((self._nets.classify(pictures) == index).mean()),
+        )
+
+    def _embed(self, episode: int, pictures: Bytes) -> Floats:
+        return self._nets.embedding_for(int(self._classes[episode]))(pictures)
 
     def score(self, samples: Bytes, *, from_reals: bool = False) -> ClassScores:  # noqa: ARG002
         """Score what a generator drew for the first episodes.
@@ -134,7 +161,7 @@ class ClassScorer:
         shots = self.shots[episode]
         reals = self._features[episode]
         reference, compared = reals[:REFERENCE], reals[REFERENCE:]
-        features = self._nets.embed(samples)
+        features = self._embed(episode, samples)
         density, covered = metrics.density_coverage(
             features, reference, self._references[episode][2], NEIGHBOURS
         )
@@ -146,7 +173,7 @@ class ClassScorer:
         deviation = metrics.mean_deviation(features[None]) / metrics.mean_deviation(reference[None])
         found = {
             "recognisability": self._recognised(episode, samples),
-            "recognisability_real": float(self._real_shares[episode]),
+            "recognisability_real": self._real_shares[episode],
             "diversity": float(deviation[0]),
             "copy_share": float(copies.mean()),
             "density": float(density.mean()),

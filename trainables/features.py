@@ -2,9 +2,12 @@
 
 The embedding carries the distances between distributions; the recogniser, another net, says whose
 class a picture is; the threshold says how near to a shot an honest new drawing ever comes. None
-of them sees a validation or test class, with one exception: where a set has few but large classes
-(MNIST, FashionMNIST), the recogniser is a classifier of all of them, from their pictures that are
-not held out. It only ever scores.
+of them sees a validation or test class.
+
+A set of few, large classes (MNIST, FashionMNIST) has too few of them to learn from, so there every
+class that is scored has an embedding of its own, which learns from all but itself and the test
+classes, and the recogniser is a classifier of all classes. They only ever score, and held-out
+pictures are not looked at.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,25 +52,41 @@ RECIPES = (EMBEDDING, RECOGNISER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoringNets:
-    """The learned parts of scoring, opened from a folder of `prepare_scorer`."""
+class Embedding:
+    """Features in which the scores take distances."""
 
-    embedding: FeatureNet
-    recogniser: FeatureNet
-    centre: Tensor  # of the embedding's features over the training classes, [64]
+    net: FeatureNet
+    centre: Tensor  # of the features over the training classes, [64]
     spread: Tensor  # their standard deviation, [64]
-    copy_threshold: float  # of `metrics.copy_distances`
-    head: tuple[Tensor, Tensor] | None  # weight and bias over all classes, of a classifier
 
-    def embed(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        """Return features in which the scores take distances, [N, C, S, S] -> [N, 64].
+    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Return features of pictures, [N, C, S, S] -> [N, 64].
 
         They are standardised on the training classes and divided by sqrt(64), so that the
         squared distance between two typical drawings is about 2.
         """
-        raw = self.embedding.run(images)
+        raw = self.net.run(images)
         scaled = (raw - self.centre) / (self.spread * math.sqrt(len(self.spread)))
         return scaled.double().numpy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringNets:
+    """The learned parts of scoring, opened from a folder of `prepare_scorer`."""
+
+    embeddings: Mapping[str, Embedding]  # "embedding", or of each scored class "embedding-<index>"
+    recogniser: FeatureNet
+    copy_threshold: float  # of `metrics.copy_distances`
+    head: tuple[Tensor, Tensor] | None  # weight and bias over all classes, of a classifier
+
+    @property
+    def embed(self) -> Embedding:
+        """The embedding that all classes share."""
+        return self.embeddings["embedding"]
+
+    def embedding_for(self, index: int) -> Embedding:
+        """The embedding of one large class."""
+        return self.embeddings[f"embedding-{index}"]
 
     def recognise(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return features of length 1, whose nearest neighbours share a class, [N, 128]."""
@@ -134,31 +153,33 @@ def open_scoring_nets(folder: Path) -> ScoringNets:
 
 def _open(folder: Path) -> ScoringNets:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    nets: dict[str, FeatureNet] = {}
-    statistics: dict[str, Tensor] = {}
-    for recipe in RECIPES:
-        path = folder / f"{recipe.name}.safetensors"
-        if hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"][recipe.name]:
-            raise ValueError(f"{path.name} is not what was written")
-        state = load_file(path)
-        for name in ("centre", "spread", *HEAD):
-            if name in state:
-                statistics[f"{recipe.name}.{name}"] = state.pop(name)
+    embeddings: dict[str, Embedding] = {}
+    for name in meta["sha256"]:
+        recipe = RECOGNISER if name == "recogniser" else EMBEDDING
+        state = _intact(folder / f"{name}.safetensors", meta["sha256"][name])
+        centre, spread = state.pop("centre"), state.pop("spread")
+        head = [state.pop(part) for part in HEAD if part in state]
         with torch.device("meta"):
             net = FeatureNet(recipe, meta["channels"])
         net.load_state_dict(state, assign=True)
         net.to(memory_format=torch.channels_last)  # halves the time of scoring
-        nets[recipe.name] = net.eval().requires_grad_(False)
-    names = [f"recogniser.{name}" for name in HEAD]
-    head = [statistics[name] for name in names if name in statistics]
+        net.eval().requires_grad_(False)
+        if recipe is EMBEDDING:
+            embeddings[name] = Embedding(net=net, centre=centre, spread=spread)
+        else:
+            recogniser, classifier = net, head
     return ScoringNets(
-        embedding=nets["embedding"],
-        recogniser=nets["recogniser"],
-        centre=statistics["embedding.centre"],
-        spread=statistics["embedding.spread"],
+        embeddings=embeddings,
+        recogniser=recogniser,
         copy_threshold=float(meta["copy_threshold"]),
-        head=(head[0], head[1]) if head else None,
+        head=(classifier[0], classifier[1]) if classifier else None,
     )
+
+
+def _intact(path: Path, digest: str) -> dict[str, Tensor]:
+    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise ValueError(f"{path.name} is not what was written")
+    return load_file(path)
 
 
 def _damage(folder: Path) -> str | None:
@@ -180,10 +201,22 @@ def _folder_name(images: ImageSet, split: Split, seed: int, steps: int | None) -
         "steps": steps,
     }
     if large_classes(images):
-        request["recognises"] = "all classes"
+        request["nets"] = [[name, list(classes)] for name, _, classes in _nets(images, split)]
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", images.name)[:40]
     return f"scorer-{readable}-{images.images.shape[-1]}-{digest[:16]}"
+
+
+def _nets(images: ImageSet, split: Split) -> list[tuple[str, Recipe, Sequence[int]]]:
+    """What is learned: name, recipe, and the classes to tell apart."""
+    if not large_classes(images):
+        return [("embedding", EMBEDDING, split.train), ("recogniser", RECOGNISER, split.train)]
+    known = sorted((*split.train, *split.validation))
+    own = [
+        (f"embedding-{index}", EMBEDDING, [c for c in known if c != index])
+        for index in split.validation or split.test
+    ]
+    return [*own, ("recogniser", RECOGNISER, range(len(images.classes)))]
 
 
 def _learn(
@@ -195,23 +228,21 @@ def _learn(
     report: Report,
     steps: int | None,
 ) -> None:
-    """Train both nets and write what scoring needs into an empty folder."""
+    """Train the nets and write what scoring needs into an empty folder."""
     started = time.monotonic()
     threshold = copy_threshold(images, split, seed=seed)
     sums, accuracy = {}, {}
     with _threads(threads):
-        for number, recipe in enumerate(RECIPES):
-            everything = recipe is RECOGNISER and large_classes(images)
-            classes = range(len(images.classes)) if everything else split.train
-            state, accuracy[recipe.name] = train_net(
+        for number, (name, recipe, classes) in enumerate(_nets(images, split)):
+            state, accuracy[name] = train_net(
                 recipe, images, classes, [seed, number], report, steps
             )
-            if not everything:
-                for name in HEAD:
-                    del state[name]
-            path = folder / f"{recipe.name}.safetensors"
+            if not (recipe is RECOGNISER and large_classes(images)):
+                for part in HEAD:
+                    del state[part]
+            path = folder / f"{name}.safetensors"
             save_file(state, path)
-            sums[recipe.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            sums[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     meta = {
         "version": VERSION,
         "channels": images.images.shape[1],
