@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tuner import launch
+from tuner.experiments import EXPERIMENTS
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +176,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     for word in ("Study ", "Data ", "Hardware ", "Plan ", "Time "):
         assert word in text
     assert not storage.exists()
+
+
+def test_every_experiment_is_named_in_the_help() -> None:
+    assert set(launch.NAMES) == set(EXPERIMENTS)
 
 
 def test_help_explains_and_is_quick() -> None:

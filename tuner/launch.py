@@ -19,6 +19,15 @@ from trainables.errors import UserError
 if TYPE_CHECKING:
     from tuner.setting import Request
 
+# Here too, so that --help imports no framework.
+NAMES = (
+    "reptile_omniglot",
+    "reptile_mnist",
+    "reptile_fashion_mnist",
+    "dcgan_fashion_mnist",
+    "cgan_fashion_mnist",
+    "infogan_fashion_mnist",
+)
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 
@@ -53,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("experiment", help="what to search: reptile_omniglot")
+    parser.add_argument("experiment", help=f"what to search: {', '.join(NAMES)}")
     search = parser.add_argument_group("how much")
     search.add_argument("--trials", type=int, help="at most (default: what the budget allows)")
     search.add_argument(
