@@ -19,6 +19,7 @@ EPOCHS, FEWEST_STEPS = 6, 300
 LABEL_SMOOTHING = 0.05
 LR, WEIGHT_DECAY = 3e-3, 1e-2
 AUGMENTATION = 0.65  # +-10 degrees, +-2 px, +-6.5 %, of `augment`
+SHIFT = 2  # pixels, where pictures are not turned
 NOISE = 0.1  # largest standard deviation; without it the scores overreact to noise
 BLURRED = 0.25  # share of pictures
 SECONDS_BETWEEN_REPORTS = 2.0
@@ -31,9 +32,16 @@ def train_net(
     entropy: Sequence[int],
     report: Report,
     steps: int | None,
+    *,
+    shifts_alone: bool = False,
 ) -> tuple[dict[str, Tensor], float]:
     """Train one net to tell `classes` apart -> its state with that of its head, accuracy at the
-    end; label i of the head is `classes[i]`."""
+    end; label i of the head is `classes[i]`.
+
+    Args:
+        shifts_alone: pictures are moved by whole pixels, and neither turned nor scaled: a net that
+            has learned to look past turns takes turned copies for new pictures.
+    """
     pixels, labels = _training_part(images, classes)
     generator = torch.Generator().manual_seed(_seed(entropy))
     with torch.random.fork_rng(devices=[]):  # modules draw their weights globally
@@ -50,7 +58,7 @@ def train_net(
     order, correct = _epochs(len(labels), generator), 0.0
     for step in range(steps):
         batch = next(order)
-        logits = head(net(_distort(pixels[batch], generator)))
+        logits = head(net(_distort(pixels[batch], generator, shifts_alone)))
         loss = F.cross_entropy(logits, labels[batch], label_smoothing=LABEL_SMOOTHING)
         optimiser.zero_grad()
         torch.autograd.backward([loss])
@@ -92,15 +100,30 @@ def _epochs(count: int, generator: torch.Generator) -> Iterator[Tensor]:
         left = left[BATCH:]
 
 
-def _distort(pixels: Tensor, generator: torch.Generator) -> Tensor:
+def _distort(pixels: Tensor, generator: torch.Generator, shifts_alone: bool) -> Tensor:
     """Turn uint8 pictures into inputs that are moved, some blurred, and a little noisy."""
-    images = augment(pixels.float().div_(127.5).sub_(1), AUGMENTATION, generator)
+    images = pixels.float().div_(127.5).sub_(1)
+    if shifts_alone:
+        images = _shifted(images, generator)
+    else:
+        images = augment(images, AUGMENTATION, generator)
     each = (len(images), 1, 1, 1)
     margin = F.pad(images, (1, 1, 1, 1), value=-1.0)
     blurred = F.avg_pool2d(margin, 3, stride=1)
     images = torch.where(torch.rand(each, generator=generator) < BLURRED, blurred, images)
     level = NOISE * torch.rand(each, generator=generator)
     return images + level * torch.randn(images.shape, generator=generator)
+
+
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Move every picture by up to `SHIFT` pixels along each axis; background comes in."""
+    count, size = len(images), images.shape[-1]
+    margin = F.pad(images, (SHIFT, SHIFT, SHIFT, SHIFT), value=-1.0)
+    down, right = torch.randint(2 * SHIFT + 1, (2, count, 1), generator=generator)
+    rows, columns = torch.arange(size) + down, torch.arange(size) + right
+    which = torch.arange(count)[:, None, None]
+    moved = margin.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2)
 
 
 class _Progress:

@@ -201,6 +201,7 @@ def _folder_name(images: ImageSet, split: Split, seed: int, steps: int | None) -
         "steps": steps,
     }
     if large_classes(images):
+        request["moves"] = "shifts alone"
         request["nets"] = [[name, list(classes)] for name, _, classes in _nets(images, split)]
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", images.name)[:40]
@@ -235,7 +236,13 @@ def _learn(
     with _threads(threads):
         for number, (name, recipe, classes) in enumerate(_nets(images, split)):
             state, accuracy[name] = train_net(
-                recipe, images, classes, [seed, number], report, steps
+                recipe,
+                images,
+                classes,
+                [seed, number],
+                report,
+                steps,
+                shifts_alone=recipe is EMBEDDING and large_classes(images),
             )
             if not (recipe is RECOGNISER and large_classes(images)):
                 for part in HEAD:
