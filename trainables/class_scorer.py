@@ -8,7 +8,7 @@ two-sample scores depend on how many are compared.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,14 @@ from trainables import metrics
 from trainables.features import COPY_PERCENTILE, SHOTS, open_scoring_nets
 from trainables.image_set import ImageSet
 from trainables.metrics import Bytes, Floats
+from trainables.paper_scores import paper_scores
 from trainables.scores import FD_UNIT, HONEST_COPIES, KID_UNIT, SHARES
 from trainables.tasks import EPISODES, Part, Split, make_episodes
 
 REFERENCE = 500  # held-out pictures of the class that samples are compared with
 COMPARED = 256  # samples an episode, and real pictures beside the reference
 NEIGHBOURS = 5
-PAPERS = 64  # samples that the paper's MSE and SSIM are taken of
+PAPERS = 16  # samples that the paper's MSE and SSIM are taken of in a search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,7 +98,7 @@ class ClassScorer:
             UserError: the nets are absent or damaged, or a class has too few pictures.
         """
         classes = split.validation if part == "validation" else split.test
-        self.seed = seed
+        self.part, self.seed = part, seed
         self.episodes = make_episodes(
             images,
             classes,
@@ -155,7 +156,12 @@ class ClassScorer:
                 f"got {samples.dtype} {samples.shape}."
             )
         rows = [self._score(e, drawn) for e, drawn in enumerate(samples)]
-        return ClassScores.of({name: np.array([row[name] for row in rows]) for name in rows[0]})
+        scores = ClassScores.of({name: np.array([row[name] for row in rows]) for name in rows[0]})
+        if self.part == "test":
+            count = len(samples)
+            papers = paper_scores(samples, self.shots[:count], self.reals[:count])
+            scores = replace(scores, metrics=scores.metrics | papers)
+        return scores
 
     def _score(self, episode: int, samples: Bytes) -> dict[str, float]:
         shots = self.shots[episode]

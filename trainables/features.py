@@ -201,7 +201,6 @@ def _folder_name(images: ImageSet, split: Split, seed: int, steps: int | None) -
         "steps": steps,
     }
     if large_classes(images):
-        request["moves"] = "shifts alone"
         request["nets"] = [[name, list(classes)] for name, _, classes in _nets(images, split)]
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", images.name)[:40]
@@ -215,7 +214,7 @@ def _nets(images: ImageSet, split: Split) -> list[tuple[str, Recipe, Sequence[in
     known = sorted((*split.train, *split.validation))
     own = [
         (f"embedding-{index}", EMBEDDING, [c for c in known if c != index])
-        for index in split.validation or split.test
+        for index in (*split.validation, *split.test)
     ]
     return [*own, ("recogniser", RECOGNISER, range(len(images.classes)))]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from trainables import metrics
 from trainables.features import SHOTS, open_scoring_nets
 from trainables.image_set import ImageSet
 from trainables.metrics import Bytes, Floats
+from trainables.paper_scores import paper_scores
 from trainables.scores import Distances, Kernels, Moments, Scores, Tally, real_distance
 from trainables.tasks import EPISODES, Part, Split, class_rows, make_episodes
 
@@ -65,7 +66,7 @@ class PooledScorer:
         """
         classes = split.validation if part == "validation" else split.test
         per_class = max(1, EPISODES // len(classes))
-        self.seed = seed
+        self.part, self.seed = part, seed
         self.episodes = make_episodes(
             images, classes, shots=SHOTS, reals=REALS, seed=seed, per_class=per_class
         )
@@ -124,7 +125,11 @@ class PooledScorer:
             kernels=self._kernels(features, groups, pairs, from_reals),
             distances=self._distances(tuple(map(metrics.moments, groups)), pairs, count),
         )
-        return Scores.of(tally)
+        scores = Scores.of(tally)
+        if self.part == "test":
+            papers = paper_scores(samples, shots, self.reals[:count])
+            scores = replace(scores, metrics=scores.metrics | papers)
+        return scores
 
     def _check(self, samples: Bytes, from_reals: bool) -> None:
         most, reals = self.reals.shape[:2]

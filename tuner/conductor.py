@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,17 +153,19 @@ class _Study:
         """What the trials share, and what the last test does."""
         started = time.monotonic()
         setting = self.setting
-        search = self._context(setting.split)
-        last = self._context(setting.split.joined()) if setting.experiment.retrain else search
+        search = self._context()
+        last = search
+        if setting.experiment.retrain:
+            last = replace(search, split=setting.split.joined().to_dict())
         self.timings["preparation"] = time.monotonic() - started
         return search, last
 
-    def _context(self, split: Split) -> StudyContext:
+    def _context(self) -> StudyContext:
         setting, plan = self.setting, self.plan
         with _newest_line(setting.console) as report:
             nets = prepare_scorer(
                 setting.images,
-                split,
+                setting.split,
                 cache_dir=user_cache() / "scorers",
                 threads=max(1, int(setting.cpus)),
                 report=report,
@@ -171,7 +173,7 @@ class _Study:
         return StudyContext(
             image_set=str(setting.images.path),
             scorer=str(nets),
-            split=split.to_dict(),
+            split=setting.split.to_dict(),
             rungs=plan.rungs,
             episodes=plan.episodes,
             samples=plan.samples,

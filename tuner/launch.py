@@ -28,6 +28,7 @@ NAMES = (
     "cgan_fashion_mnist",
     "infogan_fashion_mnist",
 )
+ALL = "all"  # in place of a name
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 
@@ -43,6 +44,7 @@ examples:
   python -m tuner.launch reptile_omniglot --trials 1      the paper's settings alone
   python -m tuner.launch reptile_omniglot --data my/characters
   python -m tuner.launch reptile_omniglot --resume        go on where the last one stopped
+  python -m tuner.launch all --budget 6h                  one after another, an hour each
 
 Exit codes: 0 done; 1 nothing succeeded; 2 a request that cannot be met; 130 interrupted.
 """
@@ -62,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("experiment", help=f"what to search: {', '.join(NAMES)}")
+    parser.add_argument("experiment", help=f"what to search: {', '.join(NAMES)}; or {ALL}")
     search = parser.add_argument_group("how much")
     search.add_argument("--trials", type=int, help="at most (default: what the budget allows)")
     search.add_argument(
@@ -108,6 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         request = _request(
             build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
         )
+        if request.experiment == ALL:
+            from tuner.every import conduct_all
+
+            return conduct_all(request, NAMES)
         from tuner.conductor import conduct
 
         return conduct(request)
@@ -135,7 +141,10 @@ def _request(arguments: argparse.Namespace) -> Request:
     from tuner.experiments import find_experiment
     from tuner.plan import parse_budget
 
-    find_experiment(arguments.experiment)
+    if arguments.experiment != ALL:
+        find_experiment(arguments.experiment)
+    elif arguments.study is not None or arguments.data is not None:
+        raise UserError(f"{ALL!r} runs every experiment on its own data: leave --study and --data.")
     if arguments.trials is not None and arguments.trials < 1:
         raise UserError(f"--trials must be at least 1, got {arguments.trials}.")
     if not 0 <= arguments.seed < 2**32:
