@@ -42,8 +42,11 @@ def _outer(trial: Trial) -> dict[str, Any]:
 
 
 def _nets(trial: Trial, widths: tuple[int, ...]) -> dict[str, Any]:
-    return {
-        "architecture": trial.suggest_categorical("architecture", ARCHITECTURES),
+    architecture = trial.suggest_categorical("architecture", ARCHITECTURES)
+    codes = architecture == "infogan"
+    own = {"information": trial.suggest_float("information", 0.1, 1.0, log=True)} if codes else {}
+    return own | {
+        "architecture": architecture,
         "width": trial.suggest_categorical("width", widths),
         "latent": trial.suggest_categorical("latent", [16, 32, 64, 128]),
     }

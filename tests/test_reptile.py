@@ -19,7 +19,6 @@ from trainables.reptile import (
     adapt,
     build_gan,
     initial_weights,
-    latents,
     meta_iteration_flops,
     reptile_gradient,
     reptile_update,
@@ -203,7 +202,9 @@ def test_the_generator_that_draws_is_an_average_of_the_loop(share: float) -> Non
             before = weights.get(name, torch.zeros(()))
             weights[name] = (1 - newest) * before + newest * value.detach()
     with torch.no_grad():
-        expected = gan.generator.forward(weights, latents(gan, 2, 6, rng))
+        expected = gan.generator.forward(
+            weights, gan.draw(gan.uniform(2, rng.device), 6, rng).latent
+        )
     again = torch.Generator().manual_seed(5)
     (drawn,) = adapt(gan, config, start, shots, again, stops=(3,), count=6)
     torch.testing.assert_close(drawn, expected)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainables.gans import CONTINUOUS, METHODS
 from trainables.losses import logistic_critic, logistic_generator
 from trainables.models.conditional import CodeCritic, LabelCritic
 from trainables.reptile import Pair
@@ -22,7 +23,6 @@ from trainables.transfer import (
     fine_tuning,
     step_flops,
 )
-from trainables.transfer_gans import CONTINUOUS, METHODS
 
 TINY = TransferConfig(size=16, width=2, latent=4, batch=4, lr=1e-2)
 LABELS = 3
@@ -72,7 +72,7 @@ def test_lost_information_by_hand() -> None:
     assert isinstance(gan.critic, CodeCritic)
     told = torch.tensor([[[0.0, 0.0, 0.0, 0.5, 0.0]]])
     gan.critic.recovered = lambda *_: told  # type: ignore[method-assign]
-    drawn = gan.draw(1, 1, torch.tensor([[0.0, 1.0, 0.0]]), torch.Generator().manual_seed(0))
+    drawn = gan.draw(torch.tensor([[0.0, 1.0, 0.0]]), 1, torch.Generator().manual_seed(0))
     assert drawn.condition is not None
     drawn.condition[..., LABELS:] = torch.tensor([0.0, 1.0])
     lost = gan.lost_information({}, told, drawn)
@@ -85,7 +85,7 @@ def test_inputs_hold_noise_and_codes() -> None:
     widths = {"dcgan": 4, "cgan": 4 + LABELS, "infogan": 4 + LABELS + CONTINUOUS}
     for method in METHODS:
         gan = build_gan(replace(TINY, method=method), LABELS)  # type: ignore[arg-type]
-        drawn = gan.draw(2, 5, prior, torch.Generator().manual_seed(0))
+        drawn = gan.draw(prior, 5, torch.Generator().manual_seed(0))
         assert drawn.latent.shape == (2, 5, widths[method])
         if drawn.condition is not None:
             assert torch.equal(drawn.latent[..., 4:], drawn.condition)

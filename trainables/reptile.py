@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.augment import augment
+from trainables.gans import CATEGORIES, Drawn, Gan, InfoGan, code_critic
 from trainables.losses import (
     gradient_penalty,
     interpolate,
@@ -32,7 +33,7 @@ from trainables.models.dense import DenseGenerator, PlaneGenerator
 from trainables.models.figr import FigrCritic, FigrGenerator
 from trainables.models.network import Network, Weights
 
-Architecture = Literal["dense", "plane", "compact", "dcgan", "resnet"]
+Architecture = Literal["dense", "plane", "compact", "infogan", "dcgan", "resnet"]
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 # Generators that share the critic of stride-2 convolutions.
 CHEAP: dict[str, Callable[..., Network]] = {
@@ -47,7 +48,7 @@ class ReptileConfig:
     """How one Reptile trial learns and how its model is adapted to new shots."""
 
     mode: Literal["corrected", "faithful"] = "corrected"  # see `trainables.losses`
-    architecture: Architecture = "plane"  # dcgan and resnet are FIGR's nets
+    architecture: Architecture = "plane"  # dcgan, resnet: FIGR's; infogan: plane with codes
     size: int = 32  # pixels a side
     channels: int = 1
     width: int = 16  # channels at the finest convolution
@@ -60,6 +61,7 @@ class ReptileConfig:
     critic_steps: int = 1  # critic updates a generator update
     train_shots: int = 5  # pictures drawn for a training task
     penalty: float = 10.0  # weight of the gradient penalty
+    information: float = 0.5  # weight of the InfoGAN's mutual information
     outer_optimizer: Literal["interpolation", "adam"] = "interpolation"
     outer_step: float = 1.0  # fraction of the way to the adapted weights, or Adam's learning rate
     meta_batch: int = 4  # tasks an outer step
@@ -73,7 +75,7 @@ class ReptileConfig:
             raise ValueError(
                 f"`architecture` must be one of {ARCHITECTURES}, got {self.architecture!r}."
             )
-        positive = ("inner_lr", "critic_lr_ratio", "penalty", "outer_step")
+        positive = ("inner_lr", "critic_lr_ratio", "penalty", "information", "outer_step")
         counts = (
             "size", "channels", "width", "depth", "latent", "inner_steps", "critic_steps",
             "train_shots", "meta_batch", "adapt_steps",
@@ -98,15 +100,6 @@ class ReptileConfig:
         return self.mode == "faithful"
 
 
-@dataclass(frozen=True, slots=True)
-class Gan:
-    """The two networks of a trial; their weights travel apart from them, as `Pair`s."""
-
-    generator: Network
-    critic: Network
-    latent: int
-
-
 @dataclass(slots=True)
 class Pair:
     """Weights of generator and critic: [P] each, or [T, P] with a task axis."""
@@ -125,8 +118,12 @@ def build_gan(config: ReptileConfig) -> Gan:
         "channels": config.channels,
         "width": config.width,
     }
+    if config.architecture == "infogan":
+        inputs = config.latent + InfoGan.extra_inputs(CATEGORIES)
+        generator: Network = PlaneGenerator(**shape, latent=inputs)
+        return InfoGan(generator, code_critic(shape, CATEGORIES), config.latent, CATEGORIES)
     if cheap := CHEAP.get(config.architecture):
-        generator: Network = cheap(**shape, latent=config.latent)
+        generator = cheap(**shape, latent=config.latent)
         return Gan(generator, CompactCritic(**shape), config.latent)
     figr = shape | {"depth": config.depth, "residual": config.architecture == "resnet"}
     return Gan(FigrGenerator(**figr, latent=config.latent), FigrCritic(**figr), config.latent)
@@ -134,11 +131,6 @@ def build_gan(config: ReptileConfig) -> Gan:
 
 def initial_weights(gan: Gan, rng: torch.Generator) -> Pair:
     return Pair(gan.generator.initial(rng), gan.critic.initial(rng))
-
-
-def latents(gan: Gan, tasks: int, count: int, rng: torch.Generator) -> Tensor:
-    """Standard normal noise [T, n, Z]."""
-    return torch.randn(tasks, count, gan.latent, generator=rng, device=rng.device)
 
 
 def _leaves(network: Network, start: Tensor, tasks: int) -> dict[str, Tensor]:
@@ -193,6 +185,7 @@ class InnerLoop:
         rng: torch.Generator,
     ) -> None:
         self.gan, self.config, self.shots, self.rng = gan, config, shots, rng
+        self._prior = gan.uniform(len(shots), shots.device)
         self.generator = _leaves(gan.generator, start.generator, len(shots))
         self.critic = _leaves(gan.critic, start.critic, len(shots))
         critic_lr = config.inner_lr * config.critic_lr_ratio
@@ -213,9 +206,12 @@ class InnerLoop:
     def draw(self, count: int, weights: Weights | None = None) -> Tensor:
         """New pictures of every task -> [T, count, C, S, S] in [-1, 1]; `weights` of the generator
         are those the loop stands at if None."""
-        noise = latents(self.gan, len(self.shots), count, self.rng)
+        return self._drawn(self.gan.draw(self._prior, count, self.rng), weights)
+
+    def _drawn(self, inputs: Drawn, weights: Weights | None = None) -> Tensor:
+        weights = self.generator if weights is None else weights
         with torch.no_grad():
-            return self.gan.generator.forward(self.generator if weights is None else weights, noise)
+            return self.gan.generator.forward(weights, inputs.latent)
 
     def _real(self) -> Tensor:
         if not self.config.augmentation:
@@ -227,7 +223,8 @@ class InnerLoop:
         critic, faithful = self.gan.critic, self.config.faithful
         real = self._real()
         count = real.shape[1]
-        fake = self.draw(count)
+        inputs = self.gan.draw(self._prior, count, self.rng)
+        fake = self._drawn(inputs)
         # No net mixes pictures, so one pass over both is the same as two.
         scores = critic.forward(self.critic, torch.cat([real, fake], dim=1))
         loss = wasserstein_critic(scores[:, :count], scores[:, count:], faithful=faithful)
@@ -236,18 +233,26 @@ class InnerLoop:
             interpolate(real, fake, self.rng),
             faithful=faithful,
         )
+        loss = self._with_information(loss, self.critic, fake, inputs)
         _descend(loss, self.critic, self._critic_optimizer)
         return loss.detach()
 
     def _generator_step(self) -> Tensor:
-        tasks, count = self.shots.shape[:2]
-        noise = latents(self.gan, tasks, count, self.rng)
-        fake = self.gan.generator.forward(self.generator, noise)
+        inputs = self.gan.draw(self._prior, self.shots.shape[1], self.rng)
+        fake = self.gan.generator.forward(self.generator, inputs.latent)
         frozen = {name: weight.detach() for name, weight in self.critic.items()}
         scores = self.gan.critic.forward(frozen, fake)
         loss = wasserstein_generator(scores, faithful=self.config.faithful)
+        loss = self._with_information(loss, frozen, fake, inputs)
         _descend(loss, self.generator, self._generator_optimizer)
         return loss.detach()
+
+    def _with_information(
+        self, loss: Tensor, critic: Weights, fake: Tensor, inputs: Drawn
+    ) -> Tensor:
+        """An InfoGAN's loss: both nets also lose what Q cannot tell of the codes."""
+        missed = self.gan.lost_information(critic, fake, inputs)
+        return loss if missed is None else loss + self.config.information * missed
 
 
 def reptile_update(start: Tensor, adapted: Tensor, *, step: float) -> Tensor:

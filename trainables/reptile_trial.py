@@ -14,12 +14,12 @@ from torch import Tensor
 
 from trainables.evaluation import Scores
 from trainables.features import SHOTS
+from trainables.gans import Gan
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
 from trainables.opened import open_images, open_scorer
 from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Report, StudyContext
 from trainables.reptile import (
-    Gan,
     MetaTraining,
     Pair,
     ReptileConfig,

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
 from trainables.augment import augment
+from trainables.gans import METHODS, Gan, build_transfer_gan
 from trainables.losses import (
     gradient_penalty,
     interpolate,
@@ -31,8 +32,8 @@ from trainables.losses import (
     wasserstein_critic,
     wasserstein_generator,
 )
+from trainables.models.compact import CompactCritic
 from trainables.reptile import Pair, newest_weight
-from trainables.transfer_gans import METHODS, Dcgan, build_transfer_gan
 
 AUGMENTED = 300  # pictures that four shots become (section 3.2)
 PRETRAIN_AVERAGING = 0.1  # share of pre-training that the kept weights average over
@@ -95,7 +96,7 @@ class TransferConfig:
         return {name: every[name] for name in names}
 
 
-def build_gan(config: TransferConfig, labels: int) -> Dcgan:
+def build_gan(config: TransferConfig, labels: int) -> Gan:
     """The nets of `config` for a number of base classes."""
     return build_transfer_gan(
         config.method,
@@ -131,7 +132,7 @@ class AdversarialSteps:
 
     def __init__(
         self,
-        gan: Dcgan,
+        gan: Gan,
         config: TransferConfig,
         start: Pair,
         *,
@@ -176,14 +177,14 @@ class AdversarialSteps:
 
     def draw(self, count: int) -> Tensor:
         """New pictures of every task by the averaged generator -> [T, count, C, S, S]."""
-        drawn = self.gan.draw(len(self.prior), count, self.prior, self.rng)
+        drawn = self.gan.draw(self.prior, count, self.rng)
         with torch.no_grad():
             return self.gan.generator.forward(self.average, drawn.latent)
 
     def _critic_step(self) -> Tensor:
         gan, config, weights = self.gan, self.config, self.critic
         batch = self.real()
-        drawn = gan.draw(len(self.prior), batch.pictures.shape[1], self.prior, self.rng)
+        drawn = gan.draw(self.prior, batch.pictures.shape[1], self.rng)
         with torch.no_grad():
             fake = gan.generator.forward(self.generator, drawn.latent)
         real, seen = self._shown(batch.pictures), self._shown(fake)
@@ -206,7 +207,7 @@ class AdversarialSteps:
 
     def _generator_step(self) -> Tensor:
         gan, config = self.gan, self.config
-        drawn = gan.draw(len(self.prior), self._batch, self.prior, self.rng)
+        drawn = gan.draw(self.prior, self._batch, self.rng)
         fake = self._shown(gan.generator.forward(self.generator, drawn.latent))
         frozen = {name: weight.detach() for name, weight in self.critic.items()}
         scores = gan.scores(frozen, fake, drawn.condition)
@@ -267,8 +268,9 @@ def _copies(named: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:
     }
 
 
-def frozen_names(gan: Dcgan, config: TransferConfig) -> frozenset[str]:
+def frozen_names(gan: Gan, config: TransferConfig) -> frozenset[str]:
     """Weights that fine-tuning leaves alone: the critic's first and the generator's last stages."""
+    assert isinstance(gan.critic, CompactCritic)
     stages = gan.critic.stages
     first = range(min(config.frozen_critic, stages))
     last = range(max(0, stages - config.frozen_generator), stages)
@@ -320,7 +322,7 @@ class ShotSource:
 
 
 def fine_tuning(
-    gan: Dcgan,
+    gan: Gan,
     config: TransferConfig,
     start: Pair,
     means: Tensor,

@@ -1,4 +1,4 @@
-"""The three GANs of the transfer pipelines, behind one face: DCGAN, conditional DCGAN, InfoGAN.
+"""The kinds of GAN behind one face: unconditional, conditional on a label, InfoGAN.
 
 Shapes: T tasks, n pictures a task, C channels, S pixels a side, Z noise, L labels or categories.
 """
@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from trainables.models.compact import CompactCritic, CompactGenerator
 from trainables.models.conditional import CodeCritic, LabelCritic
-from trainables.models.network import Weights
+from trainables.models.network import Network, Weights
 
 METHODS = ("dcgan", "cgan", "infogan")
+CATEGORIES = 10  # of an InfoGAN that is trained on single classes
 CONTINUOUS = 2  # continuous codes of the InfoGAN, uniform in [-1, 1]
 
 
@@ -28,31 +29,30 @@ class Drawn:
     condition: Tensor | None = None
 
 
-class Dcgan:
-    """An unconditional GAN; the base of the other two.
+class Gan:
+    """An unconditional GAN; the base of the other two. Weights travel apart from the nets.
 
     Args:
-        shape: size, channels and width of both nets.
+        generator: of latents of `noise` numbers and those of `extra_inputs`.
+        critic: of the kind that the class is for.
         noise: Z.
-        labels: L, of the base classes; ignored here.
+        labels: L, of base classes or categories; ignored here.
     """
 
-    def __init__(self, shape: dict[str, Any], noise: int, labels: int) -> None:
+    def __init__(self, generator: Network, critic: Network, noise: int, labels: int = 0) -> None:
+        self.generator, self.critic = generator, critic
         self.noise, self.labels = noise, labels
-        self.generator = CompactGenerator(**shape, latent=noise + self.extra_inputs())
-        self.critic = self._critic(shape)
 
-    def extra_inputs(self) -> int:
+    @staticmethod
+    def extra_inputs(labels: int) -> int:
         """Numbers in the latent beside the noise."""
+        del labels
         return 0
 
-    def _critic(self, shape: dict[str, Any]) -> CompactCritic:
-        return CompactCritic(**shape)
-
-    def draw(self, tasks: int, count: int, prior: Tensor, rng: torch.Generator) -> Drawn:
-        """Inputs of the generator; `prior` [T, L] is how likely each label or category is."""
-        del prior
-        return Drawn(self._noise(tasks, count, rng))
+    def draw(self, prior: Tensor, count: int, rng: torch.Generator) -> Drawn:
+        """Inputs of the generator, `count` for every task; `prior` [T, L] is how likely each label
+        or category is."""
+        return Drawn(self._noise(len(prior), count, rng))
 
     def _noise(self, tasks: int, count: int, rng: torch.Generator) -> Tensor:
         return torch.randn(tasks, count, self.noise, generator=rng, device=rng.device)
@@ -61,6 +61,10 @@ class Dcgan:
         """Critic's scores [T, n] of pictures [T, n, C, S, S]."""
         del condition
         return self.critic.forward(weights, pictures)
+
+    def uniform(self, tasks: int, device: torch.device) -> Tensor:
+        """A prior that prefers no label, [T, L]."""
+        return torch.ones(tasks, self.labels, device=device) / max(1, self.labels)
 
     def lost_information(self, weights: Weights, pictures: Tensor, drawn: Drawn) -> Tensor | None:
         """What cannot be recovered of the codes, [T]; None where there are none."""
@@ -79,19 +83,17 @@ class Dcgan:
         return F.one_hot(nearest, self.labels).float()
 
 
-class Cgan(Dcgan):
+class Cgan(Gan):
     """Label joined to the latent and shown to the critic; a new class begins as the base class
     that its shots are nearest to."""
 
-    def extra_inputs(self) -> int:
-        return self.labels
+    @staticmethod
+    def extra_inputs(labels: int) -> int:
+        return labels
 
-    def _critic(self, shape: dict[str, Any]) -> CompactCritic:
-        return LabelCritic(**shape, labels=self.labels)
-
-    def draw(self, tasks: int, count: int, prior: Tensor, rng: torch.Generator) -> Drawn:
+    def draw(self, prior: Tensor, count: int, rng: torch.Generator) -> Drawn:
         labels = _categories(prior, count, rng)
-        return Drawn(torch.cat([self._noise(tasks, count, rng), labels], -1), labels)
+        return Drawn(torch.cat([self._noise(len(prior), count, rng), labels], -1), labels)
 
     def scores(self, weights: Weights, pictures: Tensor, condition: Tensor | None) -> Tensor:
         assert isinstance(self.critic, LabelCritic)
@@ -99,21 +101,19 @@ class Cgan(Dcgan):
         return self.critic.conditional(weights, pictures, condition)
 
 
-class InfoGan(Dcgan):
+class InfoGan(Gan):
     """Categories and continuous codes in the latent, recovered by Q; a new class is drawn with the
     categories that Q sees in its shots."""
 
-    def extra_inputs(self) -> int:
-        return self.labels + CONTINUOUS
+    @staticmethod
+    def extra_inputs(labels: int) -> int:
+        return labels + CONTINUOUS
 
-    def _critic(self, shape: dict[str, Any]) -> CompactCritic:
-        return CodeCritic(**shape, codes=self.labels + CONTINUOUS)
-
-    def draw(self, tasks: int, count: int, prior: Tensor, rng: torch.Generator) -> Drawn:
+    def draw(self, prior: Tensor, count: int, rng: torch.Generator) -> Drawn:
         category = _categories(prior, count, rng)
-        place = torch.rand(tasks, count, CONTINUOUS, generator=rng, device=rng.device) * 2 - 1
+        place = torch.rand(len(prior), count, CONTINUOUS, generator=rng, device=rng.device) * 2 - 1
         codes = torch.cat([category, place], -1)
-        return Drawn(torch.cat([self._noise(tasks, count, rng), codes], -1), codes)
+        return Drawn(torch.cat([self._noise(len(prior), count, rng), codes], -1), codes)
 
     def lost_information(self, weights: Weights, pictures: Tensor, drawn: Drawn) -> Tensor | None:
         assert isinstance(self.critic, CodeCritic)
@@ -140,8 +140,19 @@ def _categories(prior: Tensor, count: int, rng: torch.Generator) -> Tensor:
 
 def build_transfer_gan(
     method: str, *, size: int, channels: int, width: int, noise: int, labels: int
-) -> Dcgan:
+) -> Gan:
     """The nets of a method of `METHODS`."""
-    kinds = {"dcgan": Dcgan, "cgan": Cgan, "infogan": InfoGan}
-    shape = {"size": size, "channels": channels, "width": width}
-    return kinds[method](shape, noise, labels)
+    shape: dict[str, Any] = {"size": size, "channels": channels, "width": width}
+    kinds: dict[str, tuple[type[Gan], Network]] = {
+        "dcgan": (Gan, CompactCritic(**shape)),
+        "cgan": (Cgan, LabelCritic(**shape, labels=labels)),
+        "infogan": (InfoGan, code_critic(shape, labels)),
+    }
+    kind, critic = kinds[method]
+    generator = CompactGenerator(**shape, latent=noise + kind.extra_inputs(labels))
+    return kind(generator, critic, noise, labels)
+
+
+def code_critic(shape: dict[str, Any], labels: int) -> CodeCritic:
+    """Discriminator and Q of an InfoGAN with that many categories."""
+    return CodeCritic(**shape, codes=InfoGan.extra_inputs(labels))
