@@ -28,6 +28,7 @@ def request_(tmp_path: Path) -> Request:
         seed=0,
         data_root=None,
         data=None,
+        size=32,
         storage=tmp_path,
         study=None,
         tracking_uri=None,

@@ -12,8 +12,13 @@ from picture_files import quiet, write_pictures
 from PIL import Image, PngImagePlugin
 
 from trainables import image_folder
+from trainables.datasets import load_folder
 from trainables.errors import UserError
-from trainables.image_folder import border_tone, folder_source, read_grey, squared
+from trainables.image_folder import border_tone, folder_source, grey, read_picture, squared
+
+
+def read_grey(file: Path, size: int) -> np.ndarray:
+    return grey(read_picture(file, size))
 
 
 def read(root: Path, size: int = 32) -> tuple[list[int], np.ndarray]:
@@ -214,3 +219,55 @@ def test_the_key_changes_with_any_picture(tmp_path: Path) -> None:
     assert folder_source(tmp_path).key == first
     save(np.zeros((20, 20)), tmp_path / "class_0" / "0.png")
     assert folder_source(tmp_path).key != first
+
+
+def write_coloured(root: Path, *, classes: int = 3) -> None:
+    """Pictures of one colour a class, in a frame of another: [24, 32, 3]."""
+    for number in range(classes):
+        (root / f"class_{number}").mkdir(parents=True)
+        for picture in range(8):
+            pixels = np.full((24, 32, 3), (200, 30, 10), np.uint8)
+            pixels[4:-4, 4:-4] = (10, 40 * number, 250 - picture)
+            save(pixels, root / f"class_{number}" / f"{picture}.png")
+
+
+def test_coloured_pictures_keep_their_channels(tmp_path: Path) -> None:
+    write_coloured(tmp_path)
+    pictures = folder_source(tmp_path).read(32, quiet)
+    blocks = list(pictures.pixels)
+    assert pictures.channels == 3
+    assert blocks[0].shape == (1, 3, 32, 32)
+    assert blocks[9][0, :, 16, 16].tolist() == [10, 40, 249]
+    assert blocks[0][0, :, 0, 16].tolist() == [200, 30, 10]  # filled up with the border's colour
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_coloured_set_is_cached_with_its_channels(tmp_path: Path, size: int) -> None:
+    write_coloured(tmp_path / "mine")
+    images = load_folder(tmp_path / "mine", cache_dir=tmp_path / "cache", size=size, report=quiet)
+    assert images.images.shape == (24, 3, size, size)
+    assert images.images[0, :, size // 2, size // 2].tolist() == [10, 0, 250]
+
+
+def test_grey_tones_stored_as_rgb_are_grey(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    for file in tmp_path.glob("class_0/*.png"):
+        with Image.open(file) as image:
+            image.convert("RGB").save(file)
+    assert folder_source(tmp_path).read(32, quiet).channels == 1
+
+
+def test_a_grey_picture_among_coloured_ones_is_named(tmp_path: Path) -> None:
+    write_coloured(tmp_path)
+    save(np.zeros((20, 20)), tmp_path / "class_1" / "5.png")
+    refused(tmp_path, "1 channel", "class_1/5.png", "which is grey")
+
+
+def test_a_coloured_picture_among_grey_ones_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(tmp_path)
+    monkeypatch.setattr(image_folder, "SAMPLE", 2)  # the first and the last
+    pixels = np.full((20, 20, 3), (250, 0, 0), np.uint8)
+    save(pixels, tmp_path / "class_1" / "5.png")
+    refused(tmp_path, "1 channel", "class_1/5.png", "in colour")

@@ -19,7 +19,8 @@ def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tens
     """Turn, shift, scale and brighten every picture by its own random amounts.
 
     At strength 1 these are uniform in +-15 degrees, +-10 % of a side on each axis, +-10 % and
-    +-20 % of the ink. What comes in from outside is background. Gradients flow to `images`.
+    +-20 % of the ink. What comes in from outside is background; coloured pictures, which have
+    none, are mirrored there. Gradients flow to `images`.
 
     Args:
         images: [n, C, S, S] in [-1, 1], -1 the background; any device, not modified.
@@ -44,7 +45,8 @@ def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tens
     rows = [cosine, -sine, along, sine, cosine, across]
     theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.device, images.dtype)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    ink = images - BACKGROUND  # outside the picture grid_sample reads 0, no ink
-    moved = F.grid_sample(ink, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    ink = images - BACKGROUND  # zeros: outside the picture grid_sample reads 0, no ink
+    outside = "zeros" if images.shape[1] == 1 else "reflection"
+    moved = F.grid_sample(ink, grid, mode="bilinear", padding_mode=outside, align_corners=False)
     tone = (1 + BRIGHTNESS * brightness).to(images.device, images.dtype)
     return (moved * tone.view(-1, 1, 1, 1) + BACKGROUND).clamp(max=1)

@@ -31,6 +31,7 @@ from trainables.strokes import strokes_source
 
 __all__ = [
     "DATASETS",
+    "PUBLISHED",
     "STAND_INS",
     "DataMissingError",
     "ImageSet",

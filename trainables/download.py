@@ -31,8 +31,8 @@ def download(name: str, stems: Sequence[str], folder: Path, *, report: Report) -
     Each file's MD5 is checked by torchvision, which also shows a progress bar.
 
     Args:
-        name: "omniglot", "mnist" or "fashion_mnist".
-        stems: file names without ".gz" or ".zip", those to fetch.
+        name: "omniglot", "mnist", "fashion_mnist" or "cifar100".
+        stems: file names without ".gz" or ".zip", or those in the archive.
         folder: where they belong; created if absent.
         report: receives a line before the first file.
     Raises:
@@ -56,7 +56,8 @@ def download(name: str, stems: Sequence[str], folder: Path, *, report: Report) -
 
 def _fetch(mirror: str, checksums: Mapping[str, str], folder: Path) -> None:
     """Fetch all files beside their destination, then move them there."""
-    from torchvision.datasets.utils import download_url  # takes seconds, and is seldom needed
+    # takes seconds, and is seldom needed
+    from torchvision.datasets.utils import download_url, extract_archive
 
     folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
@@ -65,15 +66,22 @@ def _fetch(mirror: str, checksums: Mapping[str, str], folder: Path) -> None:
             for file, md5 in checksums.items():
                 download_url(mirror + file, str(work), filename=file, md5=md5)
         for file in checksums:
-            os.replace(work / file, folder / file)
+            if file.endswith(".tar.gz"):
+                extract_archive(str(work / file), str(work), remove_finished=True)
+                for part in (work / folder.name).iterdir():
+                    os.replace(part, folder / part.name)
+            else:
+                os.replace(work / file, folder / file)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _published(name: str, stems: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return the mirrors, each ending in "/", and file -> MD5, as torchvision knows them."""
-    from torchvision.datasets import MNIST, FashionMNIST, Omniglot
+    from torchvision.datasets import CIFAR100, MNIST, FashionMNIST, Omniglot
 
+    if name == "cifar100":
+        return [CIFAR100.url.removesuffix(CIFAR100.filename)], {CIFAR100.filename: CIFAR100.tgz_md5}
     if name == "omniglot":
         mirrors = [Omniglot.download_url_prefix + "/"]
         checksums = {f"{stem}.zip": md5 for stem, md5 in Omniglot.zips_md5.items()}

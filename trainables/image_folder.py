@@ -1,4 +1,4 @@
-"""A user's own pictures: a folder of class folders, read into one grey, light-on-dark set."""
+"""A user's own pictures: a folder of class folders, grey (light on dark) or in colour."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # PIL's names of the above
 FEWEST_CLASSES = 2
 FEWEST_PICTURES = 8  # four shots, and four real pictures to compare with
-POLARITY_SAMPLE = 256  # pictures looked at to tell dark ink on paper from light on dark
+SAMPLE = (
+    256  # pictures looked at to tell grey from colour, and dark ink on paper from light on dark
+)
 MID_GREY = 128
+COLOURFUL = 8.0  # mean difference of two channels; a grey JPEG's are equal, a scan's are near
 
 
 def folder_source(path: Path) -> Source:
@@ -100,36 +103,75 @@ def _check_counts(root: Path, classes: dict[str, list[Path]]) -> None:
 
 
 def read_folder(classes: dict[str, list[Path]], size: int, report: Report) -> Pictures:
-    """Read grey pictures, each made a square with the tone of its own border.
+    """Read pictures, each made a square with the tone or colour of its own border.
 
-    The whole set is inverted if its pictures have light borders, so that ink is light on dark.
+    They are in colour if any of a sample is, else grey. A grey set with light borders is inverted
+    as a whole, so that ink is light on dark.
 
     Raises:
-        UserError: a file is no picture, or a damaged or a far too large one.
+        UserError: a file is no picture, or a damaged or a far too large one; or some are grey
+            and some in colour.
     """
     files = [file for files in classes.values() for file in files]
     counts = [len(files) for files in classes.values()]
-    sample = [files[i] for i in np.linspace(0, len(files) - 1, POLARITY_SAMPLE, dtype=int)]
-    tones = [border_tone(read_grey(file, size)) for file in dict.fromkeys(sample)]
-    light_paper = float(np.median(tones)) >= MID_GREY
+    coloured, tones = None, []
+    for file in dict.fromkeys(files[i] for i in np.linspace(0, len(files) - 1, SAMPLE, dtype=int)):
+        picture = read_picture(file, size)
+        tones.append(int(border_tone(grey(picture))))
+        if coloured is None and _colourful(picture):
+            coloured = file
+    light_paper = coloured is None and float(np.median(tones)) >= MID_GREY
     if light_paper:
         report("the pictures have light borders: inverted, so that ink is light on dark")
     return Pictures(
         classes=tuple(classes),
         labels=np.repeat(np.arange(len(classes)), counts),
         held_out=np.zeros(len(files), np.bool_),
-        pixels=_pixels(files, size, light_paper),
+        pixels=_pixels(files, size, light_paper, coloured),
+        channels=1 if coloured is None else 3,
     )
 
 
-def _pixels(files: Sequence[Path], size: int, light_paper: bool) -> Iterator[npt.NDArray[np.uint8]]:
+def _pixels(
+    files: Sequence[Path], size: int, light_paper: bool, coloured: Path | None
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Blocks of one picture; `coloured` is one of a set in colour, None for a grey set."""
     for file in files:
-        picture = squared(read_grey(file, size), size)
-        yield (255 - picture if light_paper else picture)[None]
+        picture = read_picture(file, size)
+        if coloured is None:
+            if _colourful(picture):
+                raise _mixed(file, "in colour", "others are grey")
+            small = squared(grey(picture), size)
+            yield (255 - small if light_paper else small)[None]
+        else:
+            if picture.ndim == 2:
+                raise _mixed(file, "grey", f"{coloured.name!r} is in colour")
+            yield squared(picture, size).transpose(2, 0, 1)[None]
 
 
-def read_grey(file: Path, size: int) -> npt.NDArray[np.uint8]:
-    """Read a picture upright and grey -> uint8 [h, w]; transparent parts become white paper.
+def _mixed(file: Path, what: str, others: str) -> UserError:
+    return UserError(
+        f"Pictures must be all of 1 channel (grey) or all of 3 (in colour), got {str(file)!r}, "
+        f"which is {what} where {others}; convert or remove it."
+    )
+
+
+def _colourful(picture: npt.NDArray[np.uint8]) -> bool:
+    """Whether the channels of a picture differ; one of grey tones alone may be stored as RGB."""
+    if picture.ndim == 2:
+        return False
+    low, high = picture.min(2).astype(np.float32), picture.max(2)
+    return float((high - low).mean()) > COLOURFUL
+
+
+def grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """[h, w] or [h, w, 3] -> [h, w], by PIL's weights of the colours."""
+    return picture if picture.ndim == 2 else np.asarray(Image.fromarray(picture).convert("L"))
+
+
+def read_picture(file: Path, size: int) -> npt.NDArray[np.uint8]:
+    """Read a picture upright -> uint8 [h, w] of a file with one channel, [h, w, 3] of others;
+    transparent parts become white paper.
 
     Args:
         file: the picture; of an animation the first frame counts.
@@ -142,8 +184,8 @@ def read_grey(file: Path, size: int) -> npt.NDArray[np.uint8]:
             warnings.simplefilter("ignore")  # of odd metadata, which changes no pixel
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
-                image.draft("L", (8 * size, 8 * size))
-                return _grey(ImageOps.exif_transpose(image))
+                image.draft(None, (8 * size, 8 * size))
+                return _pixels_of(ImageOps.exif_transpose(image))
     except Exception as error:  # PIL raises nearly anything on a broken file
         raise UserError(
             f"A picture must be a whole PNG, JPEG, BMP, WebP, GIF or TIFF file, got {str(file)!r} "
@@ -151,7 +193,7 @@ def read_grey(file: Path, size: int) -> npt.NDArray[np.uint8]:
         ) from error
 
 
-def _grey(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode.startswith(("I", "F")):  # more than 8 bits, which PIL would clip
         values = np.asarray(image, np.float64)
         low, high = 0.0, 65535.0
@@ -159,25 +201,27 @@ def _grey(image: Image.Image) -> npt.NDArray[np.uint8]:
             low, high = float(values.min()), float(values.max())
         return np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
     if image.has_transparency_data:
+        one = image.mode in ("LA", "La", "L", "1")
         drawn = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)
-    return np.asarray(image.convert("L"))
+        return np.asarray(image.convert("L" if one else "RGB"))
+    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 
-def border_tone(picture: npt.NDArray[np.uint8]) -> int:
-    """Return the median tone of the outermost pixels of a grey picture."""
+def border_tone(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the median tone of the outermost pixels: [h, w] -> [], [h, w, 3] -> [3]."""
     edges = (picture[0], picture[-1], picture[:, 0], picture[:, -1])
-    return int(np.median(np.concatenate(edges)))
+    return np.asarray(np.median(np.concatenate(edges), axis=0).astype(np.uint8))
 
 
 def squared(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """Fit into a square, antialiased, the rest in the border's tone: [h, w] -> [size, size]."""
-    height, width = picture.shape
+    """Fit into a square, antialiased, the rest in the border's tone: [h, w, ...] -> [S, S, ...]."""
+    height, width = picture.shape[:2]
     scale = size / max(height, width)
     fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = Image.new("L", (size, size), border_tone(picture))
-    canvas.paste(
-        Image.fromarray(picture).resize(fitted, Image.Resampling.BILINEAR),
-        ((size - fitted[0]) // 2, (size - fitted[1]) // 2),
-    )
-    return np.asarray(canvas)
+    canvas = np.empty((size, size, *picture.shape[2:]), np.uint8)
+    canvas[:] = border_tone(picture)
+    small = Image.fromarray(picture).resize(fitted, Image.Resampling.BILINEAR)
+    left, top = (size - fitted[0]) // 2, (size - fitted[1]) // 2
+    canvas[top : top + fitted[1], left : left + fitted[0]] = np.asarray(small)
+    return canvas

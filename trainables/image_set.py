@@ -23,7 +23,7 @@ from trainables.errors import UserError
 
 Report = Callable[[str], None]
 
-FORMAT = 1  # raise it when the files below change, so that older caches are not opened
+FORMAT = 2  # raise it when the files below change, so that older caches are not opened
 SMALLEST, LARGEST = 16, 256  # pixels a side
 SECONDS_BETWEEN_REPORTS = 2.0
 
@@ -32,7 +32,8 @@ SECONDS_BETWEEN_REPORTS = 2.0
 class ImageSet:
     """Pictures with their classes, opened from a cache folder.
 
-    `images` is uint8 [N, channels, size, size], light ink on dark, a read-only memory map;
+    `images` is uint8 [N, channels, size, size], a read-only memory map: 1 channel of light ink on
+    dark, or the 3 of coloured pictures;
     `labels` int64 [N], ascending indices into `classes`; `held_out` bool [N], the official test
     part where a set has one, all False elsewhere; `fingerprint` 16 hexadecimal digits of a
     SHA-256 over pixels, labels, class names and held-out flags.
@@ -52,13 +53,15 @@ class ImageSet:
 class Pictures:
     """What a source yields: labels ascending, and the pixels in the same order, block by block.
 
-    `pixels` are uint8 blocks [any, size, size], light ink on dark, N rows in all.
+    `pixels` are uint8 blocks [any, size, size], light ink on dark, or [any, 3, size, size], in
+    colour; N rows in all.
     """
 
     classes: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     held_out: npt.NDArray[np.bool_]
     pixels: Iterable[npt.NDArray[np.uint8]]
+    channels: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +143,10 @@ def _open(path: Path) -> ImageSet:
     labels = np.load(path / "labels.npy", allow_pickle=False)
     held_out = np.load(path / "held_out.npy", allow_pickle=False)
     classes = tuple(meta["classes"])
-    shape = (meta["count"], 1, meta["size"], meta["size"])
-    if meta["format"] != FORMAT or images.shape != shape or images.dtype != np.uint8:
+    if meta["format"] != FORMAT:
+        raise ValueError(f"format {meta['format']}, not {FORMAT}")
+    shape = (meta["count"], meta["channels"], meta["size"], meta["size"])
+    if images.shape != shape or images.dtype != np.uint8:
         raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 {shape}")
     if labels.shape != shape[:1] or held_out.shape != shape[:1]:
         raise ValueError("labels or held-out flags do not match the images")
@@ -201,14 +206,19 @@ def _write(folder: Path, source: Source, pictures: Pictures, size: int, report: 
     folder.mkdir()
     digest = hashlib.sha256()
     count = len(pictures.labels)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 1, size, size)}
+    header = {
+        "descr": "|u1",
+        "fortran_order": False,
+        "shape": (count, pictures.channels, size, size),
+    }
+    each = (size, size) if pictures.channels == 1 else (pictures.channels, size, size)
     done, blank, next_report = 0, 0, time.monotonic() + SECONDS_BETWEEN_REPORTS
     # Plain writes, because a memory map answers a full disk with SIGBUS instead of an error.
     with open(folder / "images.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for block in pictures.pixels:
             assert block.dtype == np.uint8
-            assert block.shape[1:] == (size, size)
+            assert block.shape[1:] == each
             pixels = np.ascontiguousarray(block).tobytes()
             file.write(pixels)
             digest.update(pixels)
@@ -231,6 +241,7 @@ def _write(folder: Path, source: Source, pictures: Pictures, size: int, report: 
         "stand_in": source.stand_in,
         "fingerprint": digest.hexdigest()[:16],
         "count": count,
+        "channels": pictures.channels,
         "size": size,
         "classes": pictures.classes,
     }

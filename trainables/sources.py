@@ -1,4 +1,4 @@
-"""Reading the published sets where they lie: idx files, Omniglot's archives or folders."""
+"""Reading the published sets where they lie: idx files, Omniglot's archives or folders, CIFAR."""
 
 from __future__ import annotations
 
@@ -312,6 +312,46 @@ def _omniglot_drawing(
     return 255 - np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
 
 
+# CIFAR-100
+
+
+def read_cifar100(paths: Mapping[str, Path], size: int, _report: Report) -> Pictures:
+    """Read CIFAR-100, 600 coloured pictures of 32x32 of each of 100 fine classes, by torchvision.
+
+    Its files are pickles, so torchvision opens them only where their MD5 is the published one.
+
+    Raises:
+        UserError: a file is not the published one.
+    """
+    from torchvision.datasets import CIFAR100  # takes seconds, and is seldom needed
+
+    folder = paths["train"].parent
+    parts = []
+    for train in (True, False):
+        try:
+            parts.append(CIFAR100(folder.parent, train=train))
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"CIFAR-100's files must be the published ones, got others in {str(folder)!r} "
+                f"({one_line(error)}); replace them."
+            ) from error
+    labels = np.concatenate([np.asarray(part.targets, np.int64) for part in parts])
+    images = np.concatenate([part.data for part in parts])
+    order = np.argsort(labels, kind="stable")
+    return Pictures(
+        classes=tuple(parts[0].classes),
+        labels=labels[order],
+        held_out=np.repeat([False, True], [len(part.targets) for part in parts])[order],
+        pixels=(_coloured(images[rows], size) for rows in np.array_split(order, 50)),
+        channels=3,
+    )
+
+
+def _coloured(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """Resize as `resized` does: [k, h, w, 3] -> [k, 3, size, size]."""
+    return np.stack([resized(images[..., channel], size) for channel in range(3)], axis=1)
+
+
 OMNIGLOT = Published(
     name="omniglot",
     folder="omniglot-py",
@@ -330,4 +370,11 @@ FASHION_MNIST = Published(
     read=read_idx,
     elsewhere=(DEBIAN_FASHION_MNIST,),
 )
-PUBLISHED = {published.name: published for published in (OMNIGLOT, MNIST, FASHION_MNIST)}
+CIFAR100 = Published(
+    name="cifar100",
+    folder="cifar-100-python",
+    stems=("train", "test", "meta"),
+    suffixes=("",),
+    read=read_cifar100,
+)
+PUBLISHED = {p.name: p for p in (OMNIGLOT, MNIST, FASHION_MNIST, CIFAR100)}

@@ -282,9 +282,10 @@ def augmented_shots(shots: Tensor, config: TransferConfig, rng: torch.Generator)
     """The paper's 300 pictures: RandomCrop and ColorJitter of the shots, at `strength` -> [T, 300,
     C, S, S]. At strength 1 a crop moves by up to an eighth of a side."""
     size, strength = shots.shape[-1], config.strength
+    mode = "constant" if config.channels == 1 else "reflect"
     change = v2.Compose(
         [
-            v2.RandomCrop(size, padding=max(1, round(size / 8 * strength)), fill=0),
+            v2.RandomCrop(size, padding=max(1, round(size / 8 * strength)), padding_mode=mode),
             v2.ColorJitter(brightness=0.4 * strength, contrast=0.4 * strength),
         ]
     )

@@ -28,8 +28,10 @@ from tuner.plan import Plan
 from tuner.ranking import print_ranking
 from tuner.result import git_commit, versions
 from tuner.setting import (
+    SIZE,
     Request,
     Setting,
+    is_name,
     look_around,
     new_plan,
     recorded_plan,
@@ -292,11 +294,13 @@ class _Study:
     def _resume_command(self, *more: str) -> str:
         """What goes on with this study; credentials come from the environment, as they did."""
         request, uri = self.setting.request, self.setting.request.tracking_uri
+        named = request.data is not None and is_name(request.data)
         words = [sys.executable, "-m", "tuner.launch", request.experiment, "--resume"]
         words += ["--study", self.setting.study, "--storage", str(request.storage)]
         for option, value in (
             ("--data-root", request.data_root and request.data_root.absolute()),
-            ("--data", request.data and request.data.absolute()),
+            ("--data", request.data and (request.data if named else request.data.absolute())),
+            ("--size", None if request.size == SIZE else request.size),
             ("--address", request.address),
             ("--tracking-uri", uri and strip_credentials(uri)),
         ):

@@ -29,6 +29,7 @@ NAMES = (
     "infogan_fashion_mnist",
 )
 ALL = "all"  # in place of a name
+SIZES = (32, 64, 128)
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 
@@ -84,7 +85,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder in torchvision's layout (default: $FEWSHOT_DATA, else a cache, downloading)",
     )
     data.add_argument(
-        "--data", type=Path, help="your own pictures: a folder of class folders, instead"
+        "--data",
+        type=Path,
+        help="other pictures: a folder of class folders of your own, grey or in colour, or the "
+        "name of a set (cifar100, omniglot, mnist, fashion_mnist)",
+    )
+    data.add_argument(
+        "--size", type=int, choices=SIZES, default=32, help="pixels a side (default: 32)"
     )
     place = parser.add_argument_group("where")
     place.add_argument(
@@ -140,6 +147,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     """The options, checked as far as they go without looking at the machine."""
     from tuner.experiments import find_experiment
     from tuner.plan import parse_budget
+    from tuner.setting import is_name
 
     if arguments.experiment != ALL:
         find_experiment(arguments.experiment)
@@ -154,7 +162,8 @@ def _request(arguments: argparse.Namespace) -> Request:
             "--study becomes a folder: it must be letters, digits, '.', '_' and '-', beginning "
             f"with a letter or digit, at most 100; got {arguments.study!r}."
         )
-    if arguments.data is not None and arguments.data_root is not None:
+    folder = arguments.data is not None and not is_name(arguments.data)
+    if folder and arguments.data_root is not None:
         raise UserError("--data and --data-root name two sources of pictures: leave one out.")
     _require_writable(arguments.storage)
     from tuner.setting import Request
@@ -168,6 +177,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         seed=arguments.seed,
         data_root=arguments.data_root,
         data=arguments.data,
+        size=arguments.size,
         storage=arguments.storage.absolute(),
         study=arguments.study,
         tracking_uri=arguments.tracking_uri,

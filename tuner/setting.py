@@ -14,7 +14,14 @@ from rich.console import Console
 
 from cluster.resources import Packing, pack
 from cluster.session import Session
-from trainables.datasets import data_root_in_use, load_folder, load_or_stand_in, user_cache
+from trainables.datasets import (
+    PUBLISHED,
+    data_root_in_use,
+    load,
+    load_folder,
+    load_or_stand_in,
+    user_cache,
+)
 from trainables.errors import UserError
 from trainables.evaluation import samples_wanted
 from trainables.image_set import ImageSet
@@ -28,6 +35,7 @@ from tuner.result import Data
 CALIBRATION_SECONDS = 2.0
 SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
 FINAL_TRIALS = 2.0  # full trials as long as the last trainings of champion and reference take
+SIZE = 32  # pixels a side, unless asked for otherwise
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
 
@@ -42,6 +50,7 @@ class Request:
     seed: int
     data_root: Path | None
     data: Path | None
+    size: int
     storage: Path
     study: str | None
     tracking_uri: str | None
@@ -106,15 +115,26 @@ def look_around(request: Request, ray: Session | None) -> Setting:
 def _open_data(
     request: Request, experiment: Experiment, say: Callable[[str], None]
 ) -> tuple[ImageSet, Data]:
-    cache = user_cache() / "images"
-    if request.data is not None:
-        images = load_folder(request.data, cache_dir=cache, report=say)
+    cache, size = user_cache() / "images", request.size
+    if request.data is not None and not is_name(request.data):
+        images = load_folder(request.data, cache_dir=cache, size=size, report=say)
         source = str(request.data.absolute())
+    elif request.data is not None:
+        images = load(
+            str(request.data),
+            data_root=request.data_root,
+            cache_dir=cache,
+            size=size,
+            download=not request.dry_run,
+            report=say,
+        )
+        source = str(data_root_in_use(request.data_root))
     else:
         images = load_or_stand_in(
             experiment.data,
             data_root=request.data_root,
             cache_dir=cache,
+            size=size,
             download=not request.dry_run,  # a dry run starts nothing
             report=say,
         )
@@ -127,14 +147,20 @@ def _open_data(
     )
 
 
+def is_name(data: Path) -> bool:
+    """Whether `--data` names a published set, and no folder."""
+    return str(data) in PUBLISHED and not data.is_dir()
+
+
 def _title(experiment: Experiment, images: ImageSet, request: Request) -> str:
     """The experiment's name, changed where it does not run on the data it is named after."""
+    title = experiment.name
     if images.stand_in:
-        return f"{experiment.name}-standin-{images.name}"
-    if request.data is not None:
+        title += f"-standin-{images.name}"
+    elif request.data is not None:
         # The name of a user's folder becomes one of ours.
-        return f"{experiment.name}-{re.sub(r'[^A-Za-z0-9._-]+', '-', images.name)}"
-    return experiment.name
+        title += f"-{re.sub(r'[^A-Za-z0-9._-]+', '-', images.name)}"
+    return title if request.size == SIZE else f"{title}-{request.size}px"
 
 
 def _study_name(request: Request, title: str) -> str:
@@ -193,7 +219,7 @@ def recorded_plan(journal: Journal, setting: Setting) -> Plan:
         raise UserError(
             f"Study {setting.study!r} runs on {began['name']!r} from {began['source']}, and the "
             f"data found now is another ({setting.images.name!r} from {setting.data.source}): "
-            "give the same --data-root or --data."
+            "give the same --data-root, --data and --size."
         )
     plan = Plan.from_dict(recorded)
     _packed(setting, plan.cpus_per_trial, plan.gpus_per_trial)  # it must still fit
