@@ -47,7 +47,7 @@ def test_every_published_row_is_there_and_what_was_run_beside_it(tmp_path: Path)
     assert made.test is not None
     champion = next(row for row in rows if row.what == "our champion")
     assert champion.scores["J"] == made.test.metrics["J"]
-    assert champion.interval == made.test.intervals["J"]
+    assert champion.intervals == made.test.intervals
 
 
 def test_the_files_hold_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,11 +55,11 @@ def test_the_files_hold_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFi
     assert report.main(["table1", "--storage", str(tmp_path), "--out", str(tmp_path / "o")]) == 0
     assert "our champion" in capsys.readouterr().out
     assert made.test is not None
-    read = pd.read_csv(tmp_path / "o" / "table1.csv")
+    read = pd.read_csv(tmp_path / "o" / "results.csv")
     row = read[read["what"] == "our champion"].iloc[0]
     assert row["J"] == pytest.approx(made.test.metrics["J"])
     for suffix in ("md", "html"):
-        text = (tmp_path / "o" / f"table1.{suffix}").read_text()
+        text = (tmp_path / "o" / f"results.{suffix}").read_text()
         assert f"{made.test.metrics['J']:.2f}" in text
         assert "4,321" in text  # the paper's MSE on Omniglot
         assert "Not few-shot as published" in text

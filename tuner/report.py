@@ -1,4 +1,4 @@
-"""Tables over finished studies; runs nothing.
+"""Tables over finished studies, as text, Markdown, CSV and HTML; runs nothing.
 
 python -m tuner.report table1
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import html
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -38,9 +39,11 @@ REMARKS = {
     "published samples are one training picture.",
     "infogan_fashion_mnist": "Not few-shot as published: the code trains on all 6,000 boots.",
 }
+MANY_SHOT = ("cgan_fashion_mnist", "infogan_fashion_mnist")
 SCORES = {
     "mse_rgb_sum": "MSE",
     "ssim": "SSIM",
+    "brisque": "BRISQUE",
     "fd": "FD",
     "kid": "KID",
     "density": "density",
@@ -50,8 +53,16 @@ SCORES = {
     "L": "L",
     "J": "J",
 }
-NARROW = ("mse_rgb_sum", "ssim", "copy_share", "L", "J")  # in terminals of less than `WIDE`
-WIDE = 130
+NARROW = (
+    "mse_rgb_sum",
+    "ssim",
+    "brisque",
+    "copy_share",
+    "L",
+    "J",
+)  # if narrower than `WIDE`
+WIDE = 150
+INTERVALS = ("L", "J")  # shown; the CSV file has all there are
 BASELINES = {
     "real": "real pictures (ceiling)",
     "augmented_shots": "shots, strongly augmented",
@@ -60,8 +71,9 @@ BASELINES = {
 NOTES = """\
 MSE and SSIM are of each sample and its nearest shot, MSE summed over three equal channels: of the
 readings that the paper leaves open, the one its published samples fit best. Copying the shots
-wins both. FD, KID and what follows compare with pictures that no model was given; J (best 1) and L
-(best 0) hold copies against a model. J in brackets: 95 % interval over episodes."""
+wins both. BRISQUE (64 pixels, bilinear) differs less between methods than between real pictures.
+FD, KID and what follows compare with pictures that no model was given; J (best 1) and L (best 0)
+hold copies against a model. In brackets: 95 % intervals over episodes."""
 
 PAGE = """\
 <!doctype html>
@@ -79,6 +91,7 @@ PAGE = """\
 <ul>
 {notes}
 </ul>
+{grids}
 </html>
 """
 
@@ -90,7 +103,7 @@ class Row:
     experiment: str
     what: str
     scores: Mapping[str, float]
-    interval: tuple[float, float] | None = None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def cells(self, names: Iterable[str] = tuple(SCORES)) -> list[str]:
         """Scores, for people."""
@@ -101,8 +114,9 @@ class Row:
             return ""
         value = self.scores[name]
         text = f"{value:,.0f}" if name in ("mse_rgb_sum", "kid") else f"{value:.2f}"
-        if name == "J" and self.interval:
-            text += f" [{self.interval[0]:.2f}, {self.interval[1]:.2f}]"
+        if name in INTERVALS and name in self.intervals:
+            low, high = self.intervals[name]
+            text += f" [{low:.2f}, {high:.2f}]"
         return text
 
 
@@ -134,8 +148,10 @@ def newest_results(storage: Path) -> dict[str, StudyResult]:
 def table1(results: Mapping[str, StudyResult]) -> list[Row]:
     """The rows of Table 1, experiment by experiment; what was not run has its published row."""
     rows = []
-    for name, (title, mse, ssim, _brisque) in PUBLISHED.items():
-        rows.append(Row(title, "paper, as published", {"mse_rgb_sum": mse, "ssim": ssim}))
+    for name, (title, mse, ssim, brisque) in PUBLISHED.items():
+        scores = {"mse_rgb_sum": mse, "ssim": ssim}
+        scores |= {} if brisque is None else {"brisque": brisque}
+        rows.append(Row(title, "paper, as published", scores))
         if (result := results.get(name)) is None:
             continue
         if result.reference is not None:
@@ -149,31 +165,64 @@ def table1(results: Mapping[str, StudyResult]) -> list[Row]:
 
 
 def _tested(title: str, what: str, test: TestScore) -> Row:
-    return Row(title, what, test.metrics, test.intervals.get("J"))
+    return Row(title, what, test.metrics, test.intervals)
 
 
 def remarks(results: Mapping[str, StudyResult]) -> list[str]:
     """What a reader has to know of single rows."""
     lines = [f"{PUBLISHED[name][0]}: {text}" for name, text in REMARKS.items()]
-    lines += [
-        f"{PUBLISHED[name][0]}: study {result.study}, seed {result.plan['seed']}, "
-        f"{len(result.trials)} trials in {result.wall_seconds / 60:.0f} minutes. {result.verdict}"
-        for name in PUBLISHED
-        if (result := results.get(name)) is not None
-    ]
+    few = [title for name, (title, *_) in PUBLISHED.items() if name not in MANY_SHOT]
+    lines.append(
+        f"Few-shot as published: {', '.join(few)}. All of our rows are: 4 pictures of the class."
+    )
+    lines += [f"{PUBLISHED[name][0]}: {results[name].verdict}" for name in _run(results)]
     missing = [PUBLISHED[name][0] for name in PUBLISHED if name not in results]
     return [*lines, f"Not run yet: {'; '.join(missing)}."] if missing else lines
 
 
+def _run(results: Mapping[str, StudyResult]) -> list[str]:
+    return [name for name in PUBLISHED if name in results]
+
+
+def studies(results: Mapping[str, StudyResult], folder: Path) -> list[str]:
+    """A Markdown section for every study: its command, its champion, and its grid, which is copied
+    into `folder`."""
+    lines: list[str] = []
+    for name in _run(results):
+        result, plan = results[name], results[name].plan
+        best, test = result.best, result.test
+        assert best is not None
+        assert test is not None
+        command = f"python -m tuner.launch {name} --budget {plan['budget_seconds']:.0f}s"
+        command += f" --seed {plan['seed']}"
+        commit = f", commit {result.git_commit[:10]}" if result.git_commit else ""
+        params = ", ".join(f"{key} {_short(value)}" for key, value in best.params.items())
+        lines += [
+            f"## {PUBLISHED[name][0]}",
+            f"`{command}`: {len(result.trials)} trials in {result.wall_seconds / 60:.1f} minutes"
+            f"{commit}. {result.verdict}",
+            f"The champion is trial {best.number} ({best.label}), drawn after {test.adapt_steps} "
+            f"steps on the shots: {params}.",
+        ]
+        if best.grid is not None and (result.folder / best.grid).is_file():
+            shutil.copyfile(result.folder / best.grid, folder / f"{name}.png")
+            lines.append(f"![Blocks of four shots and, below the line, new pictures]({name}.png)")
+    return lines
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """The table with full numbers; columns by the scores' names."""
-    columns = ["experiment", "what", *SCORES, "J_low", "J_high"]
+    """All scores and intervals with full numbers; columns by their names."""
     data = [
         {"experiment": row.experiment, "what": row.what, **row.scores}
-        | ({"J_low": row.interval[0], "J_high": row.interval[1]} if row.interval else {})
+        | {f"{name}_low": ends[0] for name, ends in row.intervals.items()}
+        | {f"{name}_high": ends[1] for name, ends in row.intervals.items()}
         for row in rows
     ]
-    return pd.DataFrame(data, columns=columns)
+    return pd.DataFrame(data)
 
 
 def print_table(rows: Sequence[Row], console: Console) -> None:
@@ -191,21 +240,29 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
-def write_table(rows: Sequence[Row], lines: Sequence[str], folder: Path) -> list[Path]:
-    """Write table1.md, table1.csv and table1.html -> their paths."""
+def write_table(
+    results: Mapping[str, StudyResult], rows: Sequence[Row], lines: Sequence[str], folder: Path
+) -> list[Path]:
+    """Write results.md, results.csv and results.html, with the grids beside them -> their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     shown = pd.DataFrame(
         [[row.experiment, row.what, *row.cells()] for row in rows],
         columns=["experiment", "what", *SCORES.values()],
     )
-    paths = [folder / f"table1.{suffix}" for suffix in ("md", "csv", "html")]
+    paths = [folder / f"results.{suffix}" for suffix in ("md", "csv", "html")]
     notes = [NOTES.replace("\n", " "), *lines]
     told = "\n".join(f"- {line}" for line in notes)
     markdown = shown.to_markdown(index=False, disable_numparse=True)
-    paths[0].write_text(f"# Table 1\n\n{markdown}\n\n{told}\n", encoding="utf-8")
+    text = [f"# Table 1\n\n{markdown}\n\n{told}", *studies(results, folder)]
+    paths[0].write_text("\n\n".join(text) + "\n", encoding="utf-8")
     frame(rows).to_csv(paths[1], index=False)
     items = "\n".join(f"<li>{html.escape(line)}</li>" for line in notes)
-    page = PAGE.format(table=shown.to_html(index=False, border=0), notes=items)
+    grids = "\n".join(
+        f'<h2>{html.escape(PUBLISHED[name][0])}</h2><img src="{name}.png" alt="">'
+        for name in _run(results)
+        if (folder / f"{name}.png").is_file()
+    )
+    page = PAGE.format(table=shown.to_html(index=False, border=0), notes=items, grids=grids)
     paths[2].write_text(page, encoding="utf-8")
     return paths
 
@@ -224,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         results = newest_results(arguments.storage)
         rows, lines = table1(results), remarks(results)
-        paths = write_table(rows, lines, arguments.out or arguments.storage)
+        paths = write_table(results, rows, lines, arguments.out or arguments.storage)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
