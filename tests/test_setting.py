@@ -25,6 +25,7 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
         seed=0,
         data_root=None,
         data=pictures(tmp_path / "my pictures", classes=4, each=8),
+        size=32,
         storage=tmp_path / "runs",
         study=None,
         tracking_uri="http://me:secret@host:5000",

@@ -122,6 +122,6 @@ def test_divergence_fails_the_trial(context: StudyContext) -> None:
 
 
 def test_the_cost_of_pre_training_is_known() -> None:
-    once = TransferTrial.source_flops(asdict(TINY), 3)
-    assert TransferTrial.source_flops(asdict(replace(TINY, pretrain_steps=4)), 3) == 2 * once
-    assert once == 2 * step_flops(replace(TINY, batch=4), 3)
+    once = TransferTrial.source_seconds(asdict(TINY), 3, "cpu", 0.5)
+    longer = asdict(replace(TINY, pretrain_steps=100 * TINY.pretrain_steps))
+    assert TransferTrial.source_seconds(longer, 3, "cpu", 0.5) > 20 * once > 0

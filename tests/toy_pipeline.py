@@ -128,7 +128,9 @@ class ToyPipeline:
         return {"done": torch.tensor([float(self.done)])}
 
     @staticmethod
-    def source_flops(config: Mapping[str, Any], classes: int) -> float:
+    def source_seconds(
+        config: Mapping[str, Any], classes: int, device: str, seconds: float
+    ) -> float:
         """Nothing is trained before."""
         return 0.0
 

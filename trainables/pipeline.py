@@ -101,8 +101,11 @@ class Pipeline(Protocol):
         ...
 
     @staticmethod
-    def source_flops(config: Mapping[str, Any], classes: int) -> float:
-        """FLOPs that training on `classes` base classes takes once, before any rung."""
+    def source_seconds(
+        config: Mapping[str, Any], classes: int, device: str, seconds: float
+    ) -> float:
+        """Time that training on `classes` base classes takes once, before any rung; measured for
+        about `seconds` with the threads set now."""
         ...
 
     @staticmethod

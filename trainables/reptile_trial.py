@@ -168,7 +168,12 @@ class ReptileTrial:
         )
 
     @staticmethod
-    def source_flops(config: Mapping[str, Any], classes: int) -> float:  # noqa: ARG004
+    def source_seconds(
+        config: Mapping[str, Any],  # noqa: ARG004
+        classes: int,  # noqa: ARG004
+        device: str,  # noqa: ARG004
+        seconds: float,  # noqa: ARG004
+    ) -> float:
         return 0.0  # meta-training is what the rungs count
 
     @staticmethod

@@ -213,29 +213,38 @@ class TransferTrial:
         return np.concatenate(chunks, axis=1)
 
     @staticmethod
-    def source_flops(config: Mapping[str, Any], classes: int) -> float:
+    def source_seconds(
+        config: Mapping[str, Any], classes: int, device: str, seconds: float
+    ) -> float:
         own = TransferConfig(**config)
-        step = step_flops(replace(own, batch=own.pretrain_batch), classes)
-        return own.pretrain_steps * step
+        as_pretraining = replace(own, batch=own.pretrain_batch)
+        return own.pretrain_steps / _steps_a_second(as_pretraining, classes, 1, device, seconds)
 
     @staticmethod
     def training_speed(config: Mapping[str, Any], device: str, seconds: float) -> float:
-        own = TransferConfig(**config)
-        labels, tasks = 2, EPISODES_AT_ONCE
-        gan, rng = build_gan(own, labels), torch.Generator(device).manual_seed(0)
-        start = Pair(
-            gan.generator.initial(torch.Generator()).to(device),
-            gan.critic.initial(torch.Generator()).to(device),
-        )
-        shape = (own.channels, own.size, own.size)
-        means, shots = torch.zeros(labels, *shape), torch.zeros(tasks, 4, *shape)
-        tuning = fine_tuning(gan, own, start, means.to(device), shots.to(device), rng)
-        tuning.step()  # the first one pays for allocations
-        began, done = time.monotonic(), 0
-        while (spent := time.monotonic() - began) < seconds:
-            tuning.step()
-            done += 1
-        return done * tasks * step_flops(own, labels) / spent
+        own, labels, tasks = TransferConfig(**config), 2, EPISODES_AT_ONCE
+        rate = _steps_a_second(own, labels, tasks, device, seconds)
+        return rate * tasks * step_flops(own, labels)
+
+
+def _steps_a_second(
+    config: TransferConfig, labels: int, tasks: int, device: str, seconds: float
+) -> float:
+    """How fast `tasks` tasks are stepped at once, measured on empty pictures."""
+    gan, rng = build_gan(config, labels), torch.Generator(device).manual_seed(0)
+    start = Pair(
+        gan.generator.initial(torch.Generator()).to(device),
+        gan.critic.initial(torch.Generator()).to(device),
+    )
+    shape = (config.channels, config.size, config.size)
+    means, shots = torch.zeros(labels, *shape), torch.zeros(tasks, 4, *shape)
+    tuning = fine_tuning(gan, config, start, means.to(device), shots.to(device), rng)
+    tuning.step()  # the first one pays for allocations
+    began, done = time.monotonic(), 0
+    while (spent := time.monotonic() - began) < seconds:
+        tuning.step()
+        done += 1
+    return done / spent
 
 
 def _fine_tuning(

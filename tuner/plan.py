@@ -129,7 +129,7 @@ def make_plan(
     seed: int,
     samples: int,
     flops_per_second: float,
-    source_flops: float = 0.0,
+    source_seconds: float = 0.0,
     final_trials: float = 0.0,
 ) -> Plan:
     """Spend a budget: more of it buys longer trials as well as more of them.
@@ -139,21 +139,21 @@ def make_plan(
         validation_episodes: that trials can be scored on.
         validation_classes: that these are of.
         flops_per_second: training speed of one trial while all slots train.
-        source_flops: of a pre-training, which happens once in the search and once in the finals.
+        source_seconds: of a pre-training, which happens once in the search and once in the finals.
         final_trials: what the finals train, in full trials, beside scoring.
     """
-    once = START_SECONDS + FINISH_SECONDS + 2 * source_flops / flops_per_second
+    once = START_SECONDS + FINISH_SECONDS + 2 * source_seconds
     relative = (budget_seconds - once) * slots / (2 * DEFAULT_BUDGET_SECONDS["cpu"])
     count = trials or max(FEWEST_TRIALS, round(FEWEST_TRIALS * max(0.0, relative) ** 0.5))
     share = MARGIN / (makespan(count, slots) * SCORING)  # of the search time, a full trial's
-    search_seconds = max(
+    fine = max(
         SHORTEST_SEARCH * budget_seconds, (budget_seconds - once) / (1 + final_trials * share)
     )
-    full = share * search_seconds
+    full = share * fine
     return Plan(
         scale=scale,
         budget_seconds=budget_seconds,
-        search_seconds=search_seconds,
+        search_seconds=fine + source_seconds,
         trials=count,
         most_trials=trials or MOST_TRIALS,
         rungs=tuple(full * flops_per_second / ETA**step for step in reversed(range(RUNGS))),

@@ -243,9 +243,12 @@ def new_plan(setting: Setting) -> Plan:
     torch.set_num_threads(packing.threads)
     pipeline, base = load_pipeline(setting.experiment.pipeline), asdict(setting.experiment.base)
     speed = pipeline.training_speed(base, device, CALIBRATION_SECONDS)
+    shared = SHARED_SPEED if packing.slots > 1 else 1.0
     split = setting.split
     classes = len(split.validation)
-    source_flops = pipeline.source_flops(base, len(split.train) + classes)
+    source_seconds = pipeline.source_seconds(
+        base, len(split.train) + classes, device, CALIBRATION_SECONDS
+    )
     return make_plan(
         scale=scale,
         budget_seconds=request.budget_seconds or DEFAULT_BUDGET_SECONDS[scale],
@@ -259,8 +262,8 @@ def new_plan(setting: Setting) -> Plan:
         device=device,
         seed=request.seed,
         samples=samples_wanted(setting.images),
-        flops_per_second=speed * (SHARED_SPEED if packing.slots > 1 else 1.0),
-        source_flops=source_flops,
+        flops_per_second=speed * shared,
+        source_seconds=source_seconds / shared,
         final_trials=FINAL_TRIALS if setting.experiment.retrain else 0.0,
     )
 
