@@ -29,6 +29,8 @@ def request_(tmp_path: Path) -> Request:
         data_root=None,
         data=None,
         size=32,
+        target=None,
+        base=None,
         storage=tmp_path,
         study=None,
         tracking_uri=None,

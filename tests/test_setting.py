@@ -26,6 +26,8 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
         data_root=None,
         data=pictures(tmp_path / "my pictures", classes=4, each=8),
         size=32,
+        target=None,
+        base=None,
         storage=tmp_path / "runs",
         study=None,
         tracking_uri="http://me:secret@host:5000",
@@ -87,7 +89,7 @@ def test_other_data_cannot_go_on_with_a_study(request_: Request, tmp_path: Path)
     setting = look_around(request_, None)
     with begun(setting) as journal:
         journal.set_attr("data", {**asdict(setting.data), "fingerprint": "another"})
-        with pytest.raises(UserError, match="the same --data-root or --data"):
+        with pytest.raises(UserError, match="the same --data-root"):
             recorded_plan(journal, setting)
 
 

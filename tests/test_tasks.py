@@ -232,3 +232,41 @@ def test_a_read_only_map_becomes_a_tensor_of_its_own() -> None:
 def test_a_users_folder_that_happens_to_be_called_mnist_is_split_like_a_folder() -> None:
     split = split_classes(replace(folder(10), name="mnist"))
     assert (len(split.train), len(split.validation), len(split.test)) == (6, 2, 2)
+
+
+def test_named_classes_are_split() -> None:
+    images = digits("mnist")
+    split = split_classes(images, base=["0", "1", "2", "3", "4"], target=["8", "9"])
+    assert split.test == (8, 9)
+    assert split.validation == (4, 0)  # of the default's those that are left, in its order
+    assert split.train == (1, 2, 3)
+
+
+def test_a_target_alone_leaves_the_others_as_base() -> None:
+    split = split_classes(digits("mnist"), target=["4"])
+    assert split.test == (4,)
+    assert split.validation == (7, 0)
+    assert split.train == (1, 2, 3, 5, 6, 8, 9)
+    # Of Omniglot no more than the background part is learned from.
+    images = omniglot()
+    tested = images.classes.index("evaluation/Alphabet1/character03")
+    split = split_classes(images, target=[images.classes[tested]])
+    assert split.test == (tested,)
+    assert split.train == split_classes(images).train
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"base": ["0", "10"]}, r"has no base class '10': did you mean '1'\?"),
+        ({"target": ["boot"]}, r"has no target class 'boot': there are '0', '1'"),
+        ({"base": ["8", "9"]}, "must not be among the base classes, got '9'"),
+        ({"base": ["0", "1"], "target": ["1"]}, "must not be among the base classes, got '1'"),
+        ({"base": ["0"]}, "at least 2 base classes"),
+    ],
+)
+def test_classes_that_cannot_be_split_are_refused(
+    named: dict[str, list[str]], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        split_classes(digits("mnist"), **named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -83,8 +84,20 @@ def split_record(images: ImageSet, split: Split) -> dict[str, Any]:
     }
 
 
-def split_classes(images: ImageSet, *, seed: int = 0) -> Split:
+def split_classes(
+    images: ImageSet,
+    *,
+    base: Sequence[str] | None = None,
+    target: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Split:
     """Split the classes of a set, the same way for the same class names and seed.
+
+    Args:
+        images: the set.
+        base: names of the classes to train and to search on; all but the target's if None.
+        target: names of the classes to test on; if None those of the default below.
+        seed: of what is drawn.
 
     Sets in Omniglot's shape: 5 background alphabets leave training altogether, 20 of their
     characters are for validation, 20 evaluation characters for test (fewer where there are
@@ -92,11 +105,61 @@ def split_classes(images: ImageSet, *, seed: int = 0) -> Split:
     test. Other sets: a seeded fifth of the classes each (at least 1, at most 20).
 
     Raises:
-        UserError: there are too few classes, or alphabets, for three parts.
+        UserError: there are too few classes, or alphabets, for three parts; a class is named that
+            does not exist, or is base and target.
     """
+    default = _default_split(images, seed)
+    if base is None and target is None:
+        return default
+    tested = default.test if target is None else _named(images, "target", target)
+    if base is None:
+        # What is learned from Omniglot stays its background part.
+        rest = () if _in_alphabets(images) else default.test
+        known = (*default.train, *default.validation, *rest)
+        wanted = [index for index in known if index not in tested]
+    else:
+        wanted = list(_named(images, "base", base))
+    if both := sorted(set(wanted) & set(tested)):
+        raise UserError(
+            f"The target must not be among the base classes, got {images.classes[both[0]]!r} as "
+            "both; take it out of one."
+        )
+    if len(wanted) < 2:
+        raise UserError(
+            f"A search needs at least 2 base classes (to train on, to validate on), got "
+            f"{len(wanted)}; name more."
+        )
+    validation = tuple(index for index in default.validation if index in wanted)
+    if not validation or len(validation) == len(wanted):
+        rng = np.random.default_rng([seed, 1])
+        part = min(MOST_CLASSES, max(1, round(len(wanted) / 5)))
+        validation = _drawn(sorted(wanted), part, rng)
+    return Split(
+        train=tuple(sorted(set(wanted) - set(validation))),
+        validation=validation,
+        test=tested,
+        seed=seed,
+    )
+
+
+def _named(images: ImageSet, what: str, names: Sequence[str]) -> tuple[int, ...]:
+    """Indices of classes by their names, each once."""
+    for name in names:
+        if name not in images.classes:
+            near = difflib.get_close_matches(name, images.classes, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {_some(images.classes)}."
+            raise UserError(f"{images.name} has no {what} class {name!r}: {hint}")
+    return tuple(dict.fromkeys(map(images.classes.index, names)))
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:10])
+    return shown if len(names) <= 10 else f"{shown}, ... ({len(names)} in all)"
+
+
+def _default_split(images: ImageSet, seed: int) -> Split:
     rng = np.random.default_rng([seed, 0])
-    parts = [name.split("/")[0] for name in images.classes if name.count("/") == 2]
-    if len(parts) == len(images.classes) and set(parts) == {"background", "evaluation"}:
+    if _in_alphabets(images):
         return _split_alphabets(images, rng, seed)
     if images.name in FIXED_SPLITS and images.classes == tuple("0123456789"):
         validation, test = (
@@ -105,6 +168,12 @@ def split_classes(images: ImageSet, *, seed: int = 0) -> Split:
         train = tuple(c for c in range(len(images.classes)) if c not in (*validation, *test))
         return Split(train=train, validation=validation, test=test, seed=seed)
     return _split_shuffled(images, rng, seed)
+
+
+def _in_alphabets(images: ImageSet) -> bool:
+    """Whether classes are named as Omniglot's are: part, alphabet, character."""
+    parts = [name.split("/")[0] for name in images.classes if name.count("/") == 2]
+    return len(parts) == len(images.classes) and set(parts) == {"background", "evaluation"}
 
 
 def _split_alphabets(images: ImageSet, rng: np.random.Generator, seed: int) -> Split:

@@ -60,6 +60,8 @@ def conduct(request: Request) -> int:
         setting = look_around(request, ray)
         journal = stack.enter_context(reopened(setting)) if request.resume else None
         plan = recorded_plan(journal, setting) if journal else new_plan(setting)
+        if journal:
+            setting = replace(setting, split=Split.from_dict(journal.attr("split")))
         show(plan, setting)
         if request.dry_run:
             return 0
@@ -301,6 +303,8 @@ class _Study:
             ("--data-root", request.data_root and request.data_root.absolute()),
             ("--data", request.data and (request.data if named else request.data.absolute())),
             ("--size", None if request.size == SIZE else request.size),
+            ("--target", request.target and ",".join(request.target)),
+            ("--base", request.base and ",".join(request.base)),
             ("--address", request.address),
             ("--tracking-uri", uri and strip_credentials(uri)),
         ):

@@ -209,13 +209,13 @@ def _papers_transfer(batch: int) -> KnownPoint:
 _TRANSFER_START = KnownPoint(
     label="start",
     params={
-        "lr": 1e-3,
+        "lr": 2e-3,
         "critic_lr_ratio": 1.0,
         "batch": 8,
-        "averaging": 0.2,
+        "averaging": 0.3,
         "augmentation": "affine",
         "strength": 0.5,
-        "shared_strength": 0.0,
+        "shared_strength": 0.5,
         "l2": False,
         "frozen_critic": 0,
         "frozen_generator": 0,

@@ -93,6 +93,12 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--size", type=int, choices=SIZES, default=32, help="pixels a side (default: 32)"
     )
+    data.add_argument(
+        "--target", help="classes to test on, with commas between (default: the paper's, 9)"
+    )
+    data.add_argument(
+        "--base", help="classes to learn and search on (default: all but the target's)"
+    )
     place = parser.add_argument_group("where")
     place.add_argument(
         "--storage", type=Path, default=Path("runs"), help="folder of all studies (default: runs)"
@@ -151,8 +157,11 @@ def _request(arguments: argparse.Namespace) -> Request:
 
     if arguments.experiment != ALL:
         find_experiment(arguments.experiment)
-    elif arguments.study is not None or arguments.data is not None:
-        raise UserError(f"{ALL!r} runs every experiment on its own data: leave --study and --data.")
+    elif any(getattr(arguments, name) is not None for name in ("study", "data", "base", "target")):
+        raise UserError(
+            f"{ALL!r} runs every experiment on its own data and classes: leave out --study, "
+            "--data, --base and --target."
+        )
     if arguments.trials is not None and arguments.trials < 1:
         raise UserError(f"--trials must be at least 1, got {arguments.trials}.")
     if not 0 <= arguments.seed < 2**32:
@@ -178,6 +187,8 @@ def _request(arguments: argparse.Namespace) -> Request:
         data_root=arguments.data_root,
         data=arguments.data,
         size=arguments.size,
+        target=_classes("target", arguments.target),
+        base=_classes("base", arguments.base),
         storage=arguments.storage.absolute(),
         study=arguments.study,
         tracking_uri=arguments.tracking_uri,
@@ -187,6 +198,16 @@ def _request(arguments: argparse.Namespace) -> Request:
         dry_run=arguments.dry_run,
         resume=arguments.resume,
     )
+
+
+def _classes(option: str, text: str | None) -> tuple[str, ...] | None:
+    """Names with commas between; a class of Omniglot has slashes in its name, and no comma."""
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise UserError(f"--{option} must name classes, with commas between, got {text!r}.")
+    return names
 
 
 def _require_writable(storage: Path) -> None:

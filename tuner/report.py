@@ -20,8 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables.errors import UserError
+from trainables.tasks import FIXED_SPLITS
 from tuner.experiments import find_experiment
 from tuner.result import StudyResult, TestScore, load
+from tuner.setting import SIZE
 
 # Table 1 of the paper: MSE, SSIM, BRISQUE; in its order.
 PUBLISHED: dict[str, tuple[str, float, float, float | None]] = {
@@ -129,11 +131,7 @@ def newest_results(storage: Path) -> dict[str, StudyResult]:
     newest: dict[str, StudyResult] = {}
     for path in sorted(storage.glob("*/result.json")):
         result = load(path)
-        if (
-            result.test is None
-            or result.experiment not in PUBLISHED
-            or result.data.name != find_experiment(result.experiment)("cpu").data
-        ):
+        if not _belongs(result):
             continue
         if (held := newest.get(result.experiment)) is None or held.created < result.created:
             newest[result.experiment] = result
@@ -143,6 +141,16 @@ def newest_results(storage: Path) -> dict[str, StudyResult]:
             "none: run python -m tuner.launch first, or name another --storage."
         )
     return newest
+
+
+def _belongs(result: StudyResult) -> bool:
+    """Whether a study has tested what a row of Table 1 is about, in the size it is about."""
+    if result.test is None or result.experiment not in PUBLISHED:
+        return False
+    data = find_experiment(result.experiment)("cpu").data
+    expected = FIXED_SPLITS[data][1] if data in FIXED_SPLITS else result.test.classes
+    sizes = {trial.config.get("size", SIZE) for trial in result.trials}
+    return result.data.name == data and result.test.classes == expected and sizes == {SIZE}
 
 
 def table1(results: Mapping[str, StudyResult]) -> list[Row]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -51,6 +53,8 @@ class Request:
     data_root: Path | None
     data: Path | None
     size: int
+    target: tuple[str, ...] | None
+    base: tuple[str, ...] | None
     storage: Path
     study: str | None
     tracking_uri: str | None
@@ -103,7 +107,7 @@ def look_around(request: Request, ray: Session | None) -> Setting:
         experiment=replace(experiment, base=replace(experiment.base, size=size, channels=channels)),
         images=images,
         data=data,
-        split=split_classes(images, seed=SPLIT_SEED),
+        split=split_classes(images, base=request.base, target=request.target, seed=SPLIT_SEED),
         title=title,
         study=_study_name(request, title),
         cpus=cpus,
@@ -160,7 +164,12 @@ def _title(experiment: Experiment, images: ImageSet, request: Request) -> str:
     elif request.data is not None:
         # The name of a user's folder becomes one of ours.
         title += f"-{re.sub(r'[^A-Za-z0-9._-]+', '-', images.name)}"
-    return title if request.size == SIZE else f"{title}-{request.size}px"
+    if request.size != SIZE:
+        title += f"-{request.size}px"
+    chosen = [name for classes in (request.target, request.base) for name in classes or ()]
+    if chosen:
+        title += f"-classes-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
+    return title
 
 
 def _study_name(request: Request, title: str) -> str:
