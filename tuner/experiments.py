@@ -94,8 +94,12 @@ def figr_settings(scale: Scale, *, shots: int) -> KnownPoint:
     )
 
 
-def _starting_points() -> tuple[KnownPoint, ...]:
-    """Corrected settings that ten minutes of two cores can train, one for each cheap generator."""
+def _starting_points(**plane: float) -> tuple[KnownPoint, ...]:
+    """Corrected settings that ten minutes of two cores can train, one for each cheap generator.
+
+    Args:
+        plane: what the first of them has otherwise than for strokes on a large ground.
+    """
     shared = {
         "width": 16,
         "latent": 64,
@@ -119,9 +123,17 @@ def _starting_points() -> tuple[KnownPoint, ...]:
             "train_shots": 9,
             "outer_step_interpolation": 0.5,
             "augmentation": 0.4,
+        }
+        | plane,
+        "compact": {
+            "inner_lr_adam": 6e-3,
+            "critic_lr_ratio": 0.5,
+            "train_shots": 9,
+            "outer_step_interpolation": 0.5,
+            "augmentation": 0.6,
+            "adapt_steps": 400,
         },
         "dense": {"inner_lr_adam": 3e-3, "augmentation": 0.0, "meta_batch": 1},
-        "compact": {"inner_lr_adam": 3e-3, "augmentation": 0.0},
     }
     return tuple(
         KnownPoint(label=name, params=shared | {"architecture": name} | values)
