@@ -201,7 +201,7 @@ def test_a_users_folder_is_a_set_of_its_name(tmp_path: Path) -> None:
 
 
 def test_every_name_has_a_loader() -> None:
-    assert set(DATASETS) == {"omniglot", "mnist", "fashion_mnist", "strokes", "digits"}
+    assert set(DATASETS) == {"omniglot", "mnist", "fashion_mnist", "cifar100", "strokes", "digits"}
     assert set(STAND_INS) <= set(DATASETS) >= set(STAND_INS.values())
 
 

@@ -115,7 +115,7 @@ def test_another_budget_leaves_the_same_time_to_finish() -> None:
     longer = made.with_budget(1200.0)
     assert longer.rungs == made.rungs
     assert longer.search_seconds == pytest.approx(made.search_seconds + 600)
-    assert made.with_budget(10.0).search_seconds == pytest.approx(3.0)
+    assert made.with_budget(10.0).search_seconds == pytest.approx(5.0)
 
 
 def test_the_description_names_what_a_user_pays() -> None:

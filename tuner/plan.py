@@ -24,7 +24,7 @@ FEW_CLASSES = 5
 DEFAULT_BUDGET_SECONDS: dict[Scale, float] = {"cpu": 600.0, "paper": 86_400.0}
 START_SECONDS = 30.0  # Ray, the actors and their imports
 FINISH_SECONDS = 150.0  # the champion adapts to all validation and test classes, and longer
-SHORTEST_SEARCH = 0.3  # of the budget, where it is too short for start and finish
+SHORTEST_SEARCH = 0.5  # of the budget, where it is too short for start and finish
 SCORING = 4 / 3  # a trial's time / its training time: scoring takes a quarter of it
 MARGIN = 0.95  # of the search time is planned; a machine slower than measured uses the rest
 SIMULATED_TRIALS = 2000  # in all; large searches vary less
@@ -146,9 +146,8 @@ def make_plan(
     relative = (budget_seconds - once) * slots / (2 * DEFAULT_BUDGET_SECONDS["cpu"])
     count = trials or max(FEWEST_TRIALS, round(FEWEST_TRIALS * max(0.0, relative) ** 0.5))
     share = MARGIN / (makespan(count, slots) * SCORING)  # of the search time, a full trial's
-    fine = max(
-        SHORTEST_SEARCH * budget_seconds, (budget_seconds - once) / (1 + final_trials * share)
-    )
+    left = max(SHORTEST_SEARCH * budget_seconds, budget_seconds - once)
+    fine = left / (1 + final_trials * share)
     full = share * fine
     return Plan(
         scale=scale,

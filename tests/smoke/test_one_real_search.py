@@ -33,7 +33,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             grey.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
     command = [sys.executable, "-m", "tuner.launch", "reptile_omniglot"]
     command += ["--data", str(root / "digits"), "--storage", str(root / "runs")]
-    command += ["--trials", "2", "--budget", "50s", "--seed", "1"]
+    command += ["--trials", "2", "--budget", "80s", "--seed", "1"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(root / "cache"), "COLUMNS": "120"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=280, env=environment, check=False
