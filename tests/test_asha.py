@@ -1,112 +1,182 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
-from trainables.trainable import RUNG
+from trainables.trainable import COMPLETE, FAIL, RUNG
 from tuner.asha import Asha, Rungs
 
-finite = st.floats(-1e6, 1e6)
+scores = st.lists(st.floats(-10, 10), min_size=3, max_size=3)
+studies = st.lists(scores, min_size=3, max_size=20)
 
 
-def test_one_in_eta_goes_on():
-    # n:      1    2    3    4    5    6    7    8    9
-    values = [5.0, 4.0, 6.0, 4.5, 7.0, 4.2, 3.0, 3.5, 3.2]
-    # allowed 1    1    1    1    1    2    2    2    3   = max(1, n // 3)
-    # rank    1    1    3    2    5    2    1    2    2
-    expected = [True, True, False, False, False, True, True, True, True]
-    rungs = Rungs(1, eta=3)
-    assert [rungs.record(0, trial, v) for trial, v in enumerate(values)] == expected
-    assert rungs.entered == (9,)
-    assert rungs.stopped == (3,)
+def filled(study, planned=9):
+    rungs = Rungs(3, eta=3, planned=planned)
+    for trial, values in enumerate(study):
+        rungs.restore(0, trial, values, paused=True)
+    return rungs
 
 
-def test_the_first_equal_value_wins():
-    rungs = Rungs(1, eta=3)
-    assert rungs.record(0, 0, 1.0)
-    assert not rungs.record(0, 1, 1.0)
+def all_promotable(rungs):
+    """Who would be promoted if nothing else happened, in order."""
+    promoted = []
+    while (trial := rungs.promotable()) is not None:
+        rungs.promote(trial)
+        promoted.append(trial)
+    return promoted
 
 
-def test_rungs_are_apart():
-    rungs = Rungs(2, eta=3)
-    rungs.record(0, 0, 1.0)
-    assert rungs.record(1, 1, 9.0)
-    assert rungs.entered == (1, 1)
+def test_nobody_goes_on_before_there_are_others_to_compare_with():
+    rungs = Rungs(2, eta=3, planned=9)
+    assert not rungs.record(0, 0, [1.0, 1.0])
+    assert not rungs.record(0, 1, [5.0, 5.0])
+    assert rungs.promotable() is None
+    assert not rungs.record(0, 2, [5.0, 5.1])
+    assert rungs.promotable() == 0  # late good news: the first was the best of three
+    assert rungs.entered == (3, 0)
+    assert rungs.paused == (3, 0)
+
+
+def test_without_noise_the_best_third_and_those_near_it_go_on():
+    values = [0.0, 1.0, 2.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
+    promoted = all_promotable(filled([[v, v, v] for v in values]))
+    assert promoted[:3] == [0, 1, 2]
+    assert not {6, 7, 8} & set(promoted)
+
+
+def test_who_is_within_noise_of_the_best_goes_on_and_who_is_not_does_not():
+    """Means .0, .1, .2 and .5 in ten; episodes' scores are pairs at mean -+ 1 or -+ .001."""
+    means = [0.0, 0.1, 0.2, *[0.5] * 7]
+
+    def study(noise):
+        signs = np.random.default_rng(0).permuted(np.tile([-1, 1], (10, 8)), axis=1)
+        return [[m + noise * s for s in row] for m, row in zip(means, signs, strict=True)]
+
+    assert len(all_promotable(filled(study(1.0)))) > len(all_promotable(filled(study(0.001))))
+    assert sorted(all_promotable(filled(study(0.001)))) == [0, 1, 2]
+
+
+def test_what_is_hard_for_all_is_no_noise():
+    """Episodes that differ by 100 for all trials alike change nothing."""
+    means = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    rest = np.random.default_rng(0).normal(0, 0.1, (6, 4))
+    plain = [(m + r).tolist() for m, r in zip(means, rest, strict=True)]
+    hard = [(m + r + [0, 100, 200, 300]).tolist() for m, r in zip(means, rest, strict=True)]
+    assert all_promotable(filled(plain)) == all_promotable(filled(hard))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_stops_and_never_enters(value):
-    rungs = Rungs(1, eta=3)
-    assert not rungs.record(0, 0, value)
+    rungs = Rungs(1, eta=3, planned=1)
+    assert not rungs.record(0, 0, [1.0, value], reference=True)
     assert rungs.entered == (0,)
 
 
-@given(st.lists(finite, max_size=30), finite, finite)
-def test_a_better_value_is_never_stopped_where_a_worse_one_goes_on(before, one, other):
-    better, worse = sorted((one, other))
-    with_better, with_worse = Rungs(1, eta=3), Rungs(1, eta=3)
-    for trial, value in enumerate(before):
-        with_better.record(0, trial, value)
-        with_worse.record(0, trial, value)
-    assert with_better.record(0, 99, better) >= with_worse.record(0, 99, worse)
+def test_a_reference_always_goes_on():
+    rungs = filled([[1.0], [2.0], [3.0], [4.0]])
+    assert rungs.record(0, 4, [99.0], reference=True)
+    assert rungs.record(1, 4, [99.0], reference=True)
 
 
-@given(st.lists(finite, max_size=20, unique=True), finite, st.randoms())
-def test_a_decision_depends_on_what_came_before_and_not_on_its_order(before, value, random):
-    shuffled = list(enumerate(before))
-    random.shuffle(shuffled)
-    one, other = Rungs(1, eta=3), Rungs(1, eta=3)
-    for trial, earlier in enumerate(before):
-        one.record(0, trial, earlier)
-    for trial, earlier in shuffled:
-        other.record(0, trial, earlier)
-    assert one.record(0, 99, value) == other.record(0, 99, value)
+def test_a_study_does_not_end_without_a_trial_that_was_trained_to_the_end():
+    rungs = Rungs(2, eta=3, planned=2)
+    rungs.restore(0, 0, [2.0], paused=False, reference=True)
+    rungs.restore(1, 0, [2.0], paused=False, reference=True)
+    rungs.restore(0, 1, [9.0], paused=True)
+    assert rungs.promotable() is None
+    assert rungs.promotable(no_more=True) == 1
 
 
-@given(st.lists(finite, min_size=1, max_size=40), st.integers(2, 5))
-def test_the_best_so_far_always_goes_on(values, eta):
-    rungs = Rungs(1, eta=eta)
-    for trial, value in enumerate(values):
-        goes_on = rungs.record(0, trial, value)
-        if value < min(values[:trial], default=math.inf):
-            assert goes_on
+def test_the_highest_rung_is_promoted_first():
+    rungs = filled([[0.0], [0.1], [5.0], [6.0], [7.0], [8.0]])
+    rungs.restore(1, 1, [0.1], paused=True)
+    assert rungs.promotable() == 1
 
 
-@given(st.lists(finite, min_size=2, max_size=20))
-def test_reporting_a_rung_again_counts_once(values):
-    rungs = Rungs(1, eta=3)
-    for trial, value in enumerate(values):
-        first = rungs.record(0, trial, value)
-        assert rungs.record(0, trial, value) == first  # redone after a crash
-    assert rungs.entered == (len(values),)
+def test_a_failed_trial_is_forgotten():
+    rungs = filled([[1.0], [5.0], [5.1], [5.2]])
+    asha = Asha(rungs)
+    trial = SimpleNamespace(config={"trial_number": 0, "reference": False})
+    asha.on_trial_complete(None, trial, {"outcome": FAIL})
+    assert rungs.entered == (3, 0, 0)
+    assert rungs.promotable() == 1
+    asha.on_trial_error(None, SimpleNamespace(config={"trial_number": 1}))
+    assert rungs.entered == (2, 0, 0)
 
 
-@given(st.lists(finite, max_size=20), finite)
-def test_restored_rungs_decide_like_those_that_never_stopped(values, value):
-    lived, restored = Rungs(1, eta=3), Rungs(1, eta=3)
-    for trial, earlier in enumerate(values):
-        goes_on = lived.record(0, trial, earlier)
-        restored.restore(0, trial, earlier, stopped=not goes_on)
-    assert restored.stopped == lived.stopped
-    assert restored.record(0, 99, value) == lived.record(0, 99, value)
+def test_rungs_that_tell_nothing_decide_nothing():
+    """The order at the first rung is not that at the second, again and again."""
+    rungs = Rungs(3, eta=3, planned=12)
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0, 1, 10), 8 * rng.normal(0, 1, 10)
+    for trial in range(10):
+        rungs.restore(0, trial, [first[trial]] * 4, paused=False)
+        rungs.restore(1, trial, [second[trial]] * 4, paused=True)
+    assert 0 in rungs.untelling
+    assert rungs.record(0, 10, [2.0] * 4)  # among the worst
 
 
-@pytest.mark.parametrize(("count", "eta"), [(0, 3), (1, 1)])
-def test_nonsense_is_refused(count, eta):
+def test_fidelity_is_the_rank_correlation_with_the_last_rung():
+    rungs = Rungs(3, eta=3, planned=4)
+    for rung, values in enumerate([[1, 2, 3, 4], [2, 1, 3, 4], [1, 2, 3, 4]]):
+        for trial, value in enumerate(values):
+            rungs.restore(rung, trial, [float(value)], paused=False)
+    # Spearman by hand: 1 - 6 (1 + 1) / (4 (16 - 1)) = .8
+    assert rungs.fidelity() == pytest.approx({0: 1.0, 1: 0.8})
+
+
+@settings(deadline=None)
+@given(studies, st.randoms())
+def test_decisions_depend_on_what_was_recorded_and_not_on_its_order(study, random):
+    order = list(enumerate(study))
+    random.shuffle(order)
+    shuffled = Rungs(3, eta=3, planned=9)
+    for trial, values in order:
+        shuffled.restore(0, trial, values, paused=True)
+    assert all_promotable(shuffled) == all_promotable(filled(study))
+
+
+@settings(deadline=None)
+@given(studies)
+def test_the_best_so_far_always_goes_on(study):
+    means = [sum(values) for values in study]
+    best = min(means)
+    if means.count(best) == 1:
+        assert means.index(best) in all_promotable(filled(study))
+
+
+@settings(deadline=None)
+@given(studies)
+def test_reporting_a_rung_again_counts_once(study):
+    rungs = Rungs(3, eta=3, planned=9)
+    for trial, values in enumerate(study):
+        first = rungs.record(0, trial, values)
+        assert rungs.record(0, trial, values) == first  # redone after a crash
+    assert rungs.entered == (len(study), 0, 0)
+
+
+@pytest.mark.parametrize(("count", "eta", "planned"), [(0, 3, 1), (1, 1, 1), (1, 3, 0)])
+def test_nonsense_is_refused(count, eta, planned):
     with pytest.raises(ValueError, match="At least"):
-        Rungs(count, eta=eta)
+        Rungs(count, eta=eta, planned=planned)
 
 
 def test_the_scheduler_answers_in_rays_words():
-    asha = Asha(Rungs(2, eta=3))
+    asha = Asha(Rungs(2, eta=3, planned=3))
 
     def report(number, value):
         trial = SimpleNamespace(config={"trial_number": number, "reference": False})
-        result = {"outcome": RUNG, "metrics/rung": 0.0, "metrics/L": value}
+        result = {"outcome": RUNG, "metrics/rung": 0.0, "episodes": [value]}
         return asha.on_trial_result(None, trial, result)
 
-    assert report(0, 1.0) == TrialScheduler.CONTINUE
-    assert report(1, 2.0) == TrialScheduler.STOP
+    assert report(0, 5.0) == TrialScheduler.STOP
+    assert report(1, 5.1) == TrialScheduler.STOP
+    assert report(2, 1.0) == TrialScheduler.CONTINUE
+    trial = SimpleNamespace(config={"trial_number": 2, "reference": False})
+    done = {"outcome": COMPLETE, "metrics/rung": 1.0, "episodes": [0.5]}
+    asha.on_trial_complete(None, trial, done)
+    assert asha.rungs.entered == (3, 1)

@@ -19,10 +19,10 @@ def scores(loss: float) -> dict[str, float]:
 
 
 def play(table: LiveTable) -> None:
-    """Trial 0 stopped at rung 1 of 3, trial 1 finished, trial 2 failed, trial 3 runs."""
+    """Trial 0 was paused at rung 1 of 3, trial 1 finished, trial 2 failed, trial 3 runs."""
     for number in range(4):
         table.trial_started(number, "paper" if number == 0 else "", {}, {"width": 8 * number})
-    table.rung_reached(0, 0, scores(0.5), [], HERE, "stop")
+    table.rung_reached(0, 0, scores(0.5), [], HERE, "pause")
     table.trial_ended(0, "PRUNED", "asha: rung 0")
     for rung in range(3):
         decision = "done" if rung == 2 else "continue"
@@ -52,7 +52,7 @@ def test_without_a_terminal_every_event_is_one_plain_line():
     assert len(lines) == 4 + 1 + 1 + 3 + 1 + 1
     assert lines[0].endswith("trial 0 started: paper's settings")
     assert lines[4].endswith(
-        "trial 0 rung 1/3: L .50, J .30, recognisability .70, coverage .40, copy share .05 -> stop"
+        "trial 0 rung 1/3: L .50, J .30, recognisability .70, coverage .40, copy share .05 -> pause"
     )
     assert lines[-1].endswith("trial 2 failed: diverged: critic loss is nan")
 
@@ -74,12 +74,15 @@ def test_running_trials_come_first_then_the_furthest_and_the_best_is_marked():
     assert numbers == ["3", "*1", "0", "2"]
 
 
-def test_the_footer_counts_trials_time_and_what_asha_stopped():
+def test_the_footer_counts_trials_time_and_what_is_paused():
     table = make(io.StringIO())
     play(table)
-    assert "01:30 left · 3 of 12 trials over, 1 running · ASHA stopped 1 at rung 1 · 1 failed" in (
+    table.rung_reached(3, 0, scores(0.5), [], HERE, "pause")
+    assert "01:30 left · 3 of 12 trials over, 0 running · paused 1 at rung 1 · 1 failed" in (
         rendered(table, 120)
     )
+    table.trial_promoted(3)
+    assert "01:30 left · 3 of 12 trials over, 1 running · 1 failed" in rendered(table, 120)
 
 
 def test_time_left_never_turns_negative():
@@ -103,11 +106,10 @@ def test_at_most_so_many_rows_are_shown():
     table = make(io.StringIO())
     for number in range(100):
         table.trial_started(number, "", {}, {"width": number})
-        table.rung_reached(number, 0, scores(float(number)), [], HERE, "stop")
-        table.trial_ended(number, "PRUNED", "asha: rung 0")
-    lines = [line for line in rendered(table, 100).splitlines() if "stopped" in line]
+        table.rung_reached(number, 0, scores(float(number)), [], HERE, "pause")
+    lines = [line for line in rendered(table, 100).splitlines() if "paused" in line]
     assert len(lines) == 14 + 1  # and the footer
-    assert "ASHA stopped 100 at rung 1" in lines[-1]
+    assert "paused 100 at rung 1" in lines[-1]
 
 
 def test_on_a_terminal_the_table_is_drawn_and_removed_and_messages_stay():

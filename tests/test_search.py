@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from trainables.errors import UserError
+from tuner.asha import Rungs
 from tuner.journal import Journal, RungRecord
 from tuner.known_points import KnownPoint, check_known_point, trial_seed
 from tuner.search import JournalSearch, SeededTPE, last_checkpoint, lessons
@@ -46,9 +47,10 @@ def open_journal(tmp_path, points=()):
     return journal
 
 
-def search_of(journal, *, trials=4, seconds=60.0):
+def search_of(journal, *, trials=4, seconds=60.0, rungs=None):
     return JournalSearch(
         journal,
+        rungs or Rungs(3, eta=3, planned=trials),
         space=space,
         base=Config(),
         trials=trials,
@@ -67,6 +69,7 @@ def rung(k, value, *, decision="continue", checkpoint="/nowhere", complete=1.0):
         checkpoint=str(checkpoint),
         seconds=1.0,
         decision=decision,
+        episodes=[value],
     )
 
 
@@ -80,7 +83,7 @@ def test_known_points_come_first_and_then_the_sampler(tmp_path):
     with open_journal(tmp_path, [PAPER, GOOD]) as journal:
         search = search_of(journal, trials=3)
         paper, good, sampled = (search.suggest(str(i)) for i in range(3))
-        assert search.suggest("4") == Searcher.FINISHED
+        assert search.suggest("4") is None
         assert paper["trial_config"]["mode"] == "faithful"
         assert paper["trial_config"]["lr"] == 0.1
         assert good["trial_config"] == {
@@ -139,7 +142,6 @@ def test_resuming_continues_running_trials_and_enqueues_nothing_twice(tmp_path):
         journal.add_rung(0, rung(1, 0.9, checkpoint=tmp_path / "gone"))
     with open_journal(tmp_path, [PAPER, GOOD]) as journal:  # after a kill
         search = search_of(journal, trials=4)
-        assert search.remaining == 4
         again = [search.suggest(str(i)) for i in range(2)]
         for before, after in zip(first, again, strict=True):
             for key in ("trial_number", "trial_config", "seed"):
@@ -155,14 +157,45 @@ def test_an_end_that_was_decided_but_not_told_is_told_on_resume(tmp_path):
         for number in range(3):
             search.suggest(str(number))
     with open_journal(tmp_path) as journal:
-        journal.add_rung(0, rung(0, 1.0, decision="stop"))
+        journal.add_rung(0, rung(0, 1.0, decision="pause"))
         journal.add_rung(1, rung(2, 0.5, decision="done"))
         journal.add_rung(2, rung(1, 0.7, decision="done", complete=0.0))
         search = search_of(journal, trials=3)
-        assert search.remaining == 0
+        assert search.suggest("3") == Searcher.FINISHED
         told = [(record.state, record.reason) for record in journal.records()]
-        assert told == [("PRUNED", "asha: rung 0"), ("COMPLETE", ""), ("PRUNED", "time")]
+        assert told == [("RUNNING", ""), ("COMPLETE", ""), ("PRUNED", "time")]
         assert journal.study.best_value == 0.5
+
+
+def test_a_paused_trial_is_promoted_before_a_new_one_begins_and_survives_a_kill(tmp_path):
+    there = checkpoint_in(tmp_path / "rung_0")
+    with open_journal(tmp_path) as journal:
+        rungs = Rungs(3, eta=3, planned=4)
+        search = search_of(journal, trials=4, rungs=rungs)
+        for number, value in enumerate([1.0, 5.0, 5.5]):
+            search.suggest(str(number))
+            search.on_trial_complete(str(number))
+            rungs.restore(0, number, [value], paused=True)
+        assert search.suggest("3") is None  # no checkpoint is journalled yet
+        for number, value in enumerate([1.0, 5.0, 5.5]):
+            journal.add_rung(number, rung(0, value, decision="pause", checkpoint=there))
+        promoted = search.suggest("4")
+        assert (promoted["trial_number"], promoted["resume_from"]) == (0, str(there))
+        assert promoted["rungs_done"] == 1
+        assert search.suggest("5")["trial_number"] == 3
+    with open_journal(tmp_path) as journal:
+        search = search_of(journal, trials=4)
+        assert [search.suggest(str(n))["trial_number"] for n in range(2)] == [0, 3]
+        assert [r.number for r in journal.records() if r.paused] == [1, 2]
+
+
+def test_a_searcher_waits_for_others_before_it_says_that_it_is_over(tmp_path):
+    with open_journal(tmp_path) as journal:
+        search = search_of(journal, trials=1)
+        search.suggest("0")
+        assert search.suggest("1") is None
+        search.on_trial_complete("0")
+        assert search.suggest("2") == Searcher.FINISHED
 
 
 def test_a_trial_lost_between_asking_and_writing_its_config_is_asked_again(tmp_path):
@@ -185,6 +218,7 @@ def test_a_sampler_that_was_interrupted_says_what_it_would_have_said(tmp_path):
                     number, lr = config["trial_number"], config["trial_config"]["lr"]
                     journal.add_rung(number, rung(0, abs(math.log(lr / 0.01)), decision="done"))
                     journal.end(number, "COMPLETE", "")
+                    search.on_trial_complete("x")
                     journal.study.sampler = SeededTPE(seed=0, startup=4)
         with open_journal(folder) as journal:
             return [dict(record.params) for record in journal.records()]
@@ -269,7 +303,7 @@ def test_pruned_trials_keep_their_values_by_fidelity(tmp_path):
     with open_journal(tmp_path) as journal:
         search_of(journal).suggest("1")
         journal.add_rung(0, rung(0, 1.5))
-        journal.add_rung(0, rung(1, 1.25, decision="stop"))
+        journal.add_rung(0, rung(1, 1.25, decision="pause"))
         journal.end(0, "PRUNED", "asha: rung 1")
         trial = journal.study.trials[0]
         assert trial.intermediate_values == {1: 1.5, 2: 1.25}  # GFLOPs

@@ -19,6 +19,7 @@ from toy_pipeline import OPTIMUM, ToyConfig, ToyTrainable, toy_context, toy_spac
 
 from trainables.pipeline import Diverged
 from trainables.trainable import COMPLETE, FAIL, RUNG, TIME, require_finite
+from tuner.asha import Rungs
 from tuner.journal import Journal, RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.recorder import LeaveLoop, Recorder
@@ -103,7 +104,7 @@ def test_the_clock_cuts_a_trial_where_it_stands():
 
 def test_past_the_deadline_nothing_is_trained_or_scored():
     result = toy(deadline=time.time() - 1).step()
-    assert result == {"outcome": TIME, "metrics": {}, "losses": [], "done": True}
+    assert result == {"outcome": TIME, "metrics": {}, "episodes": [], "losses": [], "done": True}
 
 
 def test_a_checkpoint_holds_everything_and_restores(tmp_path):
@@ -144,6 +145,7 @@ def record(number, *points, state="COMPLETE"):
             checkpoint="",
             seconds=0.0,
             decision="continue",
+            episodes=[value],
         )
         for k, (flops, value) in enumerate(points)
     )
@@ -211,6 +213,7 @@ def study(tmp_path):
     with Journal(tmp_path, "study") as journal:
         search = JournalSearch(
             journal,
+            Rungs(3, eta=3, planned=3),
             space=toy_space,
             base=ToyConfig(),
             trials=3,
@@ -231,6 +234,7 @@ def play(study, number, outcome, metrics, *, done, reason=""):
     result = {
         "outcome": outcome,
         "metrics": metrics,
+        "episodes": [metrics["L"]] if metrics else [],
         "losses": [],
         "done": done,
         "reason": reason,
@@ -262,7 +266,7 @@ def test_every_end_is_told_with_its_reason(study, caplog):
     play(study, 2, FAIL, {}, done=True, reason="diverged: not finite: L = nan")
     assert states(study) == [
         ("COMPLETE", ""),
-        ("PRUNED", "asha: rung 0"),
+        ("RUNNING", ""),
         ("FAIL", "diverged: not finite: L = nan"),
     ]
     assert study.watcher.heard == [
@@ -271,8 +275,7 @@ def test_every_end_is_told_with_its_reason(study, caplog):
         ("rung", 0, 2, 0.5, "checkpoint_000000", "done"),
         ("ended", 0, "COMPLETE", ""),
         ("started", 1, ""),
-        ("rung", 1, 0, 2.0, "checkpoint_000000", "stop"),
-        ("ended", 1, "PRUNED", "asha: rung 0"),
+        ("rung", 1, 0, 2.0, "checkpoint_000000", "pause"),
         ("started", 2, ""),
         ("ended", 2, "FAIL", "diverged: not finite: L = nan"),
     ]
@@ -296,9 +299,9 @@ def test_rungs_are_rebuilt_as_they_were(study):
     play(study, 0, RUNG, metrics_at(1, 0.9), done=False)
     play(study, 0, COMPLETE, metrics_at(2, 0.5), done=True)
     play(study, 2, TIME, metrics_at(-1, 0.1, complete=0.0), done=True)
-    rungs = rebuilt_rungs(study.journal.records(), count=3, eta=3)
-    assert rungs.entered == (2, 1, 0)
-    assert rungs.stopped == (1, 0, 0)
+    rungs = rebuilt_rungs(study.journal.records(), count=3, eta=3, planned=3)
+    assert rungs.entered == (2, 1, 1)
+    assert rungs.paused == (1, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(storage):
         tracker.rung_reached(0, rung, metrics(rung), losses, checkpoint(storage, 0, rung), decision)
     tracker.trial_ended(0, "COMPLETE", "")
     tracker.trial_started(1, "", CONFIG, {"width": 8})
-    tracker.rung_reached(1, 0, metrics(0), [], checkpoint(storage, 1, 0), "stop")
+    tracker.rung_reached(1, 0, metrics(0), [], checkpoint(storage, 1, 0), "pause")
     tracker.trial_ended(1, "PRUNED", "asha: rung 0")
     tracker.trial_started(2, "", CONFIG, {"width": 32})
     tracker.trial_ended(2, "FAIL", "diverged: critic loss is nan")

@@ -95,7 +95,8 @@ class ToyPipeline:
             "complete": float(not cut),
         }
         grid = np.zeros((4, 4, 3), dtype=np.uint8)
-        return Report(metrics=metrics, losses=[(1.0, value, value)], grid=grid)
+        losses = [(1.0, value, value)]
+        return Report(metrics=metrics, episodes=[value], losses=losses, grid=grid)
 
     def _trouble(self, value: float) -> float:
         kind = self.config.trouble

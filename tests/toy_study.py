@@ -26,6 +26,7 @@ class ToyPlan:
     """A StudyPlan."""
 
     most_trials: int
+    trials: int
     slots: int = 2
     rungs: tuple[float, ...] = toy_context()["rungs"]
     eta: int = 3
@@ -75,6 +76,10 @@ class Clock:
         assert (checkpoint / "state.pt").is_file()
         self._say("rung", number, rung, decision)
 
+    def trial_promoted(self, number: int) -> None:
+        """Print it."""
+        self._say("promoted", number)
+
     def trial_ended(self, number: int, state: str, reason: str) -> None:
         """Print it, and be a bad observer."""
         self._say("ended", number, state, reason)
@@ -102,7 +107,9 @@ def main(options: dict[str, Any]) -> StudyRun:
     with Journal(storage, options["study"]) as journal, session(None, cpus=options["slots"]):
         clock._say("ray is up")
         run = run_study(
-            ToyPlan(most_trials=options["trials"], slots=options["slots"]),
+            ToyPlan(
+                most_trials=options["trials"], trials=options["trials"], slots=options["slots"]
+            ),
             ToyExperiment(base=base, known_points=points),
             journal=journal,
             context=toy_context(),

@@ -46,6 +46,10 @@ class ClassScores:
         means = {name: float(by_episode[name].mean()) for name in sorted(by_episode)}
         return ClassScores(metrics=means, by_episode=by_episode)
 
+    def contributions(self, name: str) -> Floats:
+        """What each episode says of a score, [E]; as `Scores.contributions`."""
+        return self.by_episode[name]
+
     def interval(
         self, name: str, *, draws: int = 2000, seed: int = 0, level: float = 0.95
     ) -> tuple[float, float]:

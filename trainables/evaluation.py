@@ -22,7 +22,7 @@ from trainables.augment import augment
 from trainables.class_scorer import COMPARED, ClassScorer
 from trainables.features import prepare_scorer
 from trainables.image_set import ImageSet
-from trainables.metrics import Bytes
+from trainables.metrics import Bytes, Floats
 from trainables.pooled_scorer import REALS, PooledScorer
 from trainables.tasks import Episode, Part, Split, large_classes, to_tensor, to_uint8
 
@@ -35,6 +35,10 @@ class Scores(Protocol):
     @property
     def metrics(self) -> dict[str, float]:
         """Finite floats, as `scores.Scores` describes them."""
+        ...
+
+    def contributions(self, name: str) -> Floats:
+        """What each episode says of a score, [E]; their mean is about the score."""
         ...
 
     def interval(

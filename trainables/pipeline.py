@@ -42,11 +42,13 @@ class StudyContext:
 class Report:
     """What a trial tells at a rung.
 
-    `metrics` are finite floats. `losses` rows are (updates so far, critic's, generator's mean
-    since the row before). `grid` is uint8 [H, W, 3]: shots on top, samples below.
+    `metrics` are finite floats. `episodes` is what each scoring episode says of L, whose mean is
+    about L: the same episodes for all trials, so that differences can be paired. `losses` rows are
+    (updates so far, critic's, generator's mean since the row before). `grid` is uint8 [H, W, 3]: shots on top, samples below.
     """
 
     metrics: dict[str, float]
+    episodes: list[float]
     losses: list[tuple[float, float, float]]
     grid: npt.NDArray[np.uint8]
 

@@ -118,7 +118,8 @@ class ReptileTrial:
             "score_seconds": self._score_seconds,
             "score_steps": float(self._score_steps),
         }
-        return Report(metrics=metrics, losses=losses, grid=grid)
+        episodes = scores.contributions("L").tolist()
+        return Report(metrics=metrics, episodes=episodes, losses=losses, grid=grid)
 
     def train(self, flops: float) -> None:
         self._train(flops, lambda: False)

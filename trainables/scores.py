@@ -94,6 +94,24 @@ class Scores:
         values = plain | _distance_scores(tally, weights, plain, tally.distances.pairs)
         return Scores(metrics={k: float(values[k][0]) for k in sorted(values)}, tally=tally)
 
+    def contributions(self, name: str) -> Floats:
+        """What each episode says of a score, [E]: its jackknife pseudo-values, E times the score
+        less E - 1 times the score without the episode. Their mean is about the score, and their
+        spread is its noise, even where the score is of all episodes' pictures as one.
+        (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11.)
+
+        Args:
+            name: a key of `metrics`.
+        """
+        tally, count = self.tally, len(self.tally.copies)
+        if count == 1:
+            return np.array([self.metrics[name]])
+        weights = 1 - np.eye(count)
+        values = _plain_scores(tally, weights)
+        if name in WITH_DISTANCE:
+            values |= _distance_scores(tally, weights, values, tally.distances.pairs)
+        return np.asarray(count * self.metrics[name] - (count - 1) * values[name])
+
     def interval(
         self, name: str, *, draws: int = 2000, seed: int = 0, level: float = 0.95
     ) -> tuple[float, float]:

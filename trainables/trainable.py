@@ -62,7 +62,7 @@ class TrialTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train to the next rung and score once; past the deadline, end without training."""
         if self._past_deadline():
-            return {"outcome": TIME, "metrics": {}, "losses": [], "done": True}
+            return {"outcome": TIME, "metrics": {}, "episodes": [], "losses": [], "done": True}
         try:
             if self._pipeline is None:
                 self._pipeline = self._build()
@@ -71,6 +71,8 @@ class TrialTrainable(tune.Trainable):
                         self._load(self._pipeline, Path(folder))
             report = self._pipeline.step(self._past_deadline)
             metrics = require_finite(report.metrics)
+            named = {f"L of episode {n}": value for n, value in enumerate(report.episodes)}
+            episodes = list(require_finite(named).values())
         except Diverged as error:
             return self._failed(f"diverged: {error}")
         except (MemoryError, RuntimeError) as error:
@@ -82,6 +84,7 @@ class TrialTrainable(tune.Trainable):
         return {
             "outcome": outcome,
             "metrics": metrics,
+            "episodes": episodes,
             "losses": report.losses,
             "done": outcome != RUNG,
         }
@@ -94,7 +97,14 @@ class TrialTrainable(tune.Trainable):
     def _failed(self, reason: str) -> dict[str, Any]:
         self._pipeline, self._grid = None, None  # its state is worth nothing, its memory is
         one_line = " ".join(reason.split())
-        return {"outcome": FAIL, "reason": one_line, "metrics": {}, "losses": [], "done": True}
+        return {
+            "outcome": FAIL,
+            "reason": one_line,
+            "metrics": {},
+            "episodes": [],
+            "losses": [],
+            "done": True,
+        }
 
     def _build(self) -> Pipeline:
         build = self.pipeline_class(self._trial["pipeline"])

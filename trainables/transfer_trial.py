@@ -117,7 +117,8 @@ class TransferTrial:
         assert self._best is not None
         _, stop, samples = self._best
         drawn = samples.numpy()
-        metrics = open_scorer(self.context, "validation").score(drawn).metrics | {
+        scores = open_scorer(self.context, "validation").score(drawn)
+        metrics = scores.metrics | {
             "adapt_steps": float(stop),
             "rung": float(self._rung),
             "complete": float(complete),
@@ -129,7 +130,12 @@ class TransferTrial:
             "score_steps": float(self._score_steps),
         }
         shots = np.stack([self._images.images[list(e.shots)] for e in self._episodes])
-        return Report(metrics=metrics, losses=losses, grid=sample_grid(shots, drawn))
+        return Report(
+            metrics=metrics,
+            episodes=scores.contributions("L").tolist(),
+            losses=losses,
+            grid=sample_grid(shots, drawn),
+        )
 
     def train(self, flops: float) -> None:
         """Nothing: what is kept was pre-trained."""

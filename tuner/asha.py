@@ -1,70 +1,196 @@
-"""Asynchronous successive halving whose rungs can be rebuilt from the journal.
+"""Asynchronous successive halving that pauses and promotes by chances, not by single scores.
 
-Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv:1810.05934.
+Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv:1810.05934. As
+there, one of `eta` goes on from every rung. Scores are noisy, though, and one of the others may be
+the best: whoever has a fair chance of that goes on, too.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from trainables.trainable import RUNG
+from trainables.trainable import COMPLETE, FAIL, RUNG
+from tuner.evidence import Forecast, Rung, fidelity, forecast
+
+# The chance of ending as the best that lets a trial go on from the first rung, in units of what all
+# trials of the study would have alike, and how it grows from rung to rung, as the price does.
+_CHANCE = 0.4
+_GROWTH = 2.0
+_BEST = 1 / 16
+_UNTOLD = 0.4  # correlation with the last rung below which a rung decides nothing
+_AUDITED = 6  # trials seen at two rungs before that is believed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Standings:
+    """How trials compare: forecast, chance of ending as the best, and the rank to
+    expect among all that are planned, from 0; by trial."""
+
+    ends: Forecast
+    chances: dict[int, float]
+    ranks: dict[int, float]
 
 
 class Rungs:
-    """Who reached which rung with which value, and the rule that lets a trial go on.
+    """Who reached which rung with which scores, and the rule that lets a trial go on.
 
-    A trial goes on from a rung if its value is among the best max(1, floor(n / eta)) of the n
-    values there, its own included. So the first trial passes, and until `eta` have come only the
-    best so far does. An equal value that came earlier ranks better: it costs nothing more to keep.
+    After a rung a trial is paused unless it goes on at once; a paused one may be promoted later,
+    when others' scores or more of its own kind make it look better. The rule depends on nothing
+    but what was recorded, in whatever order, so it can be rebuilt from a journal.
     """
 
-    def __init__(self, count: int, *, eta: int) -> None:
+    def __init__(self, count: int, *, eta: int, planned: int) -> None:
         """Empty rungs.
 
         Args:
             count: number of rungs, at least 1; nothing is decided at the last one.
-            eta: one of `eta` trials goes on, at least 2.
+            eta: one of `eta` trials should pass a rung, at least 2.
+            planned: trials that the study is planned for, at least 1; those that have not begun
+                compete with what trials of the study are like.
         """
-        if count < 1 or eta < 2:
-            raise ValueError(f"At least 1 rung and eta 2 are needed, got {count} and {eta}.")
-        self.eta = eta
-        self._values: tuple[dict[int, float], ...] = tuple({} for _ in range(count))
-        self._stopped: tuple[set[int], ...] = tuple(set() for _ in range(count))
+        if count < 1 or eta < 2 or planned < 1:
+            raise ValueError(
+                f"At least 1 rung, eta 2 and 1 trial are needed, got {count}, {eta} and {planned}."
+            )
+        self.eta, self.planned = eta, planned
+        self._scores: tuple[dict[int, tuple[float, ...]], ...] = tuple({} for _ in range(count))
+        self._paused: dict[int, int] = {}  # trial -> its rung
+        self._references: set[int] = set()
+        self._standings: _Standings | None = None
 
-    def record(self, rung: int, trial: int, value: float, *, reference: bool = False) -> bool:
-        """Enter a trial's value (lower is better) and say whether it goes on.
+    def record(
+        self, rung: int, trial: int, scores: Sequence[float], *, reference: bool = False
+    ) -> bool:
+        """Enter a trial's scores (lower is better), by episode, and say whether it goes on.
 
-        A reference always goes on, if its value is finite.
+        A reference always goes on, if its scores are finite.
 
-        A trial has one value a rung: entering it again, after a crash, replaces the first. A value
-        that is not finite never enters, and its trial stops.
+        A trial has one entry a rung: entering it again, after a crash, replaces the first. What is
+        not finite never enters, and its trial stops.
         """
-        if not math.isfinite(value):
+        if not all(map(math.isfinite, scores)):
             return False
-        others = self._values[rung]
-        others.pop(trial, None)
-        rank = 1 + sum(other <= value for other in others.values())
-        goes_on = reference or rank <= max(1, (len(others) + 1) // self.eta)
-        self.restore(rung, trial, value, stopped=not goes_on)
+        self.restore(rung, trial, scores, paused=False, reference=reference)
+        self._paused[trial] = rung
+        if goes_on := reference or self._deserves(trial):
+            self.promote(trial)
         return goes_on
 
-    def restore(self, rung: int, trial: int, value: float, *, stopped: bool) -> None:
-        """Enter a value whose decision was taken, and journalled, before."""
-        self._values[rung][trial] = value
-        (self._stopped[rung].add if stopped else self._stopped[rung].discard)(trial)
+    def restore(
+        self,
+        rung: int,
+        trial: int,
+        scores: Sequence[float],
+        *,
+        paused: bool,
+        reference: bool = False,
+    ) -> None:
+        """Enter scores whose decision was taken, and journalled, before."""
+        self._standings = None
+        self._scores[rung][trial] = tuple(scores)
+        self._paused.pop(trial, None)
+        if paused:
+            self._paused[trial] = rung
+        if reference:
+            self._references.add(trial)
+
+    def promotable(self, *, no_more: bool = False) -> int | None:
+        """The paused trial that should go on now, if any: of the highest rung, and of those the
+        one with the highest chance.
+
+        Args:
+            no_more: no trial will begin any more and none is running: rather than end without a
+                trial at the last rung, the best chance there is goes on.
+        """
+        order = sorted(self._paused, key=lambda t: (-self._paused[t], self._now().ranks[t]))
+        for trial in order:
+            if self._deserves(trial):
+                return trial
+        ended = self._scores[-1].keys() - self._references
+        return order[0] if order and no_more and not ended else None
+
+    def forget(self, trial: int) -> None:
+        """A trial failed: its scores say nothing about a chance it no longer has."""
+        self._standings = None
+        self._paused.pop(trial, None)
+        for scores in self._scores:
+            scores.pop(trial, None)
+
+    def promote(self, trial: int) -> None:
+        """A paused trial runs again."""
+        del self._paused[trial]
 
     @property
     def entered(self) -> tuple[int, ...]:
         """Number of trials that reached each rung."""
-        return tuple(len(values) for values in self._values)
+        return tuple(len(scores) for scores in self._scores)
 
     @property
-    def stopped(self) -> tuple[int, ...]:
-        """Number of trials that were stopped at each rung."""
-        return tuple(len(trials) for trials in self._stopped)
+    def paused(self) -> tuple[int, ...]:
+        """Number of trials that stand at each rung."""
+        at = list(self._paused.values())
+        return tuple(at.count(rung) for rung in range(len(self._scores)))
+
+    def fidelity(self) -> dict[int, float]:
+        """Spearman's rank correlation of each rung with the last one, where it can be told."""
+        evidence = {
+            trial: [float(np.mean(s[trial])) for s in self._scores if trial in s]
+            for trial in self._scores[0]
+        }
+        return dict(fidelity(evidence, len(self._scores)))
+
+    @property
+    def untelling(self) -> frozenset[int]:
+        """Rungs whose scores say nothing about the last one's: all go on from them."""
+        ends = self._now().ends
+        told = ends.told if ends.pairs >= _AUDITED else ()
+        return frozenset(rung for rung, value in enumerate(told) if value < _UNTOLD)
+
+    def _deserves(self, trial: int) -> bool:
+        rung = self._paused[trial]
+        if rung in self.untelling:
+            return True
+        there = len(self._scores[0])
+        if there < min(self.eta, self.planned):
+            return False  # nothing to compare with
+        now = self._now()
+        chance, rank = now.chances[trial], now.ranks[trial]
+        planned = max(self.planned, there)
+        fair = _CHANCE * _GROWTH**rung / planned
+        return rank < planned // self.eta ** (rung + 1) or chance >= fair
+
+    def _now(self) -> _Standings:
+        if self._standings is None:
+            self._standings = self._compare()
+        return self._standings
+
+    def _compare(self) -> _Standings:
+        trials = sorted(self._scores[0])
+        row = {trial: number for number, trial in enumerate(trials)}
+        filled = [
+            Rung(
+                trials=np.array([row[trial] for trial in sorted(scores)]),
+                scores=np.array([scores[trial] for trial in sorted(scores)]),
+            )
+            for scores in self._scores
+            if scores
+        ]
+        ends = forecast(filled, len(self._scores))
+        unseen = max(0, self.planned - len(trials))
+        best = max(1.0, (len(trials) + unseen) * _BEST)
+        chances = ends.below(ends.cut(best, unseen)) / best
+        ranks = ends.mean.argsort(kind="stable").argsort() + unseen * ends.new_below(ends.mean)
+        return _Standings(
+            ends=ends,
+            chances=dict(zip(trials, chances.tolist(), strict=True)),
+            ranks=dict(zip(trials, ranks.tolist(), strict=True)),
+        )
 
 
 class Asha(FIFOScheduler):
@@ -72,6 +198,9 @@ class Asha(FIFOScheduler):
 
     Ray asks no scheduler about a result that ends its trial, so failed trials, trials cut by the
     clock and the top rung never come here. Every result is a rung, so none can be skipped.
+
+    A paused trial is over for Ray, which keeps no state of it; `search.JournalSearch` hands it out
+    again from its checkpoint when it is promoted.
     """
 
     def __init__(self, rungs: Rungs) -> None:
@@ -90,7 +219,20 @@ class Asha(FIFOScheduler):
         goes_on = self.rungs.record(
             int(result["metrics/rung"]),
             trial.config["trial_number"],
-            result["metrics/L"],
+            result["episodes"],
             reference=trial.config["reference"],
         )
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:  # noqa: ARG002
+        """Take in the last rung's scores, which others are compared with, or forget a failure."""
+        if result["outcome"] == COMPLETE:
+            number, reference = trial.config["trial_number"], trial.config["reference"]
+            rung = int(result["metrics/rung"])
+            self.rungs.restore(rung, number, result["episodes"], paused=False, reference=reference)
+        elif result["outcome"] == FAIL:
+            self.rungs.forget(trial.config["trial_number"])
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
+        """Forget a trial that Ray gives up."""
+        self.rungs.forget(trial.config["trial_number"])

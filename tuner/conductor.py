@@ -355,6 +355,9 @@ class _Clock:
     def rung_reached(self, *_event: Any) -> None:
         self.stop()
 
+    def trial_promoted(self, *_event: Any) -> None:
+        pass
+
     def trial_ended(self, *_event: Any) -> None:
         pass
 

@@ -20,7 +20,7 @@ from trainables.errors import UserError
 from tuner.known_points import KnownPoint, Probe, check_known_point
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
-Decision = Literal["continue", "stop", "done"]
+Decision = Literal["continue", "pause", "done"]
 Space = Callable[[Any, Any], Any]  # (optuna trial, base config) -> frozen config
 
 
@@ -34,7 +34,8 @@ class RungRecord:
         losses: loss curve since the rung before.
         checkpoint: folder (or URI) of the checkpoint taken here.
         seconds: wall time of this step.
-        decision: "continue", "stop" (by ASHA) or "done" (last rung, or cut by the clock).
+        decision: "continue", "pause" (by ASHA) or "done" (last rung, or cut by the clock).
+        episodes: what each scoring episode says of L.
     """
 
     rung: int
@@ -43,6 +44,7 @@ class RungRecord:
     checkpoint: str
     seconds: float
     decision: Decision
+    episodes: Sequence[float]
 
     @property
     def complete(self) -> bool:
@@ -67,6 +69,17 @@ class TrialRecord:
     def fidelity(self) -> float:
         """Training FLOPs at the last scored point, 0 before the first."""
         return float(self.rungs[-1].metrics["train_flops"]) if self.rungs else 0.0
+
+    @property
+    def paused(self) -> bool:
+        """Waits at its last rung for a promotion."""
+        last = self.rungs[-1] if self.rungs else None
+        return (
+            self.state == "RUNNING"
+            and last is not None
+            and last.decision == "pause"
+            and self.attrs.get("promoted") != last.rung
+        )
 
     @property
     def score(self) -> float | None:
@@ -192,6 +205,7 @@ class Journal:
             "losses": list(rung.losses),
             "seconds": rung.seconds,
             "decision": rung.decision,
+            "episodes": list(rung.episodes),
         }
         step = int(rung.metrics["train_flops"] / 1e9)
         self._storage.set_trial_intermediate_value(self._id(number), step, rung.metrics["L"])
@@ -204,22 +218,26 @@ class Journal:
         score = self.record(number).score if state == "COMPLETE" else None
         self.study.tell(number, score, TrialState[state])
 
+    def promote(self, number: int) -> None:
+        """Write that a paused trial runs again."""
+        self.set_trial_attr(number, "promoted", self.record(number).rungs[-1].rung)
+
     def running(self) -> list[int]:
-        """Numbers of the trials that have no end yet."""
+        """Numbers of the trials that have no end yet, paused ones included."""
         return [record.number for record in self.records() if record.state == "RUNNING"]
 
     def settle(self) -> list[int]:
         """End the trials whose end was decided but not told when a session broke off.
 
         Returns:
-            Numbers of the trials that have to go on, ascending.
+            Numbers of the trials that have to go on, ascending; not of paused ones.
         """
         for record in self.records():
             if record.state == "RUNNING" and record.rungs:
                 ending = ending_of(record.rungs[-1])
                 if ending is not None:
                     self.end(record.number, *ending)
-        return self.running()
+        return [r.number for r in self.records() if r.state == "RUNNING" and not r.paused]
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
@@ -229,11 +247,9 @@ class Journal:
 
 
 def ending_of(rung: RungRecord) -> tuple[Literal["COMPLETE", "PRUNED"], str] | None:
-    """State and reason that follow from a trial's last scored point; None if it goes on."""
-    if rung.decision == "continue":
+    """State and reason that follow from a trial's last scored point; None if it may go on."""
+    if rung.decision != "done":
         return None
-    if rung.decision == "stop":
-        return "PRUNED", f"asha: rung {rung.rung}"
     return ("COMPLETE", "") if rung.complete else ("PRUNED", "time")
 
 

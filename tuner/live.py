@@ -33,7 +33,6 @@ class _Row:
     title: str
     state: str = "running"
     rung: int = -1
-    stopped: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -73,7 +72,6 @@ class LiveTable:
         self._trials, self._rungs, self._deadline, self._limit = trials, rungs, deadline, rows
         self._quiet = quiet
         self._rows: dict[int, _Row] = {}
-        self._stopped: Counter[int] = Counter()  # by ASHA, per rung
         self._lock = threading.Lock()
         self._began = time.time()
         self._live: Live | None = None
@@ -121,21 +119,26 @@ class LiveTable:
         metrics: Mapping[str, float],
         losses: Sequence[tuple[float, float, float]],  # noqa: ARG002
         checkpoint: Path,  # noqa: ARG002
-        decision: Literal["continue", "stop", "done"],
+        decision: Literal["continue", "pause", "done"],
     ) -> None:
         """A trial was scored."""
         with self._lock:
             row = self._rows[number]
             row.rung, row.metrics = rung, dict(metrics)
-            if decision == "stop" and not row.stopped:
-                row.stopped = True
-                self._stopped[rung] += 1
+            if decision == "pause":
+                row.state = "paused"
         scores = ", ".join(
             f"{name.replace('_', ' ')} {two_decimals(metrics[name])}"
             for name in COLUMNS
             if name in metrics
         )
         self._line(f"trial {number} rung {rung + 1}/{self._rungs}: {scores} -> {decision}")
+
+    def trial_promoted(self, number: int) -> None:
+        """A paused trial goes on."""
+        with self._lock:
+            self._rows[number].state = "running"
+        self._line(f"trial {number} promoted")
 
     def trial_ended(
         self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str
@@ -155,7 +158,6 @@ class LiveTable:
         """The table and its footer as they stand."""
         with self._lock:
             rows = [_copy(row) for row in self._rows.values()]
-            stopped = dict(sorted(self._stopped.items()))
         best = _best(rows)
         table = self._empty_table()
         columns = [str(column.header) for column in table.columns]
@@ -163,7 +165,7 @@ class LiveTable:
             cells = self._cells(row, marked=best is not None and row.number == best.number)
             style = "bold" if row.number == (best.number if best else None) else ""
             table.add_row(*(cells[heading] for heading in columns), style=style)
-        return Group(table, Text(self._footer(rows, stopped), style="dim"))
+        return Group(table, Text(self._footer(rows), style="dim"))
 
     def _line(self, text: str) -> None:
         if self._live is None:
@@ -195,17 +197,18 @@ class LiveTable:
             **scores,
         }
 
-    def _footer(self, rows: list[_Row], stopped: Mapping[int, int]) -> str:
+    def _footer(self, rows: list[_Row]) -> str:
         states = Counter(row.state for row in rows)
         minutes, seconds = divmod(max(0, int(self._deadline - time.time())), 60)
-        ended = len(rows) - states["running"]
+        paused = Counter(row.rung for row in rows if row.state == "paused")
+        ended = len(rows) - states["running"] - states["paused"]
         parts = [
             f"{minutes:02}:{seconds:02} left",
             f"{ended} of {self._trials} trials over, {states['running']} running",
         ]
-        if stopped:
-            counts = ", ".join(f"{count} at rung {rung + 1}" for rung, count in stopped.items())
-            parts.append(f"ASHA stopped {counts}")
+        if paused:
+            counts = ", ".join(f"{paused[rung]} at rung {rung + 1}" for rung in sorted(paused))
+            parts.append(f"paused {counts}")
         if states["failed"]:
             parts.append(f"{states['failed']} failed")
         return " · ".join(parts)

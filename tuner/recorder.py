@@ -37,6 +37,9 @@ class Observer(Protocol):
     ) -> None:
         """A trial was scored and its checkpoint is there."""
 
+    def trial_promoted(self, number: int) -> None:
+        """A paused trial goes on."""
+
     def trial_ended(
         self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str
     ) -> None:
@@ -70,6 +73,7 @@ class Recorder(tune.Callback):
         self._results: dict[int, dict[str, Any]] = {}  # reported, checkpoint still to come
         self._endings: dict[int, tuple[Literal["COMPLETE", "PRUNED", "FAIL"], str]] = {}
         self._started: set[int] = set()
+        self._paused: set[int] = set()
         self._silenced: set[tuple[int, str]] = set()
         self._ticked = 0.0
 
@@ -86,13 +90,17 @@ class Recorder(tune.Callback):
             self._tell("tick")
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has a process; after a crash of that process, again."""
-        self._introduce(_number(trial))
+        """A trial has a process; after a crash of that process, or a pause, again."""
+        number = _number(trial)
+        self._introduce(number)
+        if number in self._paused:
+            self._paused.remove(number)
+            self._tell("trial_promoted", number)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Keep a result until its checkpoint is there. Ray has set "done" if ASHA stopped it."""
+        """Keep a result until its checkpoint is there. Ray has set "done" if ASHA paused it."""
         number = _number(trial)
         if result["outcome"] == FAIL:
             self._endings[number] = ("FAIL", result["reason"])
@@ -122,11 +130,14 @@ class Recorder(tune.Callback):
         ending = ending_of(rung)
         if ending is not None:
             self._endings[number] = ending
+        elif rung.decision == "pause":
+            self._paused.add(number)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ray is done with a trial that reported its own end."""
         number = _number(trial)
-        self.end(number, *self._endings.pop(number))
+        if number in self._endings:  # else it is paused
+            self.end(number, *self._endings.pop(number))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ray gave a trial up after its retries."""
@@ -173,7 +184,7 @@ def _rung(result: Mapping[str, Any], checkpoint: str) -> RungRecord:
     assert outcome in (RUNG, COMPLETE, TIME), outcome
     decision: Decision = "continue"
     if result["done"]:
-        decision = "stop" if outcome == RUNG else "done"
+        decision = "pause" if outcome == RUNG else "done"
     reached = int(metrics["rung"])
     return RungRecord(
         rung=reached if metrics["complete"] else reached + 1,
@@ -182,6 +193,7 @@ def _rung(result: Mapping[str, Any], checkpoint: str) -> RungRecord:
         checkpoint=checkpoint,
         seconds=result["time_this_iter_s"],
         decision=decision,
+        episodes=result["episodes"],
     )
 
 

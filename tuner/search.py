@@ -1,4 +1,4 @@
-"""Optuna behind Ray: known points, then what the sampler says, then nothing more."""
+"""Optuna behind Ray: known points, then what the sampler says; and paused trials, promoted."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from ray.tune.search import Searcher
 
+from tuner.asha import Rungs
 from tuner.journal import Journal, Space, TrialRecord
 from tuner.known_points import trial_seed
 
@@ -25,13 +26,15 @@ class JournalSearch(Searcher):
     """Hands out trials of a journal as Ray configs.
 
     Trials that an earlier session left unfinished come first, from their last checkpoint and under
-    their old numbers. Ends are told to the journal by the study's recorder, which sees reasons
-    that Ray tells no searcher.
+    their old numbers; then paused ones that now deserve to go on, in the same way; then new ones.
+    Ends are told to the journal by the study's recorder, which sees reasons that Ray tells no
+    searcher.
     """
 
     def __init__(
         self,
         journal: Journal,
+        rungs: Rungs,
         *,
         space: Space,
         base: Any,
@@ -44,6 +47,7 @@ class JournalSearch(Searcher):
 
         Args:
             journal: the study; its unfinished trials are taken up again.
+            rungs: whom to promote.
             space: (trial, base) -> frozen config.
             base: config that the space starts from.
             trials: trials of the whole study, those of earlier sessions included.
@@ -52,28 +56,45 @@ class JournalSearch(Searcher):
             common: what every trial's Ray config holds beside its own part.
         """
         super().__init__()
-        self._journal, self._space, self._base = journal, space, base
+        self._journal, self._rungs = journal, rungs
+        self._space, self._base = space, base
         self._seed, self._deadline, self._common = seed, deadline, common
         self._unfinished = journal.settle()
         begun = sum(record.state != "WAITING" for record in journal.records())
         self._new = max(0, trials - begun)
+        self._arriving = False
+        self._live: set[str] = set()  # Ray's ids of what was handed out and is not over
         journal.study.sampler = SeededTPE(seed=seed, startup=min(8, max(4, trials // 2)))
 
-    @property
-    def remaining(self) -> int:
-        """Trials that this session still has to begin, if time allows."""
-        return len(self._unfinished) + self._new
-
-    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002
-        """The next trial's Ray config, or FINISHED."""
-        if self.remaining == 0 or time.time() >= self._deadline:
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's Ray config; None while others' results may bring one; or FINISHED."""
+        if time.time() >= self._deadline:
             return Searcher.FINISHED
+        record = self._next()
+        if record is None:
+            return None if self._live or self._arriving else Searcher.FINISHED
+        self._live.add(trial_id)
+        return self._config(record)
+
+    def _next(self) -> TrialRecord | None:
         if self._unfinished:
             number = self._unfinished.pop(0)
-            record = self._journal.configured(number, self._space, self._base)
-        else:
+            return self._journal.configured(number, self._space, self._base)
+        promoted = self._rungs.promotable(no_more=not self._new and not self._live)
+        # Ray tells a result before its checkpoint is written, which the journal waits for.
+        self._arriving = promoted is not None and not self._journal.record(promoted).paused
+        if self._arriving:
+            return None
+        if promoted is not None:
+            self._rungs.promote(promoted)
+            self._journal.promote(promoted)
+            return self._journal.record(promoted)
+        if self._new:
             self._new -= 1
-            record = self._journal.ask(self._space, self._base)
+            return self._journal.ask(self._space, self._base)
+        return None
+
+    def _config(self, record: TrialRecord) -> dict[str, Any]:
         return {
             **self._common,
             "trial_number": record.number,
@@ -82,12 +103,17 @@ class JournalSearch(Searcher):
             "deadline": self._deadline,
             "resume_from": last_checkpoint(record),
             "reference": bool(record.attrs.get("reference", False)),
+            "rungs_done": len(record.rungs),
         }
 
     def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,  # noqa: ARG002
+        error: bool = False,  # noqa: ARG002
     ) -> None:
-        """Nothing: the recorder has told the journal, or is about to."""
+        """A slot falls free; the recorder has told the journal, or is about to."""
+        self._live.discard(trial_id)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the journal is the state."""

@@ -40,6 +40,10 @@ class StudyPlan(Protocol):
     """What a plan must say to be run."""
 
     @property
+    def trials(self) -> int:
+        """Trials that the time is planned for."""
+
+    @property
     def most_trials(self) -> int:
         """Trials of the whole study, if time allows."""
 
@@ -101,14 +105,16 @@ class StudyRun:
         best: the champion by `best_trial`, if any trial was scored.
         interrupted: True if a signal ended the session; its running trials can be resumed.
         seconds: wall time of this session inside Ray Tune.
-        stopped: trials that ASHA stopped, by rung.
+        paused: trials that ASHA paused and never promoted, by rung.
+        fidelity: Spearman's rank correlation of a rung's scores with the last rung's.
     """
 
     records: tuple[TrialRecord, ...]
     best: TrialRecord | None
     interrupted: bool
     seconds: float
-    stopped: tuple[int, ...]
+    paused: tuple[int, ...]
+    fidelity: dict[int, float]
 
 
 def best_trial(records: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -152,8 +158,13 @@ def run_study(
     """
     started = time.monotonic()
     journal.enqueue(experiment.known_points, experiment.space, experiment.base)
+    journal.settle()
+    rungs = rebuilt_rungs(
+        journal.records(), count=len(plan.rungs), eta=plan.eta, planned=plan.trials
+    )
     search = JournalSearch(
         journal,
+        rungs,
         space=experiment.space,
         base=experiment.base,
         trials=plan.most_trials,
@@ -165,39 +176,44 @@ def run_study(
             "threads": plan.threads,
         },
     )
-    rungs = rebuilt_rungs(journal.records(), count=len(plan.rungs), eta=plan.eta)
     recorder = Recorder(journal, observers)
-    if search.remaining:
+    if time.time() < deadline:
         _fit(plan, search, Asha(rungs), recorder, journal.folder, deadline, trainable)
     if recorder.error is not None:
         raise recorder.error
     if not recorder.leave:
-        for number in journal.running():  # ended by force: they never reported
-            recorder.end(number, "PRUNED", "time")
+        for record in journal.records():
+            if record.paused:
+                recorder.end(record.number, "PRUNED", f"asha: rung {record.rungs[-1].rung}")
+            elif record.state == "RUNNING":  # ended by force: it never reported
+                recorder.end(record.number, "PRUNED", "time")
     records = journal.records()
     return StudyRun(
         records=records,
         best=best_trial(records),
         interrupted=recorder.leave,
         seconds=time.monotonic() - started,
-        stopped=rungs.stopped,
+        paused=rungs.paused,
+        fidelity=rungs.fidelity(),
     )
 
 
-def rebuilt_rungs(records: Sequence[TrialRecord], *, count: int, eta: int) -> Rungs:
+def rebuilt_rungs(records: Sequence[TrialRecord], *, count: int, eta: int, planned: int) -> Rungs:
     """ASHA's memory out of the journal's.
 
-    A trial's last rung, and a point where the clock cut it, were never entered.
+    A point where the clock cut a trial was never entered, and failed trials are forgotten.
     """
-    rungs = Rungs(count, eta=eta)
+    rungs = Rungs(count, eta=eta, planned=planned)
     for record in records:
         for rung in record.rungs:
-            if rung.decision != "done":
+            if rung.complete and record.state != "FAIL":
+                last = rung is record.rungs[-1]
                 rungs.restore(
                     rung.rung,
                     record.number,
-                    rung.metrics["L"],
-                    stopped=rung.decision == "stop",
+                    rung.episodes,
+                    paused=last and record.paused,
+                    reference=bool(record.attrs.get("reference", False)),
                 )
     return rungs
 
@@ -219,7 +235,7 @@ def _fit(
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=asha,
-            num_samples=search.remaining,
+            num_samples=-1,  # the searcher says when it is over
             max_concurrent_trials=plan.slots,
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
@@ -254,7 +270,9 @@ class _Overtime(tune.Stopper):
 
 
 def _folder_name(trial: Any) -> str:
-    return f"trial_{trial.config['trial_number']:04d}"
+    """A promoted trial has a new folder: Ray numbers its checkpoints from 0 again."""
+    name, done = f"trial_{trial.config['trial_number']:04d}", trial.config["rungs_done"]
+    return f"{name}_from_rung_{done}" if done else name
 
 
 def _session_name(folder: Path) -> str:

@@ -22,7 +22,7 @@ from tuner.writer import OrderedWriter
 if TYPE_CHECKING:
     from tuner.result import Data, StudyResult
 
-Decision = Literal["continue", "stop", "done"]
+Decision = Literal["continue", "pause", "done"]
 Loss = tuple[float, float, float]
 
 # A run's page has a section for each prefix, in alphabetical order: scores first.
@@ -148,7 +148,7 @@ class Tracker:
         metrics: Mapping[str, float],
         losses: Sequence[Loss],
         checkpoint: Path,
-        decision: Decision,  # noqa: ARG002 - the observers' common signature
+        decision: Decision,
     ) -> None:
         """A trial was scored.
 
@@ -186,10 +186,16 @@ class Tracker:
             name = f"samples/rung-{rung}.png"
             if grid is not None:
                 self._log_picture(run_id, grid, name)
-            note = {} if grid is None else {NOTE: _picture(run_id, name)}
-            self._store.log_metrics(run_id, curves + points, note)
+            tags = {} if grid is None else {NOTE: _picture(run_id, name)}
+            tags |= {"state": "PAUSED"} if decision == "pause" else {}
+            self._store.log_metrics(run_id, curves + points, tags)
 
         self._put(write)
+
+    def trial_promoted(self, number: int) -> None:
+        """A paused trial goes on."""
+        if number not in self._settled:
+            self._put(lambda: self._store.log_tags(self._run_of(number), {"state": "RUNNING"}))
 
     def trial_ended(
         self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str
