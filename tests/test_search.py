@@ -50,7 +50,7 @@ def open_journal(tmp_path, points=()):
 def search_of(journal, *, trials=4, seconds=60.0, rungs=None):
     return JournalSearch(
         journal,
-        rungs or Rungs(3, eta=3, planned=trials),
+        rungs or Rungs(3, planned=trials),
         space=space,
         base=Config(),
         trials=trials,
@@ -170,7 +170,7 @@ def test_an_end_that_was_decided_but_not_told_is_told_on_resume(tmp_path):
 def test_a_paused_trial_is_promoted_before_a_new_one_begins_and_survives_a_kill(tmp_path):
     there = checkpoint_in(tmp_path / "rung_0")
     with open_journal(tmp_path) as journal:
-        rungs = Rungs(3, eta=3, planned=4)
+        rungs = Rungs(3, planned=4)
         search = search_of(journal, trials=4, rungs=rungs)
         for number, value in enumerate([1.0, 5.0, 5.5]):
             search.suggest(str(number))

@@ -27,7 +27,7 @@ from tuner.search import JournalSearch
 from tuner.study import best_trial, rebuilt_rungs
 
 
-def trial_config(number=0, *, deadline=math.inf, resume_from=None, **toy):
+def trial_config(number=0, *, deadline=math.inf, resume_from=None, known=False, **toy):
     return {
         "trial_number": number,
         "pipeline": "toy",
@@ -37,6 +37,7 @@ def trial_config(number=0, *, deadline=math.inf, resume_from=None, **toy):
         "threads": 1,
         "deadline": deadline,
         "resume_from": resume_from,
+        "known": known,
     }
 
 
@@ -77,6 +78,13 @@ def test_a_foreseen_failure_is_a_result_and_the_process_lives_on(tmp_path, troub
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     assert trial.reset_config(trial_config(1))
     assert trial.step()["outcome"] == RUNG
+
+
+def test_what_is_too_large_for_the_rungs_costs_nothing():
+    result = toy(trouble="large").step()
+    reason = "too large: its least training takes 1000.0 times the first rung's"
+    assert (result["outcome"], result["reason"]) == (FAIL, reason)
+    assert toy(trouble="large", known=True).step()["outcome"] == RUNG
 
 
 def test_a_bug_is_left_to_ray():
@@ -167,17 +175,23 @@ def test_the_champion_has_come_far():
     full = record(2, (1e9, 0.4), (10e9, 0.3))
     failed = record(3, (1e9, 0.1), (10e9, 0.0), state="FAIL")
     running = record(4, (10e9, 0.0), state="RUNNING")
-    assert best_trial([low, cut, full, failed, running]) is cut
-    assert best_trial([low, full, failed, running]) is full
-    assert best_trial([low]) is low
-    assert best_trial([failed, running, record(5, state="PRUNED")]) is None
+    assert best_trial([low, cut, full, failed, running], 10e9) is cut
+    assert best_trial([low, full, failed, running], 10e9) is full
+    assert best_trial([low], 10e9) is low
+    assert best_trial([failed, running, record(5, state="PRUNED")], 10e9) is None
+
+
+def test_one_huge_step_makes_no_champion():
+    full = record(0, (1e9, 0.4), (10e9, 0.3))
+    huge = record(1, (90e9, 2.0), state="PRUNED")
+    assert best_trial([full, huge], 10e9) is full
 
 
 @given(st.lists(st.tuples(st.integers(1, 100), st.integers(0, 5)), min_size=1, max_size=12))
 def test_nobody_who_came_as_far_is_better_than_the_champion(points):
     records = [record(number, point) for number, point in enumerate(points)]
-    best = best_trial(records)
-    assert best.fidelity >= max(r.fidelity for r in records) / 2
+    best = best_trial(records, 60)
+    assert best.fidelity >= min(60, max(r.fidelity for r in records)) / 2
     assert all(best.score <= r.score for r in records if r.fidelity >= best.fidelity)
 
 
@@ -213,7 +227,7 @@ def study(tmp_path):
     with Journal(tmp_path, "study") as journal:
         search = JournalSearch(
             journal,
-            Rungs(3, eta=3, planned=3),
+            Rungs(3, planned=3),
             space=toy_space,
             base=ToyConfig(),
             trials=3,
@@ -299,7 +313,7 @@ def test_rungs_are_rebuilt_as_they_were(study):
     play(study, 0, RUNG, metrics_at(1, 0.9), done=False)
     play(study, 0, COMPLETE, metrics_at(2, 0.5), done=True)
     play(study, 2, TIME, metrics_at(-1, 0.1, complete=0.0), done=True)
-    rungs = rebuilt_rungs(study.journal.records(), count=3, eta=3, planned=3)
+    rungs = rebuilt_rungs(study.journal.records(), count=3, planned=3)
     assert rungs.entered == (2, 1, 1)
     assert rungs.paused == (1, 0, 0)
 

@@ -29,7 +29,7 @@ class ToyConfig:
     Attributes:
         x: L at rung k is |x - OPTIMUM| + 1 / (k + 1).
         trouble: what happens on the way to rung `trouble_at`: "", "diverge", "nan", "memory",
-            "raise" or "die" (the process ends, the first time only).
+            "raise", "die" (the process ends, the first time only) or "large" (at once).
         seconds: of every step.
         log: file that gets a line "<seed> <rung>" for every step, or "".
     """
@@ -112,6 +112,11 @@ class ToyPipeline:
                 mark.touch()
                 os._exit(1)
         return math.nan if kind == "nan" else value
+
+    @property
+    def least_flops(self) -> float:
+        """Nothing is too large, unless it is to make trouble."""
+        return 1e12 if self.config.trouble == "large" else 1.0
 
     def train(self, flops: float) -> None:
         """Every toy model is the same."""

@@ -16,8 +16,12 @@ from trainables.tasks import Part
 EPISODES_AT_ONCE = 5  # adapted together: enough to share overhead, few enough for the cache
 
 
-class Diverged(RuntimeError):
-    """Training left the finite numbers: the trial has failed, the study goes on."""
+class Unfit(RuntimeError):
+    """These settings cannot be trained: the trial has failed, the study goes on."""
+
+
+class Diverged(Unfit):
+    """Training left the finite numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +48,8 @@ class Report:
 
     `metrics` are finite floats. `episodes` is what each scoring episode says of L, whose mean is
     about L: the same episodes for all trials, so that differences can be paired. `losses` rows are
-    (updates so far, critic's, generator's mean since the row before). `grid` is uint8 [H, W, 3]: shots on top, samples below.
+    (updates so far, critic's, generator's mean since the row before). `grid` is uint8 [H, W, 3]:
+    shots on top, samples below.
     """
 
     metrics: dict[str, float]
@@ -64,6 +69,11 @@ class Pipeline(Protocol):
         Raises:
             Diverged: a loss or a weight is no longer finite.
         """
+        ...
+
+    @property
+    def least_flops(self) -> float:
+        """FLOPs of the smallest piece of training there is."""
         ...
 
     def train(self, flops: float) -> None:

@@ -39,7 +39,9 @@ from trainables.tasks import (
 )
 
 STOPS = 3  # stopping steps tried: the last affordable one and its halves
-SCORING_SHARE = 0.25  # at most, of a trial's compute: scoring means adapting
+# At most, of a trial's compute: scoring means adapting. Few shots at a time make small, slow matrix
+# products, and what is drawn has to be embedded, so that this is about a quarter of a trial's time.
+SCORING_SHARE = 0.1
 LOSS_ROWS = 40  # rows of the loss curve kept for each rung
 
 
@@ -120,6 +122,10 @@ class ReptileTrial:
         }
         episodes = scores.contributions("L").tolist()
         return Report(metrics=metrics, episodes=episodes, losses=losses, grid=grid)
+
+    @property
+    def least_flops(self) -> float:
+        return self._flops_each
 
     def train(self, flops: float) -> None:
         self._train(flops, lambda: False)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from ray import tune
 
-from trainables.pipeline import Diverged, Pipeline, StudyContext, load_pipeline
+from trainables.pipeline import Diverged, Pipeline, StudyContext, Unfit, load_pipeline
 
 # What a result tells the driver, under the key "outcome".
 RUNG = "rung"  # a rung was reached and there are more
@@ -28,8 +28,9 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memo
 class TrialTrainable(tune.Trainable):
     """Runs one pipeline for one trial after another in the same process.
 
-    The config is plain data: trial_number, pipeline (its name), trial_config, context,
-    seed, threads, deadline (unix seconds) and resume_from (checkpoint folder or None).
+    The config is plain data: trial_number, pipeline (its name), trial_config, context, seed,
+    threads, deadline (unix seconds), resume_from (checkpoint folder or None) and known (True for
+    settings that a person chose, which are run however large they are).
 
     A result holds "outcome" (above), "metrics" (finite floats), "losses" and, when failed,
     "reason". What a pipeline foresees (divergence, memory) ends its trial and the actor lives on;
@@ -66,6 +67,7 @@ class TrialTrainable(tune.Trainable):
         try:
             if self._pipeline is None:
                 self._pipeline = self._build()
+                self._check_size(self._pipeline.least_flops)
                 if self._trial["resume_from"]:
                     with tune.Checkpoint(self._trial["resume_from"]).as_directory() as folder:
                         self._load(self._pipeline, Path(folder))
@@ -75,6 +77,8 @@ class TrialTrainable(tune.Trainable):
             episodes = list(require_finite(named).values())
         except Diverged as error:
             return self._failed(f"diverged: {error}")
+        except Unfit as error:
+            return self._failed(str(error))
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -88,6 +92,12 @@ class TrialTrainable(tune.Trainable):
             "losses": report.losses,
             "done": outcome != RUNG,
         }
+
+    def _check_size(self, least_flops: float) -> None:
+        """Refuse what no rung can compare: it would take the time of many other trials."""
+        times = least_flops / self._trial["context"]["rungs"][0]
+        if times > 1 and not self._trial["known"]:
+            raise Unfit(f"too large: its least training takes {times:.1f} times the first rung's")
 
     def _outcome(self, metrics: Mapping[str, float]) -> str:
         if not metrics["complete"]:

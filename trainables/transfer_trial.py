@@ -137,6 +137,10 @@ class TransferTrial:
             grid=sample_grid(shots, drawn),
         )
 
+    @property
+    def least_flops(self) -> float:
+        return self._each
+
     def train(self, flops: float) -> None:
         """Nothing: what is kept was pre-trained."""
 

@@ -1,8 +1,9 @@
 """Asynchronous successive halving that pauses and promotes by chances, not by single scores.
 
-Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv:1810.05934. As
-there, one of `eta` goes on from every rung. Scores are noisy, though, and one of the others may be
-the best: whoever has a fair chance of that goes on, too.
+Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv:1810.05934. There a
+rung's best third goes on, which is more than needed where scores are exact and loses the best trial
+where they are noisy. Here those go on that a forecast expects among the first few of all, and those
+that may yet be the very best.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from trainables.trainable import COMPLETE, FAIL, RUNG
 from tuner.evidence import Forecast, Rung, fidelity, forecast
 
-# The chance of ending as the best that lets a trial go on from the first rung, in units of what all
-# trials of the study would have alike, and how it grows from rung to rung, as the price does.
-_CHANCE = 0.4
-_GROWTH = 2.0
-_BEST = 1 / 16
+# A trial goes on from rung k if its expected rank is below _SHARE * _FALL**k of all planned trials,
+# or its chance of ending as the best is at least _CHANCE * _GROWTH**k of what all would have alike.
+# `make bench-search` measures what they save and what they lose.
+_SHARE, _FALL = 0.13, 0.75
+_CHANCE, _GROWTH = 0.75, 2.0
+_COMPARED = 3  # trials before anything is decided
 _UNTOLD = 0.4  # correlation with the last rung below which a rung decides nothing
 _AUDITED = 6  # trials seen at two rungs before that is believed
 
@@ -45,20 +47,17 @@ class Rungs:
     but what was recorded, in whatever order, so it can be rebuilt from a journal.
     """
 
-    def __init__(self, count: int, *, eta: int, planned: int) -> None:
+    def __init__(self, count: int, *, planned: int) -> None:
         """Empty rungs.
 
         Args:
             count: number of rungs, at least 1; nothing is decided at the last one.
-            eta: one of `eta` trials should pass a rung, at least 2.
             planned: trials that the study is planned for, at least 1; those that have not begun
                 compete with what trials of the study are like.
         """
-        if count < 1 or eta < 2 or planned < 1:
-            raise ValueError(
-                f"At least 1 rung, eta 2 and 1 trial are needed, got {count}, {eta} and {planned}."
-            )
-        self.eta, self.planned = eta, planned
+        if count < 1 or planned < 1:
+            raise ValueError(f"At least 1 rung and 1 trial are needed, got {count} and {planned}.")
+        self.planned = planned
         self._scores: tuple[dict[int, tuple[float, ...]], ...] = tuple({} for _ in range(count))
         self._paused: dict[int, int] = {}  # trial -> its rung
         self._references: set[int] = set()
@@ -157,13 +156,11 @@ class Rungs:
         if rung in self.untelling:
             return True
         there = len(self._scores[0])
-        if there < min(self.eta, self.planned):
+        if there < min(_COMPARED, self.planned):
             return False  # nothing to compare with
-        now = self._now()
-        chance, rank = now.chances[trial], now.ranks[trial]
-        planned = max(self.planned, there)
-        fair = _CHANCE * _GROWTH**rung / planned
-        return rank < planned // self.eta ** (rung + 1) or chance >= fair
+        now, planned = self._now(), max(self.planned, there)
+        few = max(1.0, _SHARE * _FALL**rung * planned)
+        return now.ranks[trial] < few or now.chances[trial] >= _CHANCE * _GROWTH**rung / planned
 
     def _now(self) -> _Standings:
         if self._standings is None:
@@ -183,8 +180,7 @@ class Rungs:
         ]
         ends = forecast(filled, len(self._scores))
         unseen = max(0, self.planned - len(trials))
-        best = max(1.0, (len(trials) + unseen) * _BEST)
-        chances = ends.below(ends.cut(best, unseen)) / best
+        chances = ends.below(ends.cut(1.0, unseen))
         ranks = ends.mean.argsort(kind="stable").argsort() + unseen * ends.new_below(ends.mean)
         return _Standings(
             ends=ends,

@@ -46,7 +46,7 @@ class Plan:
         most_trials: how many there may be; more than `trials` only while time is left.
         rungs: cumulative training FLOPs at which trials are scored and compared.
         episodes: scoring episodes at each rung.
-        eta: about one of `eta` trials passes a rung.
+        eta: each rung has `eta` times the training of the one before.
         slots: trials side by side.
         cpus_per_trial, gpus_per_trial, threads: what each gets.
         device: torch device of the trials.
@@ -181,7 +181,7 @@ def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
         f"{plan.cpus_per_trial:g} CPUs, {plan.gpus_per_trial:g} GPUs and {plan.threads} threads",
         f"Plan       {plan.trials} trials{more} at {plan.scale} scale, seed {plan.seed}; each "
         f"trains about {rungs} ({len(plan.rungs)} rungs of equal compute, at {rate:.0f} GFLOP/s), "
-        f"scored on {', '.join(map(str, plan.episodes))} episodes; ASHA keeps 1 of {plan.eta}",
+        f"scored on {', '.join(map(str, plan.episodes))} episodes; ASHA pauses those far behind",
         f"Time       at most {clock(plan.budget_seconds)}: {clock(plan.search_seconds)} of search, "
         "then the best trial is tested on classes nobody has seen",
     ]
@@ -209,7 +209,7 @@ def makespan(trials: int, slots: int) -> float:
 def _simulate(trials: int, slots: int, seed: int) -> float:
     rng = random.Random(seed)
     quality = [rng.random() for _ in range(trials)]
-    rungs = Rungs(RUNGS, eta=ETA, planned=trials)
+    rungs = Rungs(RUNGS, planned=trials)
     reached = [-1] * trials
     running: list[tuple[float, int]] = []  # (time of its next rung, trial)
     begun, now = 0, 0.0

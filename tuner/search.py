@@ -19,7 +19,8 @@ from tuner.asha import Rungs
 from tuner.journal import Journal, Space, TrialRecord
 from tuner.known_points import trial_seed
 
-_REGION_REASONS = ("diverged", "out of memory")  # failures that the parameters are to blame for
+# Failures that the parameters are to blame for.
+_REGION_REASONS = ("diverged", "out of memory", "too large")
 
 
 class JournalSearch(Searcher):
@@ -103,6 +104,7 @@ class JournalSearch(Searcher):
             "deadline": self._deadline,
             "resume_from": last_checkpoint(record),
             "reference": bool(record.attrs.get("reference", False)),
+            "known": bool(record.label),
             "rungs_done": len(record.rungs),
         }
 

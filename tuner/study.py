@@ -53,7 +53,7 @@ class StudyPlan(Protocol):
 
     @property
     def eta(self) -> int:
-        """One of `eta` trials passes a rung."""
+        """Each rung has `eta` times the training of the one before."""
 
     @property
     def slots(self) -> int:
@@ -117,14 +117,18 @@ class StudyRun:
     fidelity: dict[int, float]
 
 
-def best_trial(records: Sequence[TrialRecord]) -> TrialRecord | None:
+def best_trial(records: Sequence[TrialRecord], full: float) -> TrialRecord | None:
     """The lowest L among trials that came at least half as far as the furthest one.
 
     Fidelity is training compute, so the best never comes from a low rung, and a trial that the
     clock cut on its way up may still win. Failed trials never do. Equal scores: the earlier trial.
+
+    Args:
+        records: all trials.
+        full: FLOPs of the last rung; a large net's last step overshoots it, and wins nothing by it.
     """
     scored = [r for r in records if r.state in ("COMPLETE", "PRUNED") and r.score is not None]
-    furthest = max((record.fidelity for record in scored), default=0.0)
+    furthest = min(full, max((record.fidelity for record in scored), default=0.0))
     candidates = [r for r in scored if r.fidelity >= _CHAMPION_FIDELITY * furthest]
     return min(candidates, key=lambda r: (r.score, r.number), default=None)
 
@@ -159,9 +163,7 @@ def run_study(
     started = time.monotonic()
     journal.enqueue(experiment.known_points, experiment.space, experiment.base)
     journal.settle()
-    rungs = rebuilt_rungs(
-        journal.records(), count=len(plan.rungs), eta=plan.eta, planned=plan.trials
-    )
+    rungs = rebuilt_rungs(journal.records(), count=len(plan.rungs), planned=plan.trials)
     search = JournalSearch(
         journal,
         rungs,
@@ -190,7 +192,7 @@ def run_study(
     records = journal.records()
     return StudyRun(
         records=records,
-        best=best_trial(records),
+        best=best_trial(records, plan.rungs[-1]),
         interrupted=recorder.leave,
         seconds=time.monotonic() - started,
         paused=rungs.paused,
@@ -198,12 +200,12 @@ def run_study(
     )
 
 
-def rebuilt_rungs(records: Sequence[TrialRecord], *, count: int, eta: int, planned: int) -> Rungs:
+def rebuilt_rungs(records: Sequence[TrialRecord], *, count: int, planned: int) -> Rungs:
     """ASHA's memory out of the journal's.
 
     A point where the clock cut a trial was never entered, and failed trials are forgotten.
     """
-    rungs = Rungs(count, eta=eta, planned=planned)
+    rungs = Rungs(count, planned=planned)
     for record in records:
         for rung in record.rungs:
             if rung.complete and record.state != "FAIL":
