@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.errors import UserError
-from tuner.plan import ETA, Plan, clock, describe, episode_counts, make_plan, makespan, parse_budget
+from tuner.plan import Plan, clock, describe, episode_counts, make_plan, makespan, parse_budget
 
 
 def plan(**changed: Any) -> Plan:
