@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.errors import UserError
-from tuner.plan import Plan, clock, describe, episode_counts, make_plan, makespan, parse_budget
+from tuner.plan import (
+    Plan,
+    clock,
+    describe,
+    episode_counts,
+    final_field,
+    make_plan,
+    makespan,
+    parse_budget,
+)
 
 
 def plan(**changed: Any) -> Plan:
@@ -97,20 +106,35 @@ def test_few_episodes_are_all_used() -> None:
 
 
 def test_few_classes_have_equally_many_episodes() -> None:
-    # A quarter, two and three fifths of 18 are 4.5, 7.2 and 10.8; at least 5; in threes.
-    assert episode_counts(18, 3) == (6, 9, 12)
+    # A sixth, a third and two thirds of 18, in threes; at least 3 at all.
+    assert episode_counts(18, 3) == (3, 6, 12)
+    assert episode_counts(20, 1) == (3, 7, 13)
+
+
+def test_one_fine_tuning_is_scored_on_the_same_episodes_at_all_rungs() -> None:
+    made = plan(validation_episodes=18, validation_classes=3, source_seconds=30.0)
+    assert made.episodes == (6, 6, 6)
 
 
 def test_last_trainings_and_pre_trainings_are_paid_from_the_budget() -> None:
-    """search + 2 pre-trainings + final_trials full trials + start and finish = budget."""
-    made = plan(source_seconds=30.0, final_trials=2.0)
+    """search + 2 pre-trainings + 2 rounds of full trials + start and finish = budget."""
+    made = plan(source_seconds=30.0)
     full = made.rungs[-1] / made.flops_per_second
     assert made.search_seconds + 30 + 2 * full + 180 == pytest.approx(600)
     assert full < plan().rungs[-1] / made.flops_per_second
 
 
+@pytest.mark.parametrize(
+    ("slots", "field"), [(1, (2, 1)), (2, (2, 1)), (4, (2, 2)), (6, (3, 2)), (64, (3, 3))]
+)
+def test_finalists_are_trained_again_on_all_slots(slots: int, field: tuple[int, int]) -> None:
+    assert final_field(100, slots, pretrained=False) == field
+    assert final_field(100, slots, pretrained=True) == (field[0], 1)
+    assert final_field(1, slots, pretrained=False)[0] == 1
+
+
 def test_another_budget_leaves_the_same_time_to_finish() -> None:
-    made = plan(final_trials=1.0)
+    made = plan()
     longer = made.with_budget(1200.0)
     assert longer.rungs == made.rungs
     assert longer.search_seconds == pytest.approx(made.search_seconds + 600)

@@ -18,7 +18,10 @@ from tuner.ranking import describe, number, print_ranking, ranked, short_paramet
 from tuner.result import (
     Best,
     Data,
+    Finalist,
+    Gate,
     Reference,
+    Rematch,
     Rung,
     StudyResult,
     TestScore,
@@ -94,6 +97,28 @@ def result(folder: Path, **changes: object) -> StudyResult:
             trial(3, state="FAIL", reason="diverged", rungs=(), scores=None, checkpoint=None),
         ),
         null_baselines=baselines,
+        fidelity={"0": 0.8},
+        rematch=Rematch(
+            seeds=1,
+            episodes=20,
+            finalists=(
+                Finalist(
+                    number=1,
+                    label="",
+                    adapt_steps=100,
+                    metrics=SCORES,
+                    intervals={"L": (1.0, 1.5)},
+                ),
+            ),
+            margin=None,
+        ),
+        gate=Gate(
+            name="reptile_omniglot",
+            crowned=False,
+            reason="version 3 stays: the new model has L +0.10 [-0.10, +0.30]",
+            against=3,
+            margin=(-0.1, 0.3),
+        ),
         best=Best(
             number=1,
             label="",

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(storage):
     tracker.trial_started(2, "", CONFIG, {"width": 32})
     tracker.trial_ended(2, "FAIL", "diverged: critic loss is nan")
     checkpoint(storage / "my study", 1, 1)
-    tracker.study_ended(result(storage / "my study"))
+    tracker.study_ended(result(storage / "my study"), {"split": "abc"})
     assert lines == []
 
     runs = trial_runs(storage, tracker)
@@ -158,13 +159,47 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(storage):
     assert json.loads(config.read_text()) == CONFIG
 
 
+def test_the_best_is_registered_once_and_crowned_only_through_the_gate(storage):
+    checkpoint(storage / "my study", 1, 1)
+    stays = result(storage / "my study")
+    wins = replace(stays, gate=replace(stays.gate, crowned=True, against=None, margin=None))
+    first = Tracker(None, storage=storage, **options([]))
+    first.study_ended(wins, {"split": "abc"})
+    champion = first.registry.champion("reptile_omniglot")
+    assert champion.number == 1
+    assert champion.tags["split"] == "abc"
+    assert champion.tags["study"] == "my study"
+    assert champion.tags["test_J"] == "0.3900"
+
+    again = Tracker(None, storage=storage, **options([], parent_run_id=first.parent_run_id))
+    again.study_ended(wins, {"split": "abc"})  # told twice: still one version
+    second = Tracker(None, storage=storage, **options([]))
+    second.study_ended(stays, {"split": "abc"})
+    late = Tracker(None, storage=storage, **options([]))
+    late.study_ended(wins, {"split": "abc"})  # there was no champion when it met none
+    assert late.registry.champion("reptile_omniglot").number == 1
+    versions = client(storage).search_model_versions("name = 'reptile_omniglot'")
+    assert sorted(int(version.version) for version in versions) == [1, 2, 3]
+
+
+def test_the_champions_files_come_from_its_own_run(storage, tmp_path):
+    checkpoint(storage / "my study", 1, 1)
+    made = result(storage / "my study")
+    crowned = replace(made, gate=replace(made.gate, crowned=True, against=None, margin=None))
+    tracker = Tracker(None, storage=storage, **options([]))
+    tracker.study_ended(crowned, {})
+    got = tracker.registry.download("reptile_omniglot", 1, "weights.safetensors", tmp_path)
+    assert got.read_bytes() == (storage / "my study" / made.best.weights).read_bytes()
+    assert tracker.registry.champion("no such model") is None
+
+
 def test_the_studys_own_run_holds_the_outcome(storage):
     tracker = Tracker(None, storage=storage, **options([]))
     tracker.trial_started(1, "", CONFIG, {"width": 8})
     tracker.trial_ended(1, "COMPLETE", "")
     checkpoint(storage / "my study", 1, 1)
     made = result(storage / "my study")
-    tracker.study_ended(made)
+    tracker.study_ended(made, {"split": "abc"})
     store = client(storage)
     run = store.get_run(tracker.parent_run_id)
     assert run.info.status == "FINISHED"

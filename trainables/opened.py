@@ -19,10 +19,16 @@ def open_images(path: str) -> ImageSet:
 
 
 @lru_cache(maxsize=4)
-def _scorer(image_set: str, nets: str, split: Split, part: Part) -> Scorer:
-    return make_scorer(open_images(image_set), split, Path(nets), part=part)
+def _scorer(image_set: str, nets: str, split: Split, part: Part, seed: int) -> Scorer:
+    return make_scorer(open_images(image_set), split, Path(nets), part=part, seed=seed)
 
 
 def open_scorer(context: StudyContext, part: Part) -> Scorer:
     """The scorer of a study's validation or test classes."""
-    return _scorer(context.image_set, context.scorer, Split.from_dict(context.split), part)
+    return _scorer(
+        context.image_set,
+        context.scorer,
+        Split.from_dict(context.split),
+        part,
+        context.episode_seed,
+    )

@@ -40,6 +40,7 @@ class StudyContext:
     samples: int  # generated pictures an episode
     device: str
     store: str  # folder of pre-trained weights, which studies share
+    episode_seed: int = 0  # of the scoring episodes; another one gives fresh shots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

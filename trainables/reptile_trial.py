@@ -38,15 +38,15 @@ from trainables.tasks import (
     to_uint8,
 )
 
-STOPS = 3  # stopping steps tried: the last affordable one and its halves
+STOPS = 2  # stopping steps tried: the last affordable one and its half
 # At most, of a trial's compute: scoring means adapting. Few shots at a time make small, slow matrix
 # products, and what is drawn has to be embedded, so that this is about a quarter of a trial's time.
-SCORING_SHARE = 0.1
+SCORING_SHARE = 0.12
 LOSS_ROWS = 40  # rows of the loss curve kept for each rung
 
 
 def stopping_steps(last: int) -> tuple[int, ...]:
-    """Where along the adaptation pictures are drawn: the last step and its halves, ascending."""
+    """Where along the adaptation pictures are drawn: the last step and its half, ascending."""
     return tuple(sorted({max(1, last >> half) for half in range(STOPS)}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import signal
 import sys
@@ -18,13 +19,14 @@ from rich.text import Text
 from cluster.session import Session, session
 from trainables.datasets import user_cache
 from trainables.errors import UserError
-from trainables.evaluation import make_scorer, null_baselines, prepare_scorer
+from trainables.evaluation import Scorer, make_scorer, null_baselines, prepare_scorer
 from trainables.pipeline import StudyContext
 from trainables.tasks import Part, Split, split_record
-from tuner.finals import Finals, save_champion
+from tuner.champion import challenge, identity
+from tuner.finals import Finals, Played, own_stop, save_champion
 from tuner.journal import Journal
 from tuner.live import LiveTable
-from tuner.plan import Plan
+from tuner.plan import RETRAININGS, Plan
 from tuner.ranking import print_ranking
 from tuner.result import git_commit, versions
 from tuner.setting import (
@@ -38,7 +40,7 @@ from tuner.setting import (
     reopened,
     show,
 )
-from tuner.study import StudyRun, run_study
+from tuner.study import StudyRun, ranked_trials, run_study
 from tuner.summary import Facts, summarise
 from tuner.tracking import Tracker, provenance_tags
 from tuner.tracking_uri import strip_credentials
@@ -158,9 +160,7 @@ class _Study:
         started = time.monotonic()
         setting = self.setting
         search = self._context()
-        last = search
-        if setting.experiment.retrain:
-            last = replace(search, split=setting.split.joined().to_dict())
+        last = replace(search, split=setting.split.joined().to_dict())
         self.timings["preparation"] = time.monotonic() - started
         return search, last
 
@@ -221,30 +221,15 @@ class _Study:
     ) -> int:
         started = time.monotonic()
         setting = self.setting
-        scorers = {
-            part: make_scorer(
-                setting.images, Split.from_dict(context.split), Path(context.scorer), part=part
-            )
-            for part, context in zip(PARTS, contexts, strict=True)
-        }
         finals = self._finals(*contexts)
-        champion = compared = kept = None
-        reference = next((r for r in run.records if r.attrs.get("reference") and r.rungs), None)
-        if run.best is not None:
-            setting.say(f"Finals: trial {run.best.number} meets the test classes")
-            stop = finals.longer_stop(
-                run.best,
-                scorers["validation"],
-                slots=self.plan.slots,
-                seconds=self._ends - time.monotonic(),
+        scorers = {part: self._scorer(c, part) for part, c in zip(PARTS, contexts, strict=True)}
+        played = self._play(run, finals, scorers["test"])
+        gate = None
+        if played.champion is not None:
+            own = self._identity()
+            gate = challenge(
+                tracker.registry, setting.title, played.champion, own, finals, scorers["test"]
             )
-            others = [reference] if reference is not None and reference is not run.best else []
-            models = finals.last_models([run.best, *others], seed=self.plan.seed)
-            champion = finals.test(run.best, models[0], scorers["test"], stop=stop)
-            kept = save_champion(run.best, models[0], champion, setting.folder / "champion")
-            for other in others:
-                own = int(other.rungs[-1].metrics["adapt_steps"])
-                compared = finals.test(other, models[1], scorers["test"], stop=own)
         baselines: dict[str, dict[str, dict[str, float]]] = {}
         for part, scorer in scorers.items():
             for name, scores in null_baselines(scorer).items():
@@ -261,9 +246,11 @@ class _Study:
                 wall_seconds=time.monotonic() - self.began,
                 timings=self.timings,
                 baselines=baselines,
-                champion=champion,
-                kept=kept,
-                reference=None if compared is None or reference is None else (reference, compared),
+                contenders=played.contenders,
+                champion=played.champion,
+                kept=played.kept,
+                reference=played.reference,
+                gate=gate,
                 test_classes=tuple(setting.images.classes[c] for c in setting.split.test),
                 tracker=tracker,
                 runs=self._runs,
@@ -272,9 +259,57 @@ class _Study:
             ),
         )
         result.write(setting.folder / "result.json")
-        tracker.study_ended(result)
+        tracker.study_ended(result, self._identity())
         print_ranking(result, setting.console)
         return 0 if run.best is not None else 1
+
+    def _play(self, run: StudyRun, finals: Finals, scorer: Scorer) -> Played:
+        """The best trials meet again; the winner, trained on all classes but the test's, meets
+        these, and so do the paper's settings."""
+        setting, plan = self.setting, self.plan
+        ranked = ranked_trials(run.records, plan.rungs[-1])[: plan.finalists]
+        if not ranked:
+            return Played()
+        setting.say(f"Finals: trial {' and '.join(str(r.number) for r in ranked)} trained again")
+        retraining = math.ceil(RETRAININGS / plan.slots) * plan.rungs[-1] / plan.flops_per_second
+        contenders = finals.rematch(
+            ranked,
+            self._scorer(finals.fresh_context, "validation"),
+            seeds=plan.final_seeds,
+            ends=self._ends - retraining,
+        )
+        winner = contenders[0].record if contenders else ranked[0]
+        stop = contenders[0].adapt_steps if contenders else own_stop(winner)
+        setting.say(f"Finals: trial {winner.number} meets the test classes")
+        reference = next((r for r in run.records if r.attrs.get("reference") and r.rungs), None)
+        others = [r for r in (reference,) if r is not None and r is not winner]
+        models = finals.last_models([winner, *others], again=plan.final_seeds + 1)
+        champion = finals.test(winner, models[0], scorer, stop=stop)
+        return Played(
+            contenders=contenders,
+            champion=champion,
+            kept=save_champion(
+                finals.pipeline, winner, models[0], champion, setting.folder / "champion"
+            ),
+            reference=next(
+                ((r, finals.test(r, models[1], scorer, stop=own_stop(r))) for r in others), None
+            ),
+        )
+
+    def _identity(self) -> dict[str, str]:
+        setting = self.setting
+        return identity(
+            setting.experiment.pipeline, setting.data.fingerprint, setting.split, setting.images
+        )
+
+    def _scorer(self, context: StudyContext, part: Part) -> Scorer:
+        return make_scorer(
+            self.setting.images,
+            Split.from_dict(context.split),
+            Path(context.scorer),
+            part=part,
+            seed=context.episode_seed,
+        )
 
     def _finals(self, context: StudyContext, last: StudyContext) -> Finals:
         plan = self.plan
@@ -283,6 +318,9 @@ class _Study:
             context=context,
             last_context=last,
             images=self.setting.images,
+            full=plan.rungs[-1],
+            seed=plan.seed,
+            slots=plan.slots,
             cpus=plan.cpus_per_trial,
             gpus=plan.gpus_per_trial,
             threads=plan.threads,

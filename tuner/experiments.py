@@ -30,7 +30,6 @@ class Experiment:
         base: config that the space starts from.
         space: (trial, base) -> config.
         known_points: settings that run first.
-        retrain: the champion is trained again, on the validation classes too, before its test.
     """
 
     scale: Scale
@@ -41,7 +40,6 @@ class Experiment:
     base: Any
     space: Callable[[Any, Any], Any]
     known_points: Sequence[KnownPoint]
-    retrain: bool
 
 
 EXPERIMENTS: dict[str, Callable[[Scale], Experiment]] = {}
@@ -143,7 +141,7 @@ def _starting_points(**changed: float) -> tuple[KnownPoint, ...]:
 
 
 def _reptile(
-    scale: Scale, name: str, data: str, *, what: str, shots: int, retrain: bool, **changed: float
+    scale: Scale, name: str, data: str, *, what: str, shots: int, **changed: float
 ) -> Experiment:
     return Experiment(
         scale=scale,
@@ -154,7 +152,6 @@ def _reptile(
         base=ReptileConfig(),
         space=paper_space if scale == "paper" else cpu_space,
         known_points=(figr_settings(scale, shots=shots), *_starting_points(**changed)),
-        retrain=retrain,
     )
 
 
@@ -167,7 +164,6 @@ def reptile_omniglot(scale: Scale) -> Experiment:
         "omniglot",
         what="Omniglot characters",
         shots=8,
-        retrain=False,
     )
 
 
@@ -180,7 +176,6 @@ def reptile_mnist(scale: Scale) -> Experiment:
         "mnist",
         what="MNIST digits",
         shots=4,
-        retrain=True,
         inner_lr_adam=6e-3,
         augmentation=0.9,
     )
@@ -195,7 +190,6 @@ def reptile_fashion_mnist(scale: Scale) -> Experiment:
         "fashion_mnist",
         what="FashionMNIST ankle boots",
         shots=4,
-        retrain=True,
         inner_lr_adam=6e-3,
         augmentation=0.6,
     )
@@ -257,7 +251,6 @@ def _transfer(scale: Scale, method: str, title: str, *, batch: int) -> Experimen
         base=TransferConfig(method=method, width=64 if scale == "paper" else 16),  # type: ignore[arg-type]
         space=transfer_space,
         known_points=(_papers_transfer(batch), _TRANSFER_START),
-        retrain=True,
     )
 
 

@@ -1,12 +1,13 @@
-"""The end of a study: the best trial's model meets the test classes, once."""
+"""The end of a study: the best trials meet again, and the winner meets the test classes, once."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +24,16 @@ from torch import Tensor
 from trainables.evaluation import Scorer, Scores
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
-from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, load_pipeline
+from trainables.metrics import Floats
+from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, Unfit, load_pipeline
 from trainables.tasks import Part
+from tuner import bootstrap
 from tuner.journal import TrialRecord
 from tuner.known_points import trial_seed
 
 Model = ObjectRef[dict[str, Tensor]]  # weights by name, in Ray's store
 
+FRESH = 1  # seed of the rematch's episodes; the search's have 0
 NOISE = 0.05  # of L, between two stops of one model
 STRETCH = (1, 2, 3)  # multiples of adapt_steps that the champion may adapt for
 INTERVALS = ("L", "J", "recognisability", "coverage", "density", "copy_share")
@@ -67,10 +71,14 @@ def _kept_model(checkpoint: str) -> dict[str, Tensor]:
 @ray.remote
 def _trained_again(
     trial: Mapping[str, Any], context: Mapping[str, Any], seed: int, flops: float, threads: int
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor] | None:
+    """Weights, or None where this seed cannot be trained."""
     torch.set_num_threads(threads)
     pipeline = load_pipeline(trial["pipeline"])(trial["config"], StudyContext(**context), seed)
-    pipeline.train(flops)
+    try:
+        pipeline.train(flops)
+    except Unfit:
+        return None
     return {name: weight.cpu() for name, weight in pipeline.weights().items()}
 
 
@@ -96,15 +104,46 @@ def _sample(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Contender:
+    """A trial in the rematch: trained again with other seeds, scored on other episodes.
+
+    Attributes:
+        record: the trial.
+        adapt_steps: after which its pictures were drawn, chosen by L over all seeds.
+        scores: by seed; of the same episodes for all contenders.
+    """
+
+    record: TrialRecord
+    adapt_steps: int
+    scores: tuple[Scores, ...]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over seeds."""
+        names = self.scores[0].metrics
+        return {n: float(np.mean([s.metrics[n] for s in self.scores])) for n in names}
+
+    def by_episode(self, name: str) -> Floats:
+        """What each episode says of a score, [seeds, E]."""
+        return np.stack([scores.contributions(name) for scores in self.scores])
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals over seeds and episodes of what is reported."""
+        return {name: bootstrap.interval(self.by_episode(name)) for name in INTERVALS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Finals:
     """Runs last models on all slots of the study's Ray.
 
     Attributes:
         pipeline: of the experiment.
         context: of the search.
-        last_context: of the test; where its split has more training classes than the search's,
-            models are trained again on all of them.
+        last_context: of the test; its split's training classes are all but the test classes.
         images: what the shots are rows of.
+        full: FLOPs of the last rung, as far as every model is trained.
+        seed: of the study.
+        slots: models side by side.
         cpus, gpus, threads: of one slot.
         console: where progress goes.
     """
@@ -113,61 +152,105 @@ class Finals:
     context: StudyContext
     last_context: StudyContext
     images: ImageSet
+    full: float
+    seed: int
+    slots: int
     cpus: float
     gpus: float
     threads: int
     console: Console
 
-    def longer_stop(
-        self, record: TrialRecord, scorer: Scorer, *, slots: int, seconds: float
-    ) -> int:
-        """The number of adaptation steps to test with, chosen by L on all validation episodes: the
-        one that the trial was best at, or more, which scoring every trial with would have cost
-        too much.
+    @property
+    def fresh_context(self) -> StudyContext:
+        """The search's, with episodes that no trial was chosen by."""
+        return replace(self.context, episode_seed=FRESH)
 
-        Args:
-            scorer: of the validation part.
-            slots: that adapt side by side.
-            seconds: there are, for this and for the test, which takes as long again.
-        """
-        own = int(record.rungs[-1].metrics["adapt_steps"])
-        if "adapt_steps" not in record.config:  # its rungs have tried every stop there is time for
-            return own
-        total = len(scorer.episodes)
-        last = record.rungs[-1].metrics
-        each = 2 * total * last["score_seconds"] / last["score_steps"] / slots
-        limit = int(record.config["adapt_steps"])
-        stops = affordable_stops(own, limit, each=each, seconds=seconds)
-        if len(stops) == 1:
-            return own
-        model = _kept_model.remote(record.rungs[-1].checkpoint)
-        drawn = self._draw(record, model, "validation", total, stops, "adapting longer")
-        return earliest_best(stops, [scorer.score(samples).metrics["L"] for samples in drawn])
+    def rematch(
+        self, records: Sequence[TrialRecord], scorer: Scorer, *, seeds: int, ends: float
+    ) -> list[Contender]:
+        """Train the best trials again and score them on fresh episodes -> the best by L first.
 
-    def last_models(self, records: Sequence[TrialRecord], *, seed: int) -> list[Model]:
-        """What trials are tested with: their last checkpoints; or, where the test's split says
-        so, models trained again on more classes, as far as the trials got, side by side.
+        What made a trial the best of many is in part luck: of its seed, and of the episodes that
+        it was chosen by. Neither helps it here.
 
         Args:
             records: trials with at least one scored rung.
-            seed: of the study.
+            scorer: of the validation part, seeded with `FRESH`.
+            seeds: trainings of each; a trial that one of them cannot train is out.
+            ends: when the test should be over, too, by `time.monotonic`; it adapts one model more.
         """
-        if self.last_context == self.context:
-            return [_kept_model.remote(record.rungs[-1].checkpoint) for record in records]
+        models = self._trained(
+            [(record, turn) for record in records for turn in range(1, seeds + 1)],
+            self.fresh_context,
+            "the best trials again, with other seeds",
+        )
+        seconds = (ends - time.monotonic()) / (len(models) + 1)
+        contenders = []
+        for index, record in enumerate(records):
+            own = [m for m in models[index * seeds : (index + 1) * seeds] if m is not None]
+            if len(own) == seeds:
+                contenders.append(self._contend(record, own, scorer, seconds=seconds))
+        return sorted(contenders, key=lambda contender: contender.metrics["L"])
+
+    def _contend(
+        self, record: TrialRecord, models: Sequence[Model], scorer: Scorer, *, seconds: float
+    ) -> Contender:
+        """Score all seeds' models after as many steps as are best for them together: those that
+        the trial was best at, or more, which scoring every trial with would have cost too much."""
+        stops, total = self._stops(record, len(scorer.episodes), seconds), len(scorer.episodes)
+        what = f"the finals: trial {record.number} adapts"
+        scored = []
+        for model in models:
+            drawn = self._draw(record.config, model, self.fresh_context, total, stops, what)
+            scored.append([scorer.score(samples) for samples in drawn])
+        by_stop = list(zip(*scored, strict=True))
+        losses = [float(np.mean([s.metrics["L"] for s in seeds])) for seeds in by_stop]
+        best = stops.index(earliest_best(stops, losses))
+        return Contender(record=record, adapt_steps=stops[best], scores=by_stop[best])
+
+    def _stops(self, record: TrialRecord, episodes: int, seconds: float) -> list[int]:
+        last, own = record.rungs[-1].metrics, own_stop(record)
+        if "adapt_steps" not in record.config:  # its rungs have tried every stop there is time for
+            return [own]
+        each = episodes * last["score_seconds"] / last["score_steps"] / self.slots
+        return affordable_stops(own, int(record.config["adapt_steps"]), each=each, seconds=seconds)
+
+    def last_models(self, records: Sequence[TrialRecord], *, again: int) -> list[Model]:
+        """Models trained on all classes but the test's, side by side; where that fails, those of
+        the trials' last checkpoints.
+
+        Args:
+            records: trials with at least one scored rung.
+            again: number of this training; no earlier one of a trial may have had it.
+        """
+        models = self._trained(
+            [(record, again) for record in records],
+            self.last_context,
+            "on the validation classes, too",
+        )
+        return [
+            _kept_model.remote(record.rungs[-1].checkpoint) if model is None else model
+            for record, model in zip(records, models, strict=True)
+        ]
+
+    def _trained(
+        self, trainings: Sequence[tuple[TrialRecord, int]], context: StudyContext, what: str
+    ) -> list[Model | None]:
+        """Models of (trial, number of the training); None where a seed cannot be trained."""
         remote = _trained_again.options(num_cpus=self.cpus, num_gpus=self.gpus)
         models = [
             remote.remote(
-                self._trial(record),
-                asdict(self.last_context),
-                trial_seed(seed, record.number),
-                record.rungs[-1].metrics["train_flops"],
+                self._trial(record.config),
+                asdict(context),
+                trial_seed(self.seed, record.number, turn),
+                self.full,
                 self.threads,
             )
-            for record in records
+            for record, turn in trainings
         ]
-        with self.console.status("training on the validation classes, too"):
-            ray.wait(models, num_returns=len(models))
-        return models
+        with self.console.status(f"training {what}"):
+            done = [(model, ray.get(model)) for model in models]
+        return [None if weights is None else cast(Model, model) for model, weights in done]
 
     def test(self, record: TrialRecord, model: Model, scorer: Scorer, *, stop: int) -> Tested:
         """Adapt a model to every test episode for `stop` steps, and score it.
@@ -177,7 +260,18 @@ class Finals:
             model: of `last_models`.
             scorer: of the test part.
         """
-        (samples,) = self._draw(record, model, "test", len(scorer.episodes), [stop], "testing")
+        return self.test_model(record.config, model, scorer, stop=stop)
+
+    def test_model(
+        self, config: Mapping[str, Any], model: Model, scorer: Scorer, *, stop: int
+    ) -> Tested:
+        """The same for a model of any origin, of the experiment's pipeline.
+
+        Args:
+            config: that it was trained with.
+        """
+        total = len(scorer.episodes)
+        (samples,) = self._draw(config, model, self.last_context, total, [stop], "testing")
         shots = np.stack([self.images.images[list(e.shots)] for e in scorer.episodes])
         return Tested(
             scores=scorer.score(samples),
@@ -187,22 +281,22 @@ class Finals:
             adapt_steps=stop,
         )
 
-    def _trial(self, record: TrialRecord) -> dict[str, Any]:
-        return {"pipeline": self.pipeline, "config": dict(record.config)}
+    def _trial(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {"pipeline": self.pipeline, "config": dict(config)}
 
     def _draw(
         self,
-        record: TrialRecord,
+        config: Mapping[str, Any],
         model: Model,
-        part: Part,
+        context: StudyContext,
         total: int,
         stops: Sequence[int],
         what: str,
     ) -> npt.NDArray[np.uint8]:
         """Pictures of all episodes -> [stops, E, samples, C, S, S]."""
         remote = _sample.options(num_cpus=self.cpus, num_gpus=self.gpus)
-        trial = self._trial(record)
-        context = self.context if part == "validation" else self.last_context
+        trial = self._trial(config)
+        part: Part = "test" if context is self.last_context else "validation"
         starts = range(0, total, EPISODES_AT_ONCE)
         waiting = {
             remote.remote(
@@ -221,6 +315,19 @@ class Finals:
             (ready,), _rest = ray.wait(list(waiting), num_returns=1)
             parts[waiting.pop(ready)] = ray.get(ready)
         return np.concatenate([parts[first] for first in starts], axis=1)
+
+
+def own_stop(record: TrialRecord) -> int:
+    """The number of adaptation steps that a trial was best at, at its last rung."""
+    return int(record.rungs[-1].metrics["adapt_steps"])
+
+
+def margin(contenders: Sequence[Contender]) -> tuple[float, float] | None:
+    """95 % interval of the second's L less the first's, on the episodes that both met."""
+    if len(contenders) < 2:
+        return None
+    first, second = (contender.by_episode("L") for contender in contenders[:2])
+    return bootstrap.paired_interval(second, first)
 
 
 def earliest_best(stops: Sequence[int], losses: Sequence[float]) -> int:
@@ -243,20 +350,49 @@ class Kept:
 
     grid: Path
     weights: Path
+    config: Path
 
 
-def save_champion(record: TrialRecord, model: Model, tested: Tested, folder: Path) -> Kept:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Played:
+    """What the finals brought; nothing where no trial was scored.
+
+    Attributes:
+        contenders: the best trials again, the winner first.
+        champion: the winner on the test classes.
+        kept: its files.
+        reference: the paper's settings on the test classes, if they are not the winner.
+    """
+
+    contenders: Sequence[Contender] = ()
+    champion: Tested | None = None
+    kept: Kept | None = None
+    reference: tuple[TrialRecord, Tested] | None = None
+
+
+def save_champion(
+    pipeline: str, record: TrialRecord, model: Model, tested: Tested, folder: Path
+) -> Kept:
     """Keep the champion outside of its trial's folder, where people look for it.
 
-    Writes grid.png, samples.npz (shots and samples, uint8), weights.safetensors, config.json.
+    Writes grid.png, samples.npz (shots and samples, uint8), weights.safetensors and config.json:
+    the pipeline, the trial's config, and the steps of adaptation after which to draw.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kept = Kept(grid=folder / "grid.png", weights=folder / "weights.safetensors")
+    kept = Kept(
+        grid=folder / "grid.png",
+        weights=folder / "weights.safetensors",
+        config=folder / "config.json",
+    )
     safetensors.torch.save_file(
         {n: w.contiguous() for n, w in ray.get(model).items()}, kept.weights
     )
-    config = {**record.config, "adapt_steps": tested.adapt_steps}
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    config = {
+        "pipeline": pipeline,
+        "config": dict(record.config),
+        "adapt_steps": tested.adapt_steps,
+    }
+    kept.config.write_text(json.dumps(config, indent=2), encoding="utf-8")
     np.savez_compressed(folder / "samples.npz", shots=tested.shots, samples=tested.samples)
     Image.fromarray(tested.grid).save(kept.grid)
     return kept

@@ -90,6 +90,11 @@ def check_known_point(point: KnownPoint, space: Callable[[Any, Any], Any], base:
             )
 
 
-def trial_seed(seed: int, number: int) -> int:
-    """A seed of its own for trial `number` of a study seeded with `seed`, below 2**32."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+def trial_seed(seed: int, number: int, again: int = 0) -> int:
+    """A seed of its own for trial `number` of a study seeded with `seed`, below 2**32.
+
+    Args:
+        again: 0 for the search; each further training of the trial has a number of its own.
+    """
+    words = [seed, number, again] if again else [seed, number]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])

@@ -21,6 +21,7 @@ FEWEST_TRIALS = 12
 MOST_TRIALS = 10_000
 FEWEST_EPISODES = 5
 FEW_CLASSES = 5
+MANY_SLOTS = 6  # from here on three finalists are trained side by side, twice each
 DEFAULT_BUDGET_SECONDS: dict[Scale, float] = {"cpu": 600.0, "paper": 86_400.0}
 START_SECONDS = 30.0  # Ray, the actors and their imports
 FINISH_SECONDS = 150.0  # the champion adapts to all validation and test classes, and longer
@@ -29,6 +30,7 @@ SCORING = 4 / 3  # a trial's time / its training time: scoring takes a quarter o
 MARGIN = 0.95  # of the search time is planned; a machine slower than measured uses the rest
 SEARCHES = 8  # simulated, of at most so many trials:
 SIMULATED_TRIALS = 60
+RETRAININGS = 2  # of the winner and of the reference, on all classes but the test's
 NOISE = 0.2  # of an episode's score, in units of how far trials are apart at most
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -53,6 +55,8 @@ class Plan:
         seed: of the sampler, the trials and the split.
         samples: generated pictures an episode.
         flops_per_second: measured training speed of one trial among `slots`.
+        finalists: best trials that meet again after the search.
+        final_seeds: fresh trainings of each of them.
     """
 
     scale: Scale
@@ -71,6 +75,8 @@ class Plan:
     seed: int
     samples: int
     flops_per_second: float
+    finalists: int
+    final_seeds: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -108,12 +114,15 @@ def parse_budget(text: str) -> float:
 
 def episode_counts(available: int, classes: int) -> tuple[int, ...]:
     """Scoring episodes at each rung. Each means an adaptation, so there are no more of them than
-    make scoring a quarter of a trial's time; the champion's test has all. Where classes are few,
-    all have equally many."""
-    shares = (0.25, 0.4, 0.6)
-    each = classes if classes <= FEW_CLASSES else 1
-    wanted = (max(FEWEST_EPISODES, round(available * share)) for share in shares)
-    return tuple(min(available, math.ceil(count / each) * each) for count in wanted)
+    make scoring a quarter of a trial's time; the finals have all. Where classes are few, all have
+    equally many, and fewer at first: many pictures of each episode are scored."""
+    if classes > FEW_CLASSES:
+        wanted = [max(FEWEST_EPISODES, round(available * share)) for share in (0.25, 0.4, 0.6)]
+    else:
+        least = math.ceil(3 / classes)
+        turns = (max(least, round(available * share / classes)) for share in (1 / 6, 1 / 3, 2 / 3))
+        wanted = [classes * turn for turn in turns]
+    return tuple(min(available, count) for count in wanted)
 
 
 def make_plan(
@@ -132,7 +141,6 @@ def make_plan(
     samples: int,
     flops_per_second: float,
     source_seconds: float = 0.0,
-    final_trials: float = 0.0,
 ) -> Plan:
     """Spend a budget: more of it buys longer trials as well as more of them.
 
@@ -141,15 +149,22 @@ def make_plan(
         validation_episodes: that trials can be scored on.
         validation_classes: that these are of.
         flops_per_second: training speed of one trial while all slots train.
-        source_seconds: of a pre-training, which happens once in the search and once in the finals.
-        final_trials: what the finals train, in full trials, beside scoring.
+        source_seconds: of a pre-training, which happens once in the search and once in the finals;
+            0 if every trial trains its model from nothing.
     """
     once = START_SECONDS + FINISH_SECONDS + 2 * source_seconds
     relative = (budget_seconds - once) * slots / (2 * DEFAULT_BUDGET_SECONDS["cpu"])
     count = trials or max(FEWEST_TRIALS, round(FEWEST_TRIALS * max(0.0, relative) ** 0.5))
     share = MARGIN / (makespan(count, slots) * SCORING)  # of the search time, a full trial's
     left = max(SHORTEST_SEARCH * budget_seconds, budget_seconds - once)
-    fine = left / (1 + final_trials * share)
+    finalists, seeds = final_field(count, slots, pretrained=source_seconds > 0)
+    trainings = finalists * seeds
+    # A pre-trained model is fine-tuned anew to every episode: that is its training in the finals.
+    rounds = math.ceil(trainings / slots) + math.ceil(RETRAININGS / slots)
+    fine = left / (1 + rounds * share)
+    episodes = episode_counts(validation_episodes, validation_classes)
+    if source_seconds > 0:  # one fine-tuning is scored at all rungs
+        episodes = episodes[1:2] * RUNGS
     full = share * fine
     return Plan(
         scale=scale,
@@ -158,7 +173,7 @@ def make_plan(
         trials=count,
         most_trials=trials or MOST_TRIALS,
         rungs=tuple(full * flops_per_second / ETA**step for step in reversed(range(RUNGS))),
-        episodes=episode_counts(validation_episodes, validation_classes),
+        episodes=episodes,
         eta=ETA,
         slots=min(slots, count),
         cpus_per_trial=cpus_per_trial,
@@ -168,7 +183,17 @@ def make_plan(
         seed=seed,
         samples=samples,
         flops_per_second=flops_per_second,
+        finalists=finalists,
+        final_seeds=seeds,
     )
+
+
+def final_field(trials: int, slots: int, *, pretrained: bool) -> tuple[int, int]:
+    """Finalists, and fresh trainings of each: as many as the slots train in one go, at least 2
+    and at most 3 finalists of 1 to 3 trainings. Where trials share one pre-trained model, a fresh
+    fine-tuning comes with every fresh episode, and one a finalist is enough."""
+    finalists = min(trials, 2 if slots < MANY_SLOTS else 3)
+    return finalists, 1 if pretrained else min(3, max(1, slots // finalists))
 
 
 def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
@@ -183,7 +208,8 @@ def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
         f"trains about {rungs} ({len(plan.rungs)} rungs of equal compute, at {rate:.0f} GFLOP/s), "
         f"scored on {', '.join(map(str, plan.episodes))} episodes; ASHA pauses those far behind",
         f"Time       at most {clock(plan.budget_seconds)}: {clock(plan.search_seconds)} of search, "
-        "then the best trial is tested on classes nobody has seen",
+        f"then the best {plan.finalists} meet again, trained with other seeds, and the winner is "
+        "tested on classes nobody has seen",
     ]
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tuner.result import StudyResult, TestScore, TrialResult
+    from tuner.result import StudyResult, TrialResult
 
 # The scores shown in every table, best first in what they say, and their headings.
 COLUMNS = {
@@ -24,6 +24,7 @@ COLUMNS = {
 }
 SCORE_WIDTHS = {heading: max(4, len(heading)) for heading in COLUMNS.values()}
 TESTED = ("J", "L", "recognisability", "coverage", "copy_share")
+LOW_FIDELITY = 0.3  # rank correlation below which a rung is doubted
 LABELS = {"paper": "paper's settings"}
 BASELINES = {
     "real": "real drawings",
@@ -112,9 +113,11 @@ def print_ranking(result: StudyResult, console: Console, *, rows: int = 20) -> N
         rows: of trials at most; the paper's settings are always among them.
     """
     console.print(_table(result, console, rows))
+    for line in (*_fidelity(result), *_rematch(result)):
+        console.print(Text(line), soft_wrap=True)
     if result.test is not None:
         _print_tests(result, console)
-    for line in (result.verdict, _picture(result)):
+    for line in (result.verdict, _gate(result), _picture(result)):
         if line:
             console.print(Text(line), soft_wrap=True)
     for name, command in result.commands.items():
@@ -174,12 +177,13 @@ def _print_tests(result: StudyResult, console: Console) -> None:
     lines = [
         f"Test ({episodes} episodes of {classes} never used class{'es' * (classes != 1)}, 95 % "
         "intervals):",
-        f"  the best trial: {_test_line(result.test)}",
+        f"  the best trial: {_scores(result.test.metrics, result.test.intervals)}",
     ]
     if (reference := result.reference) is not None:
         updates = next(t.updates for t in result.trials if t.number == reference.number)
         label = LABELS.get(reference.label, reference.label)
-        lines.append(f"  {label}, {updates} updates: {_test_line(reference.test)}")
+        told = _scores(reference.test.metrics, reference.test.intervals)
+        lines.append(f"  {label}, {updates} updates: {told}")
     for name, title in BASELINES.items():
         if "test" in result.null_baselines.get(name, {}):
             scores = result.null_baselines[name]["test"]
@@ -188,17 +192,52 @@ def _print_tests(result: StudyResult, console: Console) -> None:
     console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
-def _test_line(test: TestScore) -> str:
+def _scores(metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> str:
     parts = []
     for name in TESTED:
-        if name not in test.metrics:
+        if name not in metrics:
             continue
-        text = f"{_word(name)} {number(test.metrics[name])}"
-        if name in test.intervals:
-            low, high = test.intervals[name]
+        text = f"{_word(name)} {number(metrics[name])}"
+        if name in intervals:
+            low, high = intervals[name]
             text += f" [{number(low)}, {number(high)}]"
         parts.append(text)
     return ", ".join(parts)
+
+
+def _fidelity(result: StudyResult) -> list[str]:
+    if not result.fidelity:
+        return []
+    told = ", ".join(
+        f"rung {int(rung) + 1} {number(value)}" for rung, value in result.fidelity.items()
+    )
+    low = [rung for rung, value in result.fidelity.items() if value < LOW_FIDELITY]
+    doubt = "; what is low says little about the end: give it more budget" if low else ""
+    return [f"Rank correlation of L with the last rung's: {told}{doubt}"]
+
+
+def _rematch(result: StudyResult) -> list[str]:
+    if (rematch := result.rematch) is None:
+        return []
+    lines = [
+        f"Finals on validation classes ({rematch.episodes} fresh episodes, {rematch.seeds} fresh "
+        f"training{'s' * (rematch.seeds > 1)} each, 95 % intervals):"
+    ]
+    for one in rematch.finalists:
+        title = f"trial {one.number} ({LABELS.get(one.label, one.label)})" if one.label else ""
+        lines.append(f"  {title or f'trial {one.number}'}: {_scores(one.metrics, one.intervals)}")
+    if rematch.margin is not None:
+        low, high = rematch.margin
+        sure = "" if low > 0 else ", so that chance may have chosen"
+        lines.append(f"  the second's L less the winner's: {number(low)} to {number(high)}{sure}")
+    return lines
+
+
+def _gate(result: StudyResult) -> str:
+    if (gate := result.gate) is None:
+        return ""
+    now = "is this study's best now" if gate.crowned else "is not this study's best"
+    return f"models:/{gate.name}@champion {now}: {gate.reason}"
 
 
 def _word(score: str) -> str:

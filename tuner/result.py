@@ -80,6 +80,7 @@ class Best:
     scores: Metrics
     grid: str | None
     weights: str | None
+    config: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,41 @@ class TestScore:
     adapt_steps: int
     metrics: Metrics
     intervals: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalist:
+    """One of the best trials, trained again; scores are means over seeds and fresh episodes, with
+    95 % intervals over both."""
+
+    number: int
+    label: str
+    adapt_steps: int
+    metrics: Metrics
+    intervals: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rematch:
+    """The best trials again, the winner first; `margin` is the 95 % interval of the second's L less
+    the winner's."""
+
+    seeds: int
+    episodes: int
+    finalists: tuple[Finalist, ...]
+    margin: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Whether the alias `@champion` of the registered model `name` went to this study's best;
+    fields as in the schema."""
+
+    name: str
+    crowned: bool
+    reason: str
+    against: int | None
+    margin: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +168,12 @@ class StudyResult:
     timings: dict[str, float]
     trials: tuple[TrialResult, ...]
     null_baselines: dict[str, dict[str, Metrics]]
+    fidelity: dict[str, float]
+    rematch: Rematch | None
     best: Best | None
     test: TestScore | None
     reference: Reference | None
+    gate: Gate | None
     verdict: str
     versions: dict[str, str]
     git_commit: str | None
@@ -164,6 +203,12 @@ class StudyResult:
             fields["best"] = Best(**fields["best"])
         if fields["test"] is not None:
             fields["test"] = _test(fields["test"])
+        for name in ("fidelity", "rematch", "gate"):  # absent in earlier results
+            fields.setdefault(name, {} if name == "fidelity" else None)
+        if fields["rematch"] is not None:
+            fields["rematch"] = _rematch(fields["rematch"])
+        if fields["gate"] is not None:
+            fields["gate"] = Gate(**fields["gate"] | {"margin": _ends(fields["gate"]["margin"])})
         if fields["reference"] is not None:
             test = _test(fields["reference"]["test"])
             fields["reference"] = Reference(**fields["reference"] | {"test": test})
@@ -338,9 +383,23 @@ def _trial(document: Mapping[str, Any]) -> TrialResult:
 
 
 def _test(document: Mapping[str, Any]) -> TestScore:
-    intervals = {name: (low, high) for name, (low, high) in document["intervals"].items()}
     classes = tuple(document["classes"])
-    return TestScore(**{**document, "classes": classes, "intervals": intervals})
+    return TestScore(**_with_intervals(document) | {"classes": classes})
+
+
+def _rematch(document: Mapping[str, Any]) -> Rematch:
+    finalists = tuple(Finalist(**_with_intervals(one)) for one in document["finalists"])
+    margin = _ends(document["margin"])
+    return Rematch(**{**document, "finalists": finalists, "margin": margin})
+
+
+def _with_intervals(document: Mapping[str, Any]) -> dict[str, Any]:
+    intervals = {name: (low, high) for name, (low, high) in document["intervals"].items()}
+    return {**document, "intervals": intervals}
+
+
+def _ends(margin: Any) -> tuple[float, float] | None:
+    return None if margin is None else (margin[0], margin[1])
 
 
 def _not_finite(value: Any, place: str = "$") -> Iterator[str]:

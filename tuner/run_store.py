@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -35,9 +36,20 @@ METRICS_PER_BATCH, PARAMS_PER_BATCH = 900, 100  # MLflow takes 1000 things at on
 MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 5000, 250  # characters
 CHECK_SECONDS = 5  # for each question asked before the search starts
 
+CHAMPION = "champion"  # alias of a registered model
+MODEL = "best"  # artifact folder of a study's run: what is registered
+
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 Point = tuple[str, float, int, int]  # name, value, Unix time in ms, step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A version of a registered model."""
+
+    number: int
+    tags: Mapping[str, str]
 
 
 class RunStore:
@@ -147,6 +159,47 @@ class RunStore:
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Write an artifact."""
         self._client.log_text(run_id, text, name)
+
+    def champion(self, name: str) -> Version | None:
+        """The version of a registered model that bears the alias `@champion`."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client.get_model_version_by_alias(name, CHAMPION)
+        except MlflowException as error:
+            # A model without the alias is an invalid value for MLflow, no model is a missing one.
+            if _http_status(error) in (400, 404):
+                return None
+            raise
+        return Version(number=int(found.version), tags=dict(found.tags))
+
+    def download(self, name: str, version: int, file: str, folder: Path) -> Path:
+        """Copy a file of a registered model below `folder`.
+
+        Its run says where it lies: a version's own source may be any place.
+        """
+        run_id = str(self._client.get_model_version(name, str(version)).run_id)
+        return Path(self._client.download_artifacts(run_id, f"{MODEL}/{file}", str(folder)))
+
+    def register(self, name: str, run_id: str, tags: Mapping[str, str]) -> int:
+        """Make a run's artifacts `MODEL` a version of a registered model, once -> its number."""
+        from mlflow.exceptions import MlflowException
+
+        there = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        if there:
+            return int(there[0].version)
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{self._client.get_run(run_id).info.artifact_uri}/{MODEL}"
+        made = self._client.create_model_version(name, source, run_id, tags=_fit_tags(tags))
+        return int(made.version)
+
+    def crown(self, name: str, version: int) -> None:
+        """Move the alias `@champion` to a version."""
+        self._client.set_registered_model_alias(name, CHAMPION, str(version))
 
     def _find_experiment(self, name: str, storage: Path) -> str:
         found = self._client.get_experiment_by_name(name)

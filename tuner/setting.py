@@ -36,7 +36,6 @@ from tuner.result import Data
 
 CALIBRATION_SECONDS = 2.0
 SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
-FINAL_TRIALS = 2.0  # full trials as long as the last trainings of champion and reference take
 SIZE = 32  # pixels a side, unless asked for otherwise
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
@@ -273,7 +272,6 @@ def new_plan(setting: Setting) -> Plan:
         samples=samples_wanted(setting.images),
         flops_per_second=speed * shared,
         source_seconds=source_seconds / shared,
-        final_trials=FINAL_TRIALS if setting.experiment.retrain else 0.0,
     )
 
 

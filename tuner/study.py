@@ -127,10 +127,15 @@ def best_trial(records: Sequence[TrialRecord], full: float) -> TrialRecord | Non
         records: all trials.
         full: FLOPs of the last rung; a large net's last step overshoots it, and wins nothing by it.
     """
+    return next(iter(ranked_trials(records, full)), None)
+
+
+def ranked_trials(records: Sequence[TrialRecord], full: float) -> list[TrialRecord]:
+    """All that were scored, as `best_trial` ranks them: those that came far before the others."""
     scored = [r for r in records if r.state in ("COMPLETE", "PRUNED") and r.score is not None]
     furthest = min(full, max((record.fidelity for record in scored), default=0.0))
-    candidates = [r for r in scored if r.fidelity >= _CHAMPION_FIDELITY * furthest]
-    return min(candidates, key=lambda r: (r.score, r.number), default=None)
+    far = _CHAMPION_FIDELITY * furthest
+    return sorted(scored, key=lambda r: (r.fidelity < far, r.score, r.number))
 
 
 def run_study(

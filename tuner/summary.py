@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tuner.finals import Kept, Tested
+from tuner.champion import Verdict
+from tuner.finals import Contender, Kept, Tested, margin
 from tuner.journal import TrialRecord
 from tuner.known_points import trial_seed
 from tuner.plan import Plan
 from tuner.result import (
     Best,
     Data,
+    Finalist,
+    Gate,
     Metrics,
     Reference,
+    Rematch,
     Rung,
     StudyResult,
     TestScore,
@@ -43,8 +47,10 @@ class Facts:
     wall_seconds: float
     timings: dict[str, float]
     baselines: dict[str, dict[str, Metrics]]
+    contenders: Sequence[Contender]
     champion: Tested | None
     kept: Kept | None
+    gate: Verdict | None
     reference: tuple[TrialRecord, Tested] | None
     test_classes: tuple[str, ...]
     tracker: Tracker
@@ -55,7 +61,8 @@ class Facts:
 
 def summarise(run: StudyRun, facts: Facts) -> StudyResult:
     """Everything `result.json` holds."""
-    best = None if run.best is None else _best(run.best, facts)
+    winner = facts.contenders[0].record if facts.contenders else run.best
+    best = None if winner is None else _best(winner, facts)
     test = None if facts.champion is None else _test(facts.champion, facts.test_classes)
     return StudyResult(
         folder=facts.folder,
@@ -69,9 +76,12 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
         timings=facts.timings,
         trials=tuple(_trial(r, facts) for r in run.records if r.state != "WAITING"),
         null_baselines=facts.baselines,
+        fidelity={str(rung): value for rung, value in run.fidelity.items()},
+        rematch=_rematch(facts),
         best=best,
         test=test,
         reference=_reference(facts),
+        gate=None if facts.gate is None else Gate(**asdict(facts.gate)),
         verdict=compare_to_augmented(best, test, facts.baselines),
         versions=versions(),
         git_commit=git_commit(),
@@ -127,6 +137,26 @@ def _trial(record: TrialRecord, facts: Facts) -> TrialResult:
     )
 
 
+def _rematch(facts: Facts) -> Rematch | None:
+    if not facts.contenders:
+        return None
+    return Rematch(
+        seeds=len(facts.contenders[0].scores),
+        episodes=facts.contenders[0].by_episode("L").shape[1],
+        finalists=tuple(
+            Finalist(
+                number=contender.record.number,
+                label=contender.record.label,
+                adapt_steps=contender.adapt_steps,
+                metrics=contender.metrics,
+                intervals=contender.intervals(),
+            )
+            for contender in facts.contenders
+        ),
+        margin=margin(facts.contenders),
+    )
+
+
 def _best(record: TrialRecord, facts: Facts) -> Best:
     kept = facts.kept
     return Best(
@@ -136,6 +166,7 @@ def _best(record: TrialRecord, facts: Facts) -> Best:
         scores=dict(record.rungs[-1].metrics),
         grid=in_study(kept.grid, facts.folder) if kept else None,
         weights=in_study(kept.weights, facts.folder) if kept else None,
+        config=in_study(kept.config, facts.folder) if kept else None,
     )
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tuner.ranking import COLUMNS, markdown_ranking, trial_title
-from tuner.run_store import Point, RunStore, flatten, is_passing, usable
+from tuner.run_store import MODEL, Point, RunStore, flatten, is_passing, usable
 from tuner.tracking_uri import reason, resolve_uri, strip_credentials
 from tuner.writer import OrderedWriter
 
 if TYPE_CHECKING:
-    from tuner.result import Data, StudyResult
+    from tuner.result import Data, Gate, StudyResult
 
 Decision = Literal["continue", "pause", "done"]
 Loss = tuple[float, float, float]
@@ -223,19 +223,30 @@ class Tracker:
         while self._notices:
             self._report(self._notices.popleft())
 
-    def study_ended(self, result: StudyResult) -> None:
-        """Write the outcome to the study's run, deliver everything, and close."""
+    @property
+    def registry(self) -> RunStore:
+        """Where the experiment's champion is looked up; its calls wait."""
+        return self._store
+
+    def study_ended(self, result: StudyResult, identity: Mapping[str, str]) -> None:
+        """Write the outcome to the study's run, register the best, deliver everything, and close.
+
+        Args:
+            result: of the study.
+            identity: what the registered model is tagged with beside the study's tags.
+        """
         text, metrics = json.dumps(result.to_dict(), indent=2), _outcome_metrics(result)
-        files = [] if result.best is None else [result.best.grid, result.best.weights]
+        best = result.best
+        files = [] if best is None else [best.grid, best.weights, best.config]
         paths = [result.folder / path for path in files if path is not None]
-        pictures = [f"best/{path.name}" for path in paths if path.suffix == ".png"]
+        pictures = [f"{MODEL}/{path.name}" for path in paths if path.suffix == ".png"]
         now = _now()
 
         def write() -> None:
             run_id = self.parent_run_id
             self._store.log_text(run_id, text, "result.json")
             for path in paths:
-                self._store.log_file(run_id, path, "best")
+                self._store.log_file(run_id, path, MODEL)
             note = [result.verdict, *(_picture(run_id, name) for name in pictures)]
             pages = {
                 n: f"#/experiments/{self.experiment_id}/runs/{r}" for n, r in self._runs.items()
@@ -243,6 +254,8 @@ class Tracker:
             note.append(markdown_ranking(result, pages))
             points: list[Point] = [(name, value, now, 0) for name, value in metrics.items()]
             self._store.log_metrics(run_id, points, {NOTE: "\n\n".join(note)})
+            if result.gate is not None:
+                self._register(result, result.gate, identity)
 
         self._put(write)
         self._end_study(STUDY_STATUS[result.outcome], result.outcome)
@@ -333,6 +346,16 @@ class Tracker:
         if number not in self._steps:
             self._steps[number] = self._store.steps(run_id, MARKER)
         return self._steps[number]
+
+    def _register(self, result: StudyResult, gate: Gate, identity: Mapping[str, str]) -> None:
+        scores = {} if result.test is None else result.test.metrics
+        tags = {**self._tags, **identity}
+        tags |= {f"test_{name}": f"{scores[name]:.4f}" for name in COLUMNS if name in scores}
+        version = self._store.register(gate.name, self.parent_run_id, tags)
+        present = self._store.champion(gate.name)
+        # Another study may have ended since the models met.
+        if gate.crowned and (None if present is None else present.number) == gate.against:
+            self._store.crown(gate.name, version)
 
     def _log_picture(self, run_id: str, png: bytes, name: str) -> None:
         target = Path(name)

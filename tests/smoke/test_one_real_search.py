@@ -52,6 +52,10 @@ def test_a_search_leaves_a_valid_result(study: Path) -> None:
     assert found.trials[0].label == "paper"
     assert all(trial.state in ("COMPLETE", "PRUNED") for trial in found.trials)
     assert found.best is not None
+    assert found.rematch is not None
+    assert found.rematch.finalists[0].number == found.best.number
+    assert found.gate is not None
+    assert found.gate.crowned
     assert found.test is not None
     low, high = found.test.intervals["J"]
     assert low <= found.test.metrics["J"] <= high
@@ -66,6 +70,7 @@ def test_the_champion_can_be_picked_up(study: Path) -> None:
     config = json.loads((study / "champion" / "config.json").read_text())
     weights = safetensors.numpy.load_file(study / "champion" / "weights.safetensors")
     assert set(weights) == {"generator", "critic"}
+    assert config["pipeline"] == "reptile"
     assert config["adapt_steps"] >= 1
     with np.load(study / "champion" / "samples.npz", allow_pickle=False) as samples:
         assert samples["samples"].dtype == np.uint8
@@ -105,6 +110,9 @@ def test_mlflow_has_a_run_for_the_study_and_each_trial(study: Path) -> None:
         assert run.data.metrics["score/L"] is not None
         files = {f.path for f in client.list_artifacts(run.info.run_id)}
         assert {"weights.safetensors", "config.json", "samples"} <= files
+    champion = client.get_model_version_by_alias("reptile_omniglot-digits", "champion")
+    assert champion.run_id == parents[0].info.run_id
+    assert champion.tags["data_fingerprint"] == parents[0].data.tags["data_fingerprint"]
 
 
 @pytest.mark.ray

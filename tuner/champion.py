@@ -1,0 +1,138 @@
+"""The champion of an experiment: the model behind the alias `@champion` of MLflow's registry.
+
+It changes only if a new model is better on the same episodes by more than chance: the paired
+interval of the difference in L lies below zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import ray
+import safetensors.torch
+
+from trainables.evaluation import Scorer
+from trainables.image_set import ImageSet
+from trainables.tasks import Split
+from tuner import bootstrap
+from tuner.finals import Finals, Tested
+from tuner.run_store import Version
+
+FILES = ("config.json", "weights.safetensors")
+
+
+class Registry(Protocol):
+    """What the gate asks of a model registry; any failure to answer is an exception."""
+
+    def champion(self, name: str) -> Version | None:
+        """The version that bears the alias."""
+
+    def download(self, name: str, version: int, file: str, folder: Path) -> Path:
+        """One of a version's `FILES`, copied below `folder`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a new model becomes the champion.
+
+    Attributes:
+        name: of the registered model.
+        crowned: the alias moves to the new model.
+        reason: one sentence.
+        against: the champion's version before, if there was one.
+        margin: 95 % interval of the new model's L less the champion's, if they were compared.
+    """
+
+    name: str
+    crowned: bool
+    reason: str
+    against: int | None = None
+    margin: tuple[float, float] | None = None
+
+
+def identity(pipeline: str, fingerprint: str, split: Split, images: ImageSet) -> dict[str, str]:
+    """What two models must have in common to meet on the same episodes.
+
+    Args:
+        pipeline: name in PIPELINES.
+        fingerprint: of the images.
+        split: of the study; models of other test classes may have been trained on these.
+        images: the set.
+    """
+    classes = json.dumps(split.to_dict(), sort_keys=True).encode()
+    return {
+        "pipeline": pipeline,
+        "data_fingerprint": fingerprint,
+        "split": hashlib.sha256(classes).hexdigest()[:16],
+        "picture": "x".join(map(str, images.images.shape[1:])),  # channels, pixels, pixels
+    }
+
+
+def challenge(
+    registry: Registry,
+    name: str,
+    tested: Tested,
+    own: Mapping[str, str],
+    finals: Finals,
+    scorer: Scorer,
+) -> Verdict:
+    """Let the new model meet the champion on the test episodes.
+
+    Args:
+        registry: where the champion is.
+        name: of the registered model.
+        tested: the new model.
+        own: its `identity`.
+        finals: runs the champion.
+        scorer: of the test part.
+    """
+    try:
+        present = registry.champion(name)
+        if present is None:
+            return Verdict(name=name, crowned=True, reason=f"{name} had no champion before")
+        if other := [key for key, value in own.items() if present.tags.get(key) != value]:
+            return Verdict(
+                name=name,
+                crowned=False,
+                against=present.number,
+                reason=f"version {present.number} is of another {' and '.join(other)}, so that "
+                "they cannot meet; it stays",
+            )
+        theirs = _tested(registry, name, present, finals, scorer)
+    except Exception as error:  # whatever stores, drivers and damaged files raise
+        told = " ".join(str(error).split())[:200]
+        return Verdict(name=name, crowned=False, reason=f"the champion could not be met: {told}")
+    return decide(name, present.number, tested, theirs)
+
+
+def decide(name: str, present: int, new: Tested, old: Tested) -> Verdict:
+    """The gate itself."""
+    ours, theirs = new.scores.contributions("L")[None], old.scores.contributions("L")[None]
+    low, high = bootstrap.paired_interval(ours, theirs)
+    change = float(np.mean(ours) - np.mean(theirs))
+    told = f"L {change:+.2f} [{low:+.2f}, {high:+.2f}] on the same episodes"
+    if high < 0:
+        reason = f"better than version {present}: {told}"
+    else:
+        reason = f"version {present} stays: the new model has {told}"
+    return Verdict(name=name, crowned=high < 0, reason=reason, against=present, margin=(low, high))
+
+
+def _tested(
+    registry: Registry, name: str, version: Version, finals: Finals, scorer: Scorer
+) -> Tested:
+    with tempfile.TemporaryDirectory() as folder:
+        config_path, weights_path = (
+            registry.download(name, version.number, file, Path(folder)) for file in FILES
+        )
+        config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
+        weights = safetensors.torch.load_file(weights_path)
+    stop = int(config["adapt_steps"])
+    return finals.test_model(config["config"], ray.put(weights), scorer, stop=stop)
