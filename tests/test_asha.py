@@ -72,6 +72,7 @@ def test_what_is_not_finite_stops_and_never_enters(value):
     rungs = Rungs(1, planned=1)
     assert not rungs.record(0, 0, [1.0, value], reference=True)
     assert rungs.entered == (0,)
+    assert rungs.untelling == frozenset()
 
 
 def test_a_reference_always_goes_on():

@@ -205,6 +205,7 @@ def test_the_studys_own_run_holds_the_outcome(storage):
     assert run.info.status == "FINISHED"
     assert run.data.params["trials"] == "3"
     assert run.data.metrics["test/J"] == pytest.approx(0.39)
+    assert run.data.metrics["fidelity/rung_0"] == pytest.approx(0.8)
     note = run.data.tags["mlflow.note.content"]
     assert made.verdict in note
     assert "best/grid.png" in note

@@ -147,6 +147,8 @@ class Rungs:
     @property
     def untelling(self) -> frozenset[int]:
         """Rungs whose scores say nothing about the last one's: all go on from them."""
+        if not self._scores[0]:
+            return frozenset()
         ends = self._now().ends
         told = ends.told if ends.pairs >= _AUDITED else ()
         return frozenset(rung for rung, value in enumerate(told) if value < _UNTOLD)

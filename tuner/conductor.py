@@ -210,6 +210,11 @@ class _Study:
             )
         clock.stop()
         self.timings["search"] = run.seconds
+        for rung in sorted(run.untelling):
+            self.setting.say(
+                f"Rung {rung + 1} foretold too little of the last one's scores to stop a trial by: "
+                "all went on from it"
+            )
         return run
 
     def _finish(

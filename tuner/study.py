@@ -107,6 +107,7 @@ class StudyRun:
         seconds: wall time of this session inside Ray Tune.
         paused: trials that ASHA paused and never promoted, by rung.
         fidelity: Spearman's rank correlation of a rung's scores with the last rung's.
+        untelling: rungs that decided nothing, since they foretold too little.
     """
 
     records: tuple[TrialRecord, ...]
@@ -115,6 +116,7 @@ class StudyRun:
     seconds: float
     paused: tuple[int, ...]
     fidelity: dict[int, float]
+    untelling: frozenset[int]
 
 
 def best_trial(records: Sequence[TrialRecord], full: float) -> TrialRecord | None:
@@ -202,6 +204,7 @@ def run_study(
         seconds=time.monotonic() - started,
         paused=rungs.paused,
         fidelity=rungs.fidelity(),
+        untelling=rungs.untelling,
     )
 
 

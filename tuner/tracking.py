@@ -403,7 +403,8 @@ def _outcome_metrics(result: StudyResult) -> dict[str, float]:
     if result.test is not None:
         metrics |= {f"test/{name}": value for name, value in result.test.metrics.items()}
     # The rest is in result.json; here it would bury what matters.
-    return {name: value for name, value in metrics.items() if name.split("/")[1] in COLUMNS}
+    metrics = {name: value for name, value in metrics.items() if name.split("/")[1] in COLUMNS}
+    return metrics | {f"fidelity/rung_{rung}": value for rung, value in result.fidelity.items()}
 
 
 def _metric_name(name: str) -> str:
