@@ -3,8 +3,9 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 READY = .venv/.ready
+BENCH = .venv/.bench
 
-.PHONY: search test test-all lint lock
+.PHONY: search test test-all lint lock bench-search
 .DEFAULT_GOAL := search
 
 search: $(READY)
@@ -15,6 +16,10 @@ test: lint
 
 test-all: lint
 	$(PY) -m pytest -m "not gpu and not benchmark" --timeout 1800
+
+# Our search beside Ray's and random search, in minutes; ARGS="--out docs" writes the page.
+bench-search: $(BENCH)
+	$(PY) tests/benchmarks/bench_search.py $(ARGS)
 
 lint: $(READY)
 	.venv/bin/ruff check .
@@ -29,6 +34,11 @@ $(READY): requirements.lock requirements-brisque.lock pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -r requirements-brisque.lock \
 		|| echo "BRISQUE will be missing from reports: building it needs a C++ compiler (g++)."
 	touch $(READY)
+
+# No dependencies: it pins an old numpy for functions that work with any.
+$(BENCH): $(READY) requirements-bench.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.lock
+	touch $(BENCH)
 
 # Pins what a fresh resolution of pyproject.toml gives.
 lock:
