@@ -213,8 +213,8 @@ def _plot(
         axis.set_xlabel("full evaluations")
     for axis in axes[:, 0]:
         axis.set_ylabel("regret")
-    axes.flat[0].legend()
-    figure.tight_layout()
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="upper center", ncols=len(methods))
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
