@@ -237,7 +237,9 @@ def replay(workers: Workers, repeats: int) -> Section:
         about=f"{REPLAYED_TRIALS} trials a study, drawn with replacement from those of a recorded "
         "study that were trained to the last rung (so many of all that it scored); one slot, "
         f"{repeats} studies. Episodes are drawn again too: what one adds for all trials alike, "
-        "once; the rest of a score for every trial. L is compared, its mean over all recorded "
+        "once; the rest of a score for every trial. Copies of the best curve are all best; and "
+        "where a study paused trials, full curves are of its better ones, which are closer to each "
+        "other than its trials were. L is compared, its mean over all recorded "
         f"episodes at the last rung is true. With fewer than {FEWEST_CURVES} full curves a study "
         "is not replayed. Random search as above.",
         columns=("curves", "method", "best reaches the last rung", "cost", "mean regret"),
