@@ -47,7 +47,8 @@ examples:
   python -m tuner.launch reptile_omniglot --resume        go on where the last one stopped
   python -m tuner.launch all --budget 6h                  one after another, an hour each
 
-Exit codes: 0 done; 1 nothing succeeded; 2 a request that cannot be met; 130 interrupted.
+Exit codes: 0 done; 1 nothing succeeded; 2 a request that cannot be met; 3 the disk is full or Ray
+died: --resume goes on; 130 interrupted.
 """
 
 

@@ -124,6 +124,11 @@ class RunStore:
         """The steps at which a run has a metric."""
         return {point.step for point in self._client.get_metric_history(run_id, metric)}
 
+    def without_known(self, run_id: str, points: Sequence[Point]) -> list[Point]:
+        """Those of `points` that a run has not, at whatever time they were written."""
+        known = {name: self.steps(run_id, _fit_key(name)) for name in {p[0] for p in points}}
+        return [point for point in points if point[3] not in known[point[0]]]
+
     def log_metrics(
         self, run_id: str, points: Sequence[Point], tags: Mapping[str, str] = NO_TAGS
     ) -> None:

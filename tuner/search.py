@@ -27,9 +27,9 @@ class JournalSearch(Searcher):
     """Hands out trials of a journal as Ray configs.
 
     Trials that an earlier session left unfinished, and those whose process died, come first, from
-    their last checkpoint and under their old numbers; then paused ones that now deserve to go on, in the same way; then new ones.
-    Ends are told to the journal by the study's recorder, which sees reasons that Ray tells no
-    searcher.
+    their last checkpoint and under their old numbers; then paused ones that now deserve to go on,
+    in the same way; then new ones. Ends are told to the journal by the study's recorder, which sees
+    reasons that Ray tells no searcher.
     """
 
     def __init__(
