@@ -84,7 +84,7 @@ def dead_processes() -> list[str]:
     never starts another worker.
     """
     node = ray._private.worker._global_node
-    started = {} if node is None else node.all_processes
+    started: dict[str, Any] = {} if node is None else node.all_processes
     return [
         name
         for name in _VITAL

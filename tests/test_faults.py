@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,23 +18,16 @@ import pytest
 from ray.tune import Checkpoint
 from ray.tune.search import Searcher
 from toy_pipeline import ToyConfig, ToyTrainable, toy_context
-from toy_study import ToyExperiment, ToyPlan
+from toy_study import BRANCHING, ToyExperiment, ToyPlan, branching_space
 
 from tuner import study as study_module
 from tuner.journal import Journal, TrialRecord
-from tuner.known_points import KnownPoint
+from tuner.known_points import trial_seed
 from tuner.recorder import Recorder
 from tuner.study import run_study
+from tuner.tracking_uri import default_uri
 
 TRIALS = 8
-
-
-def branching_space(trial: Any, base: ToyConfig) -> ToyConfig:
-    """Three parameters, one of them for some trials only: asking writes them one by one."""
-    x = trial.suggest_float("low", 0.0, 0.5)
-    if trial.suggest_categorical("where", ["low", "high"]) == "high":
-        x += trial.suggest_float("more", 0.0, 0.5)
-    return replace(base, x=x)
 
 
 def ray_with_one_slot(plan, search, asha, recorder: Recorder, folder: Path, *_rest: Any) -> None:
@@ -68,16 +66,11 @@ def flat(result: dict[str, Any]) -> dict[str, Any]:
 def session(folder: Path, observers: Sequence[Any] = ()) -> tuple[TrialRecord, ...]:
     """One session to the end of the study."""
     folder.mkdir(exist_ok=True)
-    points = [
-        KnownPoint(label="reference", params={"low": 0.1, "where": "low"}, reference=True),
-        KnownPoint(label="other", params={"low": 0.1}, overrides={"x": 0.9}),
-        KnownPoint(label="bad", params={"low": 0.2}, overrides={"trouble": "diverge"}),
-    ]
     base = ToyConfig(log=str(folder / "steps.log"))
     with Journal(folder, "study") as journal:
         return run_study(
             ToyPlan(trials=TRIALS, most_trials=TRIALS, slots=1),
-            ToyExperiment(base=base, known_points=points, space=branching_space),
+            ToyExperiment(base=base, known_points=BRANCHING, space=branching_space),
             journal=journal,
             context=toy_context(),
             deadline=time.time() + 600,
@@ -136,3 +129,123 @@ def test_a_study_cut_after_any_write_or_amid_it_goes_on_as_if_nothing_had_happen
         log = folder / "steps.log"
         again = log.read_text().splitlines() if log.exists() else []
         assert len(again) == steps - finished, f"cut at line {cut}: {lines[cut]!r}"
+
+
+# Through Ray: its processes die
+
+
+def launch(options: dict[str, Any], output: Path) -> subprocess.Popen[bytes]:
+    with output.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("toy_study.py")), json.dumps(options)],
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def below(driver: int, command: str) -> list[int]:
+    """Processes that descend from the driver and have `command` in their command line."""
+    parents, commands = {}, {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(place.name)] = int(
+                (place / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+            commands[int(place.name)] = (place / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    ours = {driver}
+    while more := {child for child, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return [pid for pid in ours - {driver} if command in commands.get(pid, "")]
+
+
+COMMANDS = {"worker": "ray::ToyTrainable", "raylet": "/raylet/raylet ", "gcs": "/gcs_server "}
+
+
+def kill(process: subprocess.Popen[bytes], what: str) -> bool:
+    """Kill -9; False if there is none of that kind now."""
+    victims = [process.pid] if what == "driver" else below(process.pid, COMMANDS[what])
+    for victim in victims[:1]:
+        os.kill(victim, signal.SIGKILL)
+    return bool(victims)
+
+
+def kept_in_mlflow(storage: Path) -> dict[str, Any]:
+    """Every trial's runs: status, tags and points."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(default_uri(storage))
+    (experiment,) = client.search_experiments(filter_string="name = 'toy'")
+    kept = {}
+    for run in client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"):
+        tags = run.data.tags
+        assert tags["trial"] not in kept, "two runs for one trial"
+        kept[tags["trial"]] = (
+            run.info.status,
+            tags["state"],
+            tags.get("reason"),
+            {name: value for name, value in run.data.params.items() if name != "log"},
+            {
+                name: [(point.step, point.value) for point in points]
+                for name in sorted(run.data.metrics)
+                if (points := client.get_metric_history(run.info.run_id, name))
+            },
+            sorted(item.path for item in client.list_artifacts(run.info.run_id)),
+        )
+    return kept
+
+
+@pytest.mark.faults
+@pytest.mark.ray
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
+    """Drivers, workers, raylets and control stores die at random moments of a study with one slot:
+    trials, parameters, rungs, scores and MLflow are those of a study that was left alone."""
+    rng = random.Random(0)
+    kinds = ["driver"] * 8 + ["worker"] * 6 + ["raylet"] * 4 + ["gcs"] * 2
+    rng.shuffle(kinds)
+    options = {"study": "s", "trials": 16, "slots": 1, "seconds": 0.2, "tracked": True}
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    for folder in (alone, killed):
+        folder.mkdir()
+    output = tmp_path / "output"
+    assert launch(options | {"storage": str(alone)}, output).wait(900) == 0, output.read_text()
+
+    journal = killed / "s/journal.log"
+    made, sessions = [], 0
+    while kinds:
+        sessions += 1
+        process = launch(options | {"storage": str(killed)}, output)
+        while kinds and process.poll() is None:
+            goal = lines_of(journal) + rng.randint(0, 9)
+            while lines_of(journal) < goal and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(rng.random() * 0.3)
+            while process.poll() is None and not kill(process, kinds[0]):
+                time.sleep(0.05)
+            if process.poll() is None or kinds[0] == "driver":
+                made.append((kinds[0], lines_of(journal)))
+                if kinds.pop(0) != "worker":
+                    process.wait(120)
+        assert sessions < 40, output.read_text()
+    assert launch(options | {"storage": str(killed)}, output).wait(900) == 0, output.read_text()
+    print(made, sessions)
+
+    with Journal(alone, "s") as one, Journal(killed, "s") as other:
+        wanted, records = one.records(), other.records()
+    assert decisions(records) == decisions(wanted)
+    assert any(record.attrs.get("promoted") is not None for record in wanted)
+    assert len(made) == 20
+    assert kept_in_mlflow(killed) == kept_in_mlflow(alone)
+    finished = {(trial_seed(0, r.number), rung.rung) for r in records for rung in r.rungs}
+    steps = (killed / "steps.log").read_text().splitlines()
+    assert finished == {tuple(map(int, line.split())) for line in steps}
+    # A step is taken again only where it was cut before its end was journalled.
+    assert len(steps) - len(finished) <= len(made)
+
+
+def lines_of(journal: Path) -> int:
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0

@@ -155,7 +155,7 @@ class _Study:
             for key, value in journal.study.user_attrs.items()
             if key.startswith(_RUN)
         }
-        self._replay(tracker)
+        replay(journal, tracker)
         return tracker
 
     def _tracker(self, parent: str | None) -> Tracker:
@@ -189,20 +189,6 @@ class _Study:
         journal.set_attr("split", split_record(setting.images, setting.split))
         journal.set_attr("mlflow", mlflow)
         journal.set_attr("plan", self.plan.to_dict())
-
-    def _replay(self, tracker: Tracker) -> None:
-        """Tell MLflow again what earlier sessions did; it takes what an interruption left out."""
-        for record in self._journal.records():
-            if record.state == "WAITING" or not record.config:
-                continue
-            number = record.number
-            tracker.trial_started(number, record.label, record.config, record.params)
-            for rung in record.rungs:
-                place = Path(rung.checkpoint)
-                losses = [(float(a), float(b), float(c)) for a, b, c in rung.losses]
-                tracker.rung_reached(number, rung.rung, rung.metrics, losses, place, rung.decision)
-            if record.state != "RUNNING":
-                tracker.trial_ended(number, record.state, record.reason)
 
     def _prepare(self) -> tuple[StudyContext, StudyContext]:
         """What the trials share, and what the last test does."""
@@ -404,6 +390,21 @@ class _Study:
             if value:
                 words += [option, str(value)]
         return shlex.join([*words, *more])
+
+
+def replay(journal: Journal, tracker: Tracker) -> None:
+    """Tell MLflow again what earlier sessions did; it takes what an interruption left out."""
+    for record in journal.records():
+        if record.state == "WAITING" or not record.config:
+            continue
+        number = record.number
+        tracker.trial_started(number, record.label, record.config, record.params)
+        for rung in record.rungs:
+            place = Path(rung.checkpoint)
+            losses = [(float(a), float(b), float(c)) for a, b, c in rung.losses]
+            tracker.rung_reached(number, rung.rung, rung.metrics, losses, place, rung.decision)
+        if record.state != "RUNNING":
+            tracker.trial_ended(number, record.state, record.reason)
 
 
 def _dashboard(ray: Session) -> str:

@@ -18,6 +18,7 @@ from ray import tune
 
 from trainables.trainable import TrialTrainable
 from tuner.asha import Asha, Rungs
+from tuner.checkpoints import CheckpointCap
 from tuner.journal import Journal, Space, TrialRecord
 from tuner.known_points import KnownPoint
 from tuner.recorder import LeaveLoop, Observer, Recorder
@@ -185,7 +186,7 @@ def run_study(
             "threads": plan.threads,
         },
     )
-    recorder = Recorder(journal, observers)
+    recorder = Recorder(journal, [*observers, CheckpointCap(journal)])
     if time.time() < deadline:
         _fit(plan, search, Asha(rungs), recorder, journal.folder, deadline, trainable)
     if recorder.error is not None:
