@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = .venv/bin/python
 READY = .venv/.ready
 
-.PHONY: search test test-all lint lock
+.PHONY: search test test-faults test-all lint lock
 .DEFAULT_GOAL := search
 
 search: $(READY)
@@ -13,8 +13,11 @@ search: $(READY)
 test: lint
 	$(PY) -m pytest
 
+test-faults: $(READY)
+	$(PY) -m pytest -m faults --timeout 3600
+
 test-all: lint
-	$(PY) -m pytest -m "not gpu and not benchmark" --timeout 1800
+	$(PY) -m pytest -m "not faults and not gpu and not benchmark" --timeout 1800
 
 lint: $(READY)
 	.venv/bin/ruff check .

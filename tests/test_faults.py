@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,7 +90,11 @@ def decisions(records: Sequence[TrialRecord]) -> list[Any]:
             record.state,
             record.reason,
             dict(record.params),
-            {name: value for name, value in record.config.items() if name != "log"},
+            {
+                name: value
+                for name, value in record.config.items()
+                if name not in ("log", "seconds")
+            },
             [(r.rung, r.decision, dict(r.metrics), r.episodes) for r in record.rungs],
             record.attrs.get("promoted"),
         )
@@ -245,6 +251,63 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     assert finished == {tuple(map(int, line.split())) for line in steps}
     # A step is taken again only where it was cut before its end was journalled.
     assert len(steps) - len(finished) <= len(made)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 48 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.faults
+@pytest.mark.ray
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("reserve", [16 * 2**20, 0])
+def test_a_full_disk_stops_a_study_that_goes_on_when_there_is_room(
+    small_disk: Path, tmp_path: Path, reserve: int
+) -> None:
+    """With a reserve the study stops before the disk is full; without one it is full at once for
+    the journal, the checkpoints and MLflow's database."""
+    options = {"study": "s", "trials": 8, "slots": 1, "seconds": 0.3, "tracked": True}
+    options |= {"storage": str(small_disk), "reserve": reserve}
+    output, journal, ballast = (
+        tmp_path / "output",
+        small_disk / "s/journal.log",
+        tmp_path / "disk/b",
+    )
+    process = launch(options, output)
+    while b'"rung/0"' not in (journal.read_bytes() if journal.exists() else b""):
+        assert process.poll() is None, output.read_text()
+        time.sleep(0.05)
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        free = shutil.disk_usage(small_disk).free
+        for _ in range((free - reserve // 2) // 2**16 + (reserve == 0)):
+            file.write(bytes(2**16))
+    assert process.wait(200) == 1, output.read_text()
+    said = output.read_text()
+    assert "Breakdown: The disk of " in said or "No space left on device" in said
+    states = [r.state for r in opened(small_disk)]
+    assert set(states) <= {"WAITING", "RUNNING", "COMPLETE", "FAIL"}
+    assert [r.reason for r in opened(small_disk) if r.state == "FAIL"] in ([], [DIVERGED])
+
+    ballast.unlink()
+    assert launch(options, output).wait(600) == 0, output.read_text()
+    assert decisions(opened(small_disk)) == decisions(session(tmp_path / "whole"))
+    assert len(kept_in_mlflow(small_disk)) == TRIALS
+
+
+DIVERGED = "diverged: loss went through the roof"
+
+
+def opened(storage: Path) -> tuple[TrialRecord, ...]:
+    with Journal(storage, "s") as journal:
+        return journal.records()
 
 
 def lines_of(journal: Path) -> int:

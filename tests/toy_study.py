@@ -1,7 +1,8 @@
 """Runs one study of toys through Ray: `python toy_study.py '<json>'`, for tests that kill it.
 
 Keys: storage, study, trials, slots, seconds (of a step), and optionally minutes, troubles (known
-points that make them) and tracked (True for a branching space and MLflow in `storage`).
+points that make them), tracked (True for a branching space and MLflow in `storage`) and reserve
+(bytes of the disk that the study must not touch).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from toy_pipeline import ToyConfig, ToyTrainable, toy_context, toy_space
 
 from cluster.session import session
+from tuner import breakdown
 from tuner.conductor import replay
 from tuner.journal import Journal, Space
 from tuner.known_points import KnownPoint
@@ -139,6 +141,7 @@ def main(options: dict[str, Any]) -> StudyRun:
     log = str(storage / "steps.log")
     base = ToyConfig(seconds=options["seconds"], log=log)
     tracked = options.get("tracked", False)
+    breakdown.RESERVE_BYTES = options.get("reserve", breakdown.RESERVE_BYTES)
     points = BRANCHING if tracked else [KnownPoint(label="best", params={"x": 0.3})]
     points = [*points] + [
         KnownPoint(label=kind, params={"x": 0.3}, overrides={"trouble": kind})

@@ -46,11 +46,12 @@ def require_machine(folder: Path, *, checkpoint_bytes: int = 0) -> None:
 
 def breakdown_behind(error: BaseException, folder: Path) -> Breakdown | None:
     """The full disk or dead Ray that an error comes from, however it was wrapped on its way."""
-    if isinstance(error, Breakdown):
-        return error
+    chain = list(_chain(error))
+    if told := next((one for one in chain if isinstance(one, Breakdown)), None):
+        return told
     if dead := dead_processes():
         return Breakdown(f"Ray died on this machine ({', '.join(dead)})")
-    if any(_tells_of_full_disk(one) for one in _chain(error)):
+    if any(_tells_of_full_disk(one) for one in chain):
         return disk_full(folder)
     return None
 

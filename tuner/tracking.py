@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tuner.ranking import COLUMNS, markdown_ranking, trial_title
-from tuner.run_store import MODEL, Point, RunStore, flatten, is_passing, usable
+from tuner.run_store import MODEL, SETTINGS, Point, RunStore, flatten, is_passing, usable
 from tuner.tracking_uri import reason, resolve_uri, strip_credentials
 from tuner.writer import OrderedWriter
 
@@ -161,14 +161,15 @@ class Tracker:
             rung: index of the rung, from 0.
             metrics: finite; must hold "train_flops", the training compute so far in FLOPs.
             losses: (updates so far, critic loss, generator loss) since the last report.
-            checkpoint: folder with `grid.png`, and at the end `weights.safetensors`.
+            checkpoint: folder with `grid.png`, `config.json` (all that a replay needs), and at the
+                end `weights.safetensors`.
             decision: what becomes of the trial.
         """
         if number in self._settled:
             return
         self._checkpoints[number] = checkpoint
         step, now = int(metrics["train_flops"] / 1e9), _now()
-        values = {_metric_name(name): v for name, v in metrics.items() if name not in NOT_LOGGED}
+        values = {metric_name(name): v for name, v in metrics.items() if name not in NOT_LOGGED}
         values.pop(MARKER, None)
         curves: list[Point] = [
             (f"training/{name}_loss", value, now, int(updates))
@@ -180,6 +181,7 @@ class Tracker:
         scores.append((MARKER, float(rung), now, step))
         # Read here (0.3 ms): the folder may be gone when a slow server gets to it.
         grid = _read(checkpoint / "grid.png")
+        settings = _read(checkpoint / "config.json") if rung == 0 else None
         if grid is None:
             self._notices.append(f"Trial {number} has no picture of rung {rung} in {checkpoint}.")
 
@@ -191,9 +193,11 @@ class Tracker:
                     return
                 # A kill may have come amid the rung; later points carry another time.
                 points = self._store.without_known(run_id, points)
+            if settings is not None:
+                self._log_bytes(run_id, settings, SETTINGS)
             name = f"samples/rung-{rung}.png"
             if grid is not None:
-                self._log_picture(run_id, grid, name)
+                self._log_bytes(run_id, grid, name)
             tags = {} if grid is None else {NOTE: _picture(run_id, name)}
             tags |= {"state": "PAUSED"} if decision == "pause" else {}
             self._store.log_metrics(run_id, points, tags)
@@ -371,11 +375,11 @@ class Tracker:
         if gate.crowned and (None if present is None else present.number) == gate.against:
             self._store.crown(gate.name, version)
 
-    def _log_picture(self, run_id: str, png: bytes, name: str) -> None:
+    def _log_bytes(self, run_id: str, content: bytes, name: str) -> None:
         target = Path(name)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, target.name)
-            path.write_bytes(png)
+            path.write_bytes(content)
             self._store.log_file(run_id, path, str(target.parent))
 
 
@@ -421,7 +425,8 @@ def _outcome_metrics(result: StudyResult) -> dict[str, float]:
     return metrics | {f"fidelity/rung_{rung}": value for rung, value in result.fidelity.items()}
 
 
-def _metric_name(name: str) -> str:
+def metric_name(name: str) -> str:
+    """A metric's name in MLflow."""
     return f"training/{name}" if name in TRAINING else f"score/{name}"
 
 
