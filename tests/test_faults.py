@@ -222,21 +222,25 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
 
     journal = killed / "s/journal.log"
     made, sessions = [], 0
+    process = None
     while kinds:
-        sessions += 1
-        process = launch(options | {"storage": str(killed)}, output)
-        while kinds and process.poll() is None:
-            goal = lines_of(journal) + rng.randint(0, 9)
-            while lines_of(journal) < goal and process.poll() is None:
-                time.sleep(0.005)
-            time.sleep(rng.random() * 0.3)
-            while process.poll() is None and not kill(process, kinds[0]):
-                time.sleep(0.05)
-            if process.poll() is None or kinds[0] == "driver":
+        if process is None or process.poll() is not None:
+            sessions += 1
+            assert sessions < 40, output.read_text()
+            process = launch(options | {"storage": str(killed)}, output)
+        goal = lines_of(journal) + rng.randint(0, 9)
+        while lines_of(journal) < goal and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.3)
+        while process.poll() is None:
+            if kill(process, kinds[0]):
                 made.append((kinds[0], lines_of(journal)))
                 if kinds.pop(0) != "worker":
-                    process.wait(120)
-        assert sessions < 40, output.read_text()
+                    process.wait(300)
+                break
+            time.sleep(0.05)
+    assert process is not None
+    process.wait(900)
     assert launch(options | {"storage": str(killed)}, output).wait(900) == 0, output.read_text()
     print(made, sessions)
 
