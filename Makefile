@@ -5,7 +5,7 @@ PY = .venv/bin/python
 READY = .venv/.ready
 BENCH = .venv/.bench
 
-.PHONY: search test test-all lint lock bench-search
+.PHONY: search test test-faults test-all lint lock bench-search
 .DEFAULT_GOAL := search
 
 search: $(READY)
@@ -14,8 +14,11 @@ search: $(READY)
 test: lint
 	$(PY) -m pytest
 
+test-faults: $(READY)
+	$(PY) -m pytest -m faults --timeout 3600
+
 test-all: lint
-	$(PY) -m pytest -m "not gpu and not benchmark" --timeout 1800
+	$(PY) -m pytest -m "not faults and not gpu and not benchmark" --timeout 1800
 
 # Our search beside Ray's and random search, in minutes; ARGS="--out docs" writes the page.
 bench-search: $(BENCH)

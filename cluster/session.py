@@ -20,6 +20,7 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 
 CONNECT_SECONDS = 5.0
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+_VITAL = ("gcs_server", "raylet")
 _OBJECT_STORE_BYTES = 128 * 2**20  # results are small dicts; Ray's default would claim 30 % of RAM
 
 
@@ -74,6 +75,21 @@ def session(
         yield _describe(context, started_here=address is None)
     finally:
         ray.shutdown()
+
+
+def dead_processes() -> list[str]:
+    """Those of Ray's own that this process started, cannot do without, and that have died.
+
+    Ray would wait a minute for its control store and then end this process; without its raylet it
+    never starts another worker.
+    """
+    node = ray._private.worker._global_node
+    started: dict[str, Any] = {} if node is None else node.all_processes
+    return [
+        name
+        for name in _VITAL
+        if any(info.process.poll() is not None for info in started.get(name, ()))
+    ]
 
 
 def _start(cpus: int | None, gpus: int | None) -> Any:

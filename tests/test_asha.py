@@ -104,7 +104,7 @@ def test_a_failed_trial_is_forgotten():
     assert rungs.entered == (3, 0, 0)
     assert rungs.promotable() == 1
     asha.on_trial_error(None, SimpleNamespace(config={"trial_number": 1}))
-    assert rungs.entered == (2, 0, 0)
+    assert rungs.entered == (3, 0, 0)  # it is tried again, from its last rung
 
 
 def test_rungs_that_tell_nothing_decide_nothing():

@@ -11,7 +11,15 @@ from test_launch import pictures
 from trainables.errors import UserError
 from tuner.conductor import _Study
 from tuner.journal import Journal
-from tuner.setting import Request, Setting, look_around, new_plan, recorded_plan, reopened
+from tuner.setting import (
+    Request,
+    Setting,
+    is_finished,
+    look_around,
+    new_plan,
+    recorded_plan,
+    reopened,
+)
 
 
 @pytest.fixture
@@ -81,8 +89,8 @@ def test_a_finished_study_says_so(request_: Request) -> None:
         pass
     (setting.folder / "result.json").write_text("{}")
     resumed = look_around(replace(request_, resume=True, budget_seconds=None), None)
-    with pytest.raises(UserError, match="is finished"):
-        reopened(resumed)
+    assert is_finished(resumed)
+    assert not is_finished(replace(resumed, request=replace(resumed.request, trials=40)))
 
 
 def test_other_data_cannot_go_on_with_a_study(request_: Request, tmp_path: Path) -> None:
@@ -90,6 +98,16 @@ def test_other_data_cannot_go_on_with_a_study(request_: Request, tmp_path: Path)
     with begun(setting) as journal:
         journal.set_attr("data", {**asdict(setting.data), "fingerprint": "another"})
         with pytest.raises(UserError, match="the same --data-root"):
+            recorded_plan(journal, setting)
+
+
+def test_another_experiment_or_scale_cannot_go_on_with_a_study(request_: Request) -> None:
+    setting = look_around(request_, None)
+    with begun(setting) as journal:
+        with pytest.raises(UserError, match="add --scale cpu"):
+            recorded_plan(journal, look_around(replace(request_, scale="paper"), None))
+        journal.set_attr("experiment", "reptile_mnist")
+        with pytest.raises(UserError, match="one of reptile_mnist, not of reptile_omniglot"):
             recorded_plan(journal, setting)
 
 

@@ -22,7 +22,7 @@ from trainables.trainable import COMPLETE, FAIL, RUNG, TIME, require_finite
 from tuner.asha import Rungs
 from tuner.journal import Journal, RungRecord, TrialRecord
 from tuner.known_points import trial_seed
-from tuner.recorder import LeaveLoop, Recorder
+from tuner.recorder import RETRIES, LeaveLoop, Recorder
 from tuner.search import JournalSearch
 from tuner.study import best_trial, rebuilt_rungs
 
@@ -340,6 +340,9 @@ def test_a_trial_that_ray_gives_up_fails_with_its_error(study, tmp_path, error, 
     if error:
         file.write_text(error)
     trial = SimpleNamespace(config={"trial_number": 0}, error_file=str(file) if error else None)
+    for _ in range(RETRIES):
+        study.recorder.on_trial_error(0, [], trial)
+        assert states(study)[0] == ("RUNNING", "")
     study.recorder.on_trial_error(0, [], trial)
     assert states(study)[0] == ("FAIL", reason)
 

@@ -90,6 +90,7 @@ def options(lines: list[str], **changes: Any) -> dict[str, Any]:
         ),
         "remember": lambda number, run_id: None,
         "report": lines.append,
+        "deliver": "launch --resume",
         **changes,
     }
 
@@ -357,6 +358,7 @@ def test_what_a_dead_store_did_not_take_is_said_in_one_line(fake, tmp_path):
     tracker.close()
     assert lines[-1].startswith("2 records did not reach the tracking store http://host:5000")
     assert len([line for line in lines if "did not reach" in line]) == 1
+    assert lines[-1].endswith("delivered by: launch --resume")
     assert not any("secret" in line or "\n" in line for line in lines)
 
 
@@ -479,3 +481,63 @@ def test_the_studys_page_is_on_its_server_or_on_the_local_one():
 
 def test_flattening_joins_names():
     assert flatten({"a": {"b": {"c": 1}}, "d": [1, 2]}) == {"a.b.c": 1, "d": [1, 2]}
+
+
+def test_a_kill_between_any_two_calls_to_the_store_leaves_no_gap_and_no_double(
+    storage, monkeypatch
+):
+    """Each session dies one call later; the last one is left alone."""
+    losses = [(float(step), -1.0, 2.0) for step in range(1, 501)]  # two batches
+    paths = [checkpoint(storage, 0, rung) for rung in range(2)]
+    allowed, parent, calls = 0, None, [0]
+
+    class Killed(BaseException):
+        pass
+
+    class Dying(run_store.RunStore):
+        def __getattribute__(self, name):
+            found = super().__getattribute__(name)
+            if name != "_client":
+                return found
+            if calls[0] >= allowed:
+                raise Killed
+            calls[0] += 1
+            return found
+
+    class AtOnce:
+        """A writer without a thread, so that a death is the test's own."""
+
+        def __init__(self, **_options):
+            pass
+
+        def put(self, job):
+            job()
+
+    monkeypatch.setattr(tracking, "OrderedWriter", AtOnce)
+    real = tracking.RunStore
+    while True:
+        monkeypatch.setattr(tracking, "RunStore", real)
+        tracker = Tracker(None, storage=storage, parent_run_id=parent, **options([]))
+        parent = tracker.parent_run_id
+        tracker._store.__class__ = Dying
+        calls[0] = 0
+        try:
+            tracker.trial_started(0, "", CONFIG, {"width": 16})
+            for rung, decision in enumerate(("pause", "done")):
+                tracker.rung_reached(0, rung, metrics(rung), losses, paths[rung], decision)
+                tracker.trial_promoted(0) if rung == 0 else None
+            tracker.trial_ended(0, "COMPLETE", "")
+        except Killed:
+            allowed += 1
+            assert allowed < 40
+            continue
+        break
+    assert allowed > 8
+    (run,) = trial_runs(storage, tracker).values()
+    assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "COMPLETE")
+    store = client(storage)
+    for name in run.data.metrics:
+        points = store.get_metric_history(run.info.run_id, name)
+        wanted = [float(s) for s in range(1, 501)] if "_loss" in name else [1000, 3000]
+        assert sorted(point.step for point in points) == wanted, name
+    assert run.data.params == {"width": "16", "inner.lr": "0.001", "inner.steps": "10"}

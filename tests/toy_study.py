@@ -1,6 +1,8 @@
 """Runs one study of toys through Ray: `python toy_study.py '<json>'`, for tests that kill it.
 
-Keys: storage, study, trials, slots, seconds (of a step), and optionally rungs, minutes.
+Keys: storage, study, trials, slots, seconds (of a step), and optionally minutes, troubles (known
+points that make them), tracked (True for a branching space and MLflow in `storage`) and reserve
+(bytes of the disk that the study must not touch).
 """
 
 from __future__ import annotations
@@ -8,17 +10,21 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from toy_pipeline import ToyConfig, ToyTrainable, toy_context, toy_space
 
 from cluster.session import session
+from tuner import breakdown
+from tuner.conductor import replay
 from tuner.journal import Journal, Space
 from tuner.known_points import KnownPoint
 from tuner.study import StudyRun, run_study
+from tuner.tracking import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,41 @@ class Clock:
         self.ticks += 1
 
 
+def branching_space(trial: Any, base: ToyConfig) -> ToyConfig:
+    """Three parameters, one of them for some trials only: asking writes them one by one."""
+    x = trial.suggest_float("low", 0.0, 0.5)
+    if trial.suggest_categorical("where", ["low", "high"]) == "high":
+        x += trial.suggest_float("more", 0.0, 0.5)
+    return replace(base, x=x)
+
+
+BRANCHING = (
+    KnownPoint(label="reference", params={"low": 0.1, "where": "low"}, reference=True),
+    KnownPoint(label="other", params={"low": 0.1}, overrides={"x": 0.9}),
+    KnownPoint(label="bad", params={"low": 0.2}, overrides={"trouble": "diverge"}),
+)
+
+
+@contextmanager
+def tracking(journal: Journal, storage: Path, plan: ToyPlan) -> Iterator[Tracker]:
+    """MLflow as the conductor has it."""
+    with Tracker(
+        None,
+        storage=storage,
+        experiment="toy",
+        study=journal.folder.name,
+        plan={"trials": plan.trials},
+        tags={},
+        remember=lambda number, run_id: journal.set_attr(f"run/{number}", run_id),
+        report=print,
+        deliver="the same again",
+        parent_run_id=journal.attr("parent"),
+    ) as tracker:
+        journal.set_attr("parent", tracker.parent_run_id)
+        replay(journal, tracker)
+        yield tracker
+
+
 TROUBLES = ("diverge", "nan", "memory", "raise", "die")
 
 
@@ -99,22 +140,29 @@ def main(options: dict[str, Any]) -> StudyRun:
     storage.mkdir(parents=True, exist_ok=True)
     log = str(storage / "steps.log")
     base = ToyConfig(seconds=options["seconds"], log=log)
-    points = [KnownPoint(label="best", params={"x": 0.3})] + [
+    tracked = options.get("tracked", False)
+    breakdown.RESERVE_BYTES = options.get("reserve", breakdown.RESERVE_BYTES)
+    points = BRANCHING if tracked else [KnownPoint(label="best", params={"x": 0.3})]
+    points = [*points] + [
         KnownPoint(label=kind, params={"x": 0.3}, overrides={"trouble": kind})
         for kind in options.get("troubles", [])
     ]
     clock = Clock()
-    with Journal(storage, options["study"]) as journal, session(None, cpus=options["slots"]):
+    plan = ToyPlan(most_trials=options["trials"], trials=options["trials"], slots=options["slots"])
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(storage, options["study"]))
+        tracker = [stack.enter_context(tracking(journal, storage, plan))] if tracked else []
+        stack.enter_context(session(None, cpus=options["slots"]))
         clock._say("ray is up")
         run = run_study(
-            ToyPlan(
-                most_trials=options["trials"], trials=options["trials"], slots=options["slots"]
+            plan,
+            ToyExperiment(
+                base=base, known_points=points, space=branching_space if tracked else toy_space
             ),
-            ToyExperiment(base=base, known_points=points),
             journal=journal,
             context=toy_context(),
             deadline=time.time() + 60 * options.get("minutes", 30),
-            observers=[clock],
+            observers=[*tracker, clock],
             trainable=ToyTrainable,
         )
     clock._say("left", f"inside Tune {run.seconds:.2f} s", f"ticks {clock.ticks}")

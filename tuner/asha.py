@@ -230,7 +230,3 @@ class Asha(FIFOScheduler):
             self.rungs.restore(rung, number, result["episodes"], paused=False, reference=reference)
         elif result["outcome"] == FAIL:
             self.rungs.forget(trial.config["trial_number"])
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
-        """Forget a trial that Ray gives up."""
-        self.rungs.forget(trial.config["trial_number"])

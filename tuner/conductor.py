@@ -22,17 +22,19 @@ from trainables.errors import UserError
 from trainables.evaluation import Scorer, make_scorer, null_baselines, prepare_scorer
 from trainables.pipeline import StudyContext
 from trainables.tasks import Part, Split, split_record
+from tuner.breakdown import breakdown_behind
 from tuner.champion import challenge, identity
 from tuner.finals import Finals, Played, own_stop, save_champion
 from tuner.journal import Journal
 from tuner.live import LiveTable
 from tuner.plan import RETRAININGS, Plan
 from tuner.ranking import print_ranking
-from tuner.result import git_commit, versions
+from tuner.result import git_commit, load, versions
 from tuner.setting import (
     SIZE,
     Request,
     Setting,
+    is_finished,
     is_name,
     look_around,
     new_plan,
@@ -47,27 +49,42 @@ from tuner.tracking_uri import strip_credentials
 
 PARTS: tuple[Part, ...] = ("validation", "test")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
+BROKEN_DOWN = 3  # exit code: a full disk, or Ray died
+_RUN = "mlflow_run/"  # key of a trial's run in the journal, before its number
 QUIET_SECONDS = 15.0  # between lines of progress that no terminal can overwrite
 
 
 def conduct(request: Request) -> int:
-    """Do what the request says -> exit code: 0 done, 1 nothing succeeded, 130 interrupted.
+    """Do what the request says -> exit code, as `launch --help` lists them.
 
     Raises:
         UserError: it cannot be met; nothing was started.
     """
     began = time.monotonic()
-    with ExitStack() as stack:
-        ray = _enter(stack, request.address) if request.address is not None else None
-        setting = look_around(request, ray)
-        journal = stack.enter_context(reopened(setting)) if request.resume else None
-        plan = recorded_plan(journal, setting) if journal else new_plan(setting)
-        if journal:
-            setting = replace(setting, split=Split.from_dict(journal.attr("split")))
-        show(plan, setting)
-        if request.dry_run:
-            return 0
-        return _Study(setting, plan, began).run(stack, ray, journal)
+    code: int | None = None
+    try:
+        with ExitStack() as stack:
+            code = _conduct(request, stack, began)
+    except KeyboardInterrupt:  # once more, while everything is closed
+        if code is None:
+            raise
+    return code
+
+
+def _conduct(request: Request, stack: ExitStack, began: float) -> int:
+    ray = _enter(stack, request.address) if request.address is not None else None
+    setting = look_around(request, ray)
+    journal = stack.enter_context(reopened(setting)) if request.resume else None
+    plan = recorded_plan(journal, setting) if journal else new_plan(setting)
+    if journal:
+        setting = replace(setting, split=Split.from_dict(journal.attr("split")))
+    show(plan, setting)
+    if request.dry_run:
+        return 0
+    study = _Study(setting, plan, began)
+    if journal and is_finished(setting):
+        return study.deliver(stack, journal)
+    return study.run(stack, ray, journal)
 
 
 def _enter(stack: ExitStack, address: str | None) -> Session:
@@ -85,15 +102,18 @@ class _Study:
         self.timings: dict[str, float] = {"plan": time.monotonic() - began}
 
     def run(self, stack: ExitStack, ray: Session | None, journal: Journal | None) -> int:
+        """Start or go on -> exit code."""
+        try:
+            return self._search_and_finish(stack, ray, self._open(stack, journal))
+        except Exception as error:
+            breakdown = breakdown_behind(error, self.setting.folder)
+            if breakdown is None:
+                raise
+            sys.stderr.write(f"Stopped: {breakdown}, then go on with: {self._resume_command()}\n")
+            return BROKEN_DOWN
+
+    def _search_and_finish(self, stack: ExitStack, ray: Session | None, tracker: Tracker) -> int:
         setting = self.setting
-        parent = (journal.attr("mlflow") or {}).get("parent_run_id") if journal else None
-        tracker = stack.enter_context(self._tracker(parent))
-        if journal is None:
-            journal = stack.enter_context(Journal(setting.request.storage, setting.study))
-            self._record(journal, tracker)
-        self._journal = journal
-        self._runs = dict(journal.attr("mlflow_runs", {}))
-        self._replay(tracker)
         try:
             context, last = self._prepare()
             started = time.monotonic()
@@ -108,6 +128,36 @@ class _Study:
         except KeyboardInterrupt:
             return self._interrupted()
 
+    def deliver(self, stack: ExitStack, journal: Journal) -> int:
+        """Tell MLflow what it does not have yet of a finished study -> the study's exit code."""
+        result = load(self.setting.folder / "result.json")
+        tracker = self._open(stack, journal)
+        tracker.study_ended(result, self._identity())
+        self.setting.say(
+            f"Study {self.setting.study!r} is finished, see {self.setting.folder / 'result.json'}: "
+            "add --budget to search on."
+        )
+        return 0 if result.best is not None else 1
+
+    def _open(self, stack: ExitStack, journal: Journal | None) -> Tracker:
+        """Tracking that has been told what earlier sessions did."""
+        known = None if journal is None else journal.attr("mlflow")
+        tracker = stack.enter_context(self._tracker((known or {}).get("parent_run_id")))
+        place = {"experiment_id": tracker.experiment_id, "parent_run_id": tracker.parent_run_id}
+        if journal is None:
+            journal = stack.enter_context(Journal(self.setting.request.storage, self.setting.study))
+            self._record(journal, place)
+        elif known != place:  # the store is another one, or a new one
+            journal.set_attr("mlflow", place)
+        self._journal = journal
+        self._runs = {
+            key.removeprefix(_RUN): value
+            for key, value in journal.study.user_attrs.items()
+            if key.startswith(_RUN)
+        }
+        replay(journal, tracker)
+        return tracker
+
     def _tracker(self, parent: str | None) -> Tracker:
         setting = self.setting
         return Tracker(
@@ -121,39 +171,24 @@ class _Study:
             ),
             remember=self._remember,
             report=setting.say,
+            deliver=self._resume_command(),
             parent_run_id=parent,
         )
 
     def _remember(self, number: int, run_id: str) -> None:
         """Note a trial's MLflow run with the study: its trial may be over, and closed to notes."""
-        self._runs[str(number)] = run_id
-        self._journal.set_attr("mlflow_runs", self._runs)
+        if self._runs.get(str(number)) != run_id:
+            self._runs[str(number)] = run_id
+            self._journal.set_attr(f"{_RUN}{number}", run_id)
 
-    def _record(self, journal: Journal, tracker: Tracker) -> None:
+    def _record(self, journal: Journal, mlflow: dict[str, str]) -> None:
         """What a resume has to know; the plan last, since without it nothing can go on."""
         setting = self.setting
         journal.set_attr("experiment", setting.experiment.name)
         journal.set_attr("data", asdict(setting.data))
         journal.set_attr("split", split_record(setting.images, setting.split))
-        journal.set_attr(
-            "mlflow",
-            {"experiment_id": tracker.experiment_id, "parent_run_id": tracker.parent_run_id},
-        )
+        journal.set_attr("mlflow", mlflow)
         journal.set_attr("plan", self.plan.to_dict())
-
-    def _replay(self, tracker: Tracker) -> None:
-        """Tell MLflow again what earlier sessions did; it takes what an interruption left out."""
-        for record in self._journal.records():
-            if record.state == "WAITING" or not record.config:
-                continue
-            number = record.number
-            tracker.trial_started(number, record.label, record.config, record.params)
-            for rung in record.rungs:
-                place = Path(rung.checkpoint)
-                losses = [(float(a), float(b), float(c)) for a, b, c in rung.losses]
-                tracker.rung_reached(number, rung.rung, rung.metrics, losses, place, rung.decision)
-            if record.state != "RUNNING":
-                tracker.trial_ended(number, record.state, record.reason)
 
     def _prepare(self) -> tuple[StudyContext, StudyContext]:
         """What the trials share, and what the last test does."""
@@ -343,6 +378,7 @@ class _Study:
         words = [sys.executable, "-m", "tuner.launch", request.experiment, "--resume"]
         words += ["--study", self.setting.study, "--storage", str(request.storage)]
         for option, value in (
+            ("--scale", None if request.scale == "auto" else request.scale),
             ("--data-root", request.data_root and request.data_root.absolute()),
             ("--data", request.data and (request.data if named else request.data.absolute())),
             ("--size", None if request.size == SIZE else request.size),
@@ -354,6 +390,21 @@ class _Study:
             if value:
                 words += [option, str(value)]
         return shlex.join([*words, *more])
+
+
+def replay(journal: Journal, tracker: Tracker) -> None:
+    """Tell MLflow again what earlier sessions did; it takes what an interruption left out."""
+    for record in journal.records():
+        if record.state == "WAITING" or not record.config:
+            continue
+        number = record.number
+        tracker.trial_started(number, record.label, record.config, record.params)
+        for rung in record.rungs:
+            place = Path(rung.checkpoint)
+            losses = [(float(a), float(b), float(c)) for a, b, c in rung.losses]
+            tracker.rung_reached(number, rung.rung, rung.metrics, losses, place, rung.decision)
+        if record.state != "RUNNING":
+            tracker.trial_ended(number, record.state, record.reason)
 
 
 def _dashboard(ray: Session) -> str:

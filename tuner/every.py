@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import UserError
-from tuner.conductor import INTERRUPTED, conduct
+from tuner.conductor import BROKEN_DOWN, INTERRUPTED, conduct
 from tuner.journal import Journal
 from tuner.setting import Request, look_around
 
@@ -43,7 +43,7 @@ def conduct_all(request: Request, names: tuple[str, ...]) -> int:
             record["studies"][name] = own.study
             _write(path, record)
         code = conduct(own)
-        if code == INTERRUPTED:
+        if code in (INTERRUPTED, BROKEN_DOWN):
             print(f"All that is left: {_resume_command(request)}", file=sys.stderr)
             return code
         worst = max(worst, code)

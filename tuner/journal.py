@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import fcntl
+import importlib.metadata
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +23,8 @@ from tuner.known_points import KnownPoint, Probe, check_known_point
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 Decision = Literal["continue", "pause", "done"]
+FORMAT = 1  # of what is in a journal; another one cannot be gone on with
+PACKAGE = "few-shot-tuner"
 Space = Callable[[Any, Any], Any]  # (optuna trial, base config) -> frozen config
 
 
@@ -99,7 +103,8 @@ class Journal:
         """Open or create the study `study` under `storage`.
 
         Raises:
-            UserError: another process holds the study, or the folder cannot be written.
+            UserError: another process holds the study, the folder cannot be written, or another
+                version of this package wrote the journal.
         """
         self.folder = (storage / study).resolve()
         try:
@@ -110,11 +115,25 @@ class Journal:
         except OSError as error:
             raise UserError(f"Cannot write to {self.folder}: {error.strerror}.") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        backend = JournalFileBackend(str(path), lock_obj=_HeldByTheStudy())
-        self._storage = optuna.storages.JournalStorage(backend)
+        fresh = not path.exists()
+        self._storage = optuna.storages.JournalStorage(_WholeLines(path))
         self.study = optuna.create_study(
             storage=self._storage, study_name=study, direction="minimize", load_if_exists=True
         )
+        if fresh:
+            self.set_attr("format", FORMAT)
+            self.set_attr("version", importlib.metadata.version(PACKAGE))
+        self._require_format()
+
+    def _require_format(self) -> None:
+        written = self.attr("format", FORMAT)
+        if written != FORMAT:
+            self.close()
+            raise UserError(
+                f"The study in {self.folder} was written by {PACKAGE} {self.attr('version')} in "
+                f"journal format {written}, and {importlib.metadata.version(PACKAGE)} reads format "
+                f"{FORMAT}: go on with that version, or begin another study."
+            )
 
     def close(self) -> None:
         """Let others open the study."""
@@ -183,7 +202,12 @@ class Journal:
         """A RUNNING trial, its config completed if a crash fell between asking and writing it."""
         record = self.record(number)
         if not record.config:
-            self._configure(optuna.Trial(self.study, self._id(number)), space, base)
+            trial = optuna.Trial(self.study, self._id(number))
+            # Parameters that were written are drawn again, or the sampler's random numbers would
+            # begin with those that are not.
+            trial._cached_frozen_trial = copy.copy(trial._cached_frozen_trial)
+            trial._cached_frozen_trial.params, trial._cached_frozen_trial.distributions = {}, {}
+            self._configure(trial, space, base)
             record = self.record(number)
         return record
 
@@ -270,6 +294,22 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         rungs=tuple(sorted(rungs, key=lambda rung: rung.rung)),
         attrs=attrs,
     )
+
+
+class _WholeLines(JournalFileBackend):
+    """Appends lines whole or not at all: what a full disk took of one is cut off again, since the
+    next write would be glued to it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), lock_obj=_HeldByTheStudy())
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except BaseException:
+            os.truncate(self._file_path, size)
+            raise
 
 
 class _HeldByTheStudy(BaseJournalFileLock):

@@ -46,8 +46,10 @@ examples:
   python -m tuner.launch reptile_omniglot --data my/characters
   python -m tuner.launch reptile_omniglot --resume        go on where the last one stopped
   python -m tuner.launch all --budget 6h                  one after another, an hour each
+  python -m tuner.launch --replay RUN_ID                  a trial once more, bit for bit
 
-Exit codes: 0 done; 1 nothing succeeded; 2 a request that cannot be met; 130 interrupted.
+Exit codes: 0 done; 1 nothing succeeded, or a replay differs; 2 a request that cannot be met;
+3 the disk is full or Ray died: --resume goes on; 130 interrupted.
 """
 
 
@@ -65,7 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("experiment", help=f"what to search: {', '.join(NAMES)}; or {ALL}")
+    parser.add_argument(
+        "experiment", nargs="?", help=f"what to search: {', '.join(NAMES)}; or {ALL}"
+    )
     search = parser.add_argument_group("how much")
     search.add_argument("--trials", type=int, help="at most (default: what the budget allows)")
     search.add_argument(
@@ -114,15 +118,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="go on with the last unfinished study, or --study"
     )
+    parser.add_argument(
+        "--replay",
+        metavar="RUN_ID",
+        help="train a trial again from its MLflow run, and compare the scores bit for bit",
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line -> its exit code."""
     try:
-        request = _request(
-            build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
-        )
+        arguments = build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+        if arguments.replay is not None:
+            return _replay(arguments)
+        request = _request(arguments)
         if request.experiment == ALL:
             from tuner.every import conduct_all
 
@@ -136,6 +146,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted before any trial began: run the same command again.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    if arguments.experiment is not None:
+        raise UserError("--replay takes everything from its run: leave the experiment's name out.")
+    from rich.console import Console
+
+    from tuner.replay import replay_trial
+
+    storage = arguments.storage.absolute()
+    return replay_trial(arguments.replay, arguments.tracking_uri, storage, Console())
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
@@ -155,6 +176,8 @@ def _request(arguments: argparse.Namespace) -> Request:
     from tuner.plan import parse_budget
     from tuner.setting import is_name
 
+    if arguments.experiment is None:
+        raise UserError("An experiment must be named; see --help.")
     if arguments.experiment != ALL:
         find_experiment(arguments.experiment)
     elif any(getattr(arguments, name) is not None for name in ("study", "data", "base", "target")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,11 +118,20 @@ def print_ranking(result: StudyResult, console: Console, *, rows: int = 20) -> N
         console.print(Text(line), soft_wrap=True)
     if result.test is not None:
         _print_tests(result, console)
-    for line in (result.verdict, _gate(result), _picture(result)):
+    for line in (failures(result.trials), result.verdict, _gate(result), _picture(result)):
         if line:
             console.print(Text(line), soft_wrap=True)
     for name, command in result.commands.items():
         console.print(Text(f"{name.replace('_', ' ')}: {command}"), soft_wrap=True)
+
+
+def failures(trials: Sequence[TrialResult]) -> str:
+    """Such as "3 of 20 trials failed: 2 diverged, 1 worker died"; "" if none did."""
+    kinds = Counter(t.reason.partition(":")[0] for t in trials if t.state == "FAIL")
+    if not kinds:
+        return ""
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"{kinds.total()} of {len(trials)} trials failed: {told}"
 
 
 def markdown_ranking(result: StudyResult, pages: Mapping[int, str], *, rows: int = 20) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any, Literal, Protocol
 from ray import tune
 
 from trainables.trainable import COMPLETE, FAIL, RUNG, TIME
+from tuner.breakdown import disk_full, is_full_disk, require_machine
 from tuner.journal import Decision, Journal, RungRecord, ending_of
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.25
+RETRIES = 2  # of a trial whose process died, each from its last checkpoint
 
 
 class Observer(Protocol):
@@ -62,7 +65,8 @@ class Recorder(tune.Callback):
 
     Attributes:
         leave: set to True to leave Ray's loop at its next turn.
-        error: what went wrong in writing the journal, if anything; the loop is left then too.
+        error: what went wrong in writing the journal or with the machine, if anything; the loop is
+            left then too.
     """
 
     def __init__(self, journal: Journal, observers: Sequence[Observer]) -> None:
@@ -76,6 +80,7 @@ class Recorder(tune.Callback):
         self._paused: set[int] = set()
         self._silenced: set[tuple[int, str]] = set()
         self._ticked = 0.0
+        self._checkpoint_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles its callbacks beside the study for restores that never happen."""
@@ -87,6 +92,7 @@ class Recorder(tune.Callback):
             raise LeaveLoop
         if time.monotonic() - self._ticked >= _TICK_SECONDS:
             self._ticked = time.monotonic()
+            self._require_machine()
             self._tell("tick")
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -117,6 +123,9 @@ class Recorder(tune.Callback):
         if result is None:
             return
         rung = _rung(result, _address(trial.checkpoint))
+        self._checkpoint_bytes = max(self._checkpoint_bytes, _size(rung.checkpoint))
+        if not self._write(_settle_on_disk, rung.checkpoint):
+            return
         if self._write(self._journal.add_rung, number, rung):
             self._tell(
                 "rung_reached",
@@ -140,14 +149,33 @@ class Recorder(tune.Callback):
             self.end(number, *self._endings.pop(number))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Ray gave a trial up after its retries."""
-        self.end(_number(trial), "FAIL", _why(trial))
+        """The trial's process died, or it raised what nobody foresaw: once more, or the end."""
+        number = _number(trial)
+        self._results.pop(number, None)
+        self._require_machine()
+        why = _why(trial)
+        if is_full_disk(why):
+            self.error = self.error or disk_full(self._journal.folder)
+        if self.error:  # no fault of the trial
+            return
+        if number in self._endings:  # it had told its end
+            self.end(number, *self._endings.pop(number))
+            return
+        deaths = self._journal.trial_attr(number, "deaths", 0)
+        if deaths < RETRIES:
+            self._write(self._journal.set_trial_attr, number, "deaths", deaths + 1)
+        else:
+            self.end(number, "FAIL", why)
 
     def end(self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str) -> None:
         """Tell the journal and the observers that a trial is over."""
         if self._write(self._journal.end, number, state, reason):
             self._introduce(number)  # one that was ended before it got a process
             self._tell("trial_ended", number, state, reason)
+
+    def _require_machine(self) -> None:
+        folder, largest = self._journal.folder, self._checkpoint_bytes
+        self._write(lambda: require_machine(folder, checkpoint_bytes=largest))
 
     def _introduce(self, number: int) -> None:
         if number not in self._started:
@@ -195,6 +223,22 @@ def _rung(result: Mapping[str, Any], checkpoint: str) -> RungRecord:
         decision=decision,
         episodes=result["episodes"],
     )
+
+
+def _size(checkpoint: str) -> int:
+    return sum(path.stat().st_size for path in Path(checkpoint).glob("*"))
+
+
+def _settle_on_disk(checkpoint: str) -> None:
+    """Have a checkpoint on the disk itself before the journal names it: power may fail."""
+    folder = Path(checkpoint)
+    for path in [*folder.glob("*"), folder, folder.parent]:
+        if path.exists():  # else the storage is remote
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def _address(checkpoint: Any) -> str:

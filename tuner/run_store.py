@@ -5,8 +5,10 @@ The only module of the search that imports MLflow, and only when a `RunStore` is
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ CHAMPION = "champion"  # alias of a registered model
 MODEL = "best"  # artifact folder of a study's run: what is registered
 
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
+SETTINGS = "trial/config.json"  # artifact: everything that a trial's process was told
 
 Point = tuple[str, float, int, int]  # name, value, Unix time in ms, step
 
@@ -123,6 +127,11 @@ class RunStore:
     def steps(self, run_id: str, metric: str) -> set[int]:
         """The steps at which a run has a metric."""
         return {point.step for point in self._client.get_metric_history(run_id, metric)}
+
+    def without_known(self, run_id: str, points: Sequence[Point]) -> list[Point]:
+        """Those of `points` that a run has not, at whatever time they were written."""
+        known = {name: self.steps(run_id, _fit_key(name)) for name in {p[0] for p in points}}
+        return [point for point in points if point[3] not in known[point[0]]]
 
     def log_metrics(
         self, run_id: str, points: Sequence[Point], tags: Mapping[str, str] = NO_TAGS
@@ -214,6 +223,58 @@ class RunStore:
         return str(found.experiment_id)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTrial:
+    """What a store keeps of a trial.
+
+    Attributes:
+        tags: of its run.
+        settings: what its process was told, as `TrialTrainable` takes it.
+        points: metrics of each scored point by name, by step.
+    """
+
+    tags: Mapping[str, str]
+    settings: dict[str, Any]
+    points: Mapping[int, dict[str, float]]
+
+
+def read_trial(uri: str, run_id: str) -> KeptTrial:
+    """Read a trial's run.
+
+    Raises:
+        UserError: the store is not there, it has no such run, or the run is no trial whose settings
+            were kept.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if scheme_of(uri) == "sqlite" and not sqlite_path(uri).is_file():
+        raise UserError(f"There is no tracking store {uri}: name it, or its --storage.")
+    silence()
+    with usable(uri):
+        client = _open_client(uri)
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if _http_status(error) >= 500:
+                raise
+            place = strip_credentials(uri)
+            raise UserError(f"There is no run {run_id!r} in {place}: look it up there.") from error
+        if run.data.tags.get("kind") != "trial":
+            raise UserError(f"Run {run_id} is no trial: choose one of those below a study's run.")
+        folder, _, _ = SETTINGS.partition("/")
+        if SETTINGS not in {item.path for item in client.list_artifacts(run_id, folder)}:
+            raise UserError(f"Run {run_id} has no artifact {SETTINGS}: it was never scored.")
+        points: dict[int, dict[str, float]] = {}
+        for name in run.data.metrics:
+            if not name.endswith("_loss"):  # between the rungs
+                for point in client.get_metric_history(run_id, name):
+                    points.setdefault(point.step, {})[name] = point.value
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(client.download_artifacts(run_id, SETTINGS, place))
+            settings = json.loads(path.read_text(encoding="utf-8"))
+    return KeptTrial(tags=run.data.tags, settings=settings, points=points)
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
@@ -234,6 +295,7 @@ def silence() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Waiting for a dead server is the tracker's task, not a call's: MLflow would try 7 x 120 s.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")

@@ -26,10 +26,10 @@ _REGION_REASONS = ("diverged", "out of memory", "too large")
 class JournalSearch(Searcher):
     """Hands out trials of a journal as Ray configs.
 
-    Trials that an earlier session left unfinished come first, from their last checkpoint and under
-    their old numbers; then paused ones that now deserve to go on, in the same way; then new ones.
-    Ends are told to the journal by the study's recorder, which sees reasons that Ray tells no
-    searcher.
+    Trials that an earlier session left unfinished, and those whose process died, come first, from
+    their last checkpoint and under their old numbers; then paused ones that now deserve to go on,
+    in the same way; then new ones. Ends are told to the journal by the study's recorder, which sees
+    reasons that Ray tells no searcher.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class JournalSearch(Searcher):
         begun = sum(record.state != "WAITING" for record in journal.records())
         self._new = max(0, trials - begun)
         self._arriving = False
-        self._live: set[str] = set()  # Ray's ids of what was handed out and is not over
+        self._live: dict[str, int] = {}  # what was handed out and is not over, by Ray's ids
         journal.study.sampler = SeededTPE(seed=seed, startup=min(8, max(4, trials // 2)))
 
     def suggest(self, trial_id: str) -> Any:
@@ -74,13 +74,16 @@ class JournalSearch(Searcher):
         record = self._next()
         if record is None:
             return None if self._live or self._arriving else Searcher.FINISHED
-        self._live.add(trial_id)
+        self._live[trial_id] = record.number
         return self._config(record)
 
     def _next(self) -> TrialRecord | None:
-        if self._unfinished:
-            number = self._unfinished.pop(0)
-            return self._journal.configured(number, self._space, self._base)
+        while self._unfinished:
+            record = self._journal.configured(self._unfinished.pop(0), self._space, self._base)
+            if record.state == "RUNNING" and not record.paused:
+                return record
+            if record.state == "FAIL":
+                self._rungs.forget(record.number)  # its process died once too often
         promoted = self._rungs.promotable(no_more=not self._new and not self._live)
         # Ray tells a result before its checkpoint is written, which the journal waits for.
         self._arriving = promoted is not None and not self._journal.record(promoted).paused
@@ -112,10 +115,15 @@ class JournalSearch(Searcher):
         self,
         trial_id: str,
         result: dict[str, Any] | None = None,  # noqa: ARG002
-        error: bool = False,  # noqa: ARG002
+        error: bool = False,
     ) -> None:
-        """A slot falls free; the recorder has told the journal, or is about to."""
-        self._live.discard(trial_id)
+        """A slot falls free; the recorder has told the journal, or is about to.
+
+        A trial whose process died comes next, unless the recorder gives it up.
+        """
+        number = self._live.pop(trial_id)
+        if error:
+            self._unfinished.append(number)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the journal is the state."""

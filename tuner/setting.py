@@ -29,6 +29,7 @@ from trainables.evaluation import samples_wanted
 from trainables.image_set import ImageSet
 from trainables.pipeline import load_pipeline
 from trainables.tasks import EPISODES, Split, split_classes
+from tuner.compatible import require_same_space
 from tuner.experiments import Experiment, Scale, find_experiment
 from tuner.journal import Journal
 from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
@@ -202,18 +203,18 @@ def reopened(setting: Setting) -> Journal:
     """The journal of the study to resume.
 
     Raises:
-        UserError: there is none, another process holds it, or there is nothing left to do.
+        UserError: there is none, or another process holds it.
     """
     request = setting.request
     if not (setting.folder / "journal.log").is_file():
         raise UserError(f"There is no study {setting.study!r} in {request.storage} to resume.")
-    more = request.budget_seconds is not None or request.trials is not None
-    if (setting.folder / "result.json").is_file() and not more:
-        raise UserError(
-            f"Study {setting.study!r} is finished, see {setting.folder / 'result.json'}: add "
-            "--budget to search on."
-        )
     return Journal(request.storage, setting.study)
+
+
+def is_finished(setting: Setting) -> bool:
+    """Whether the study to resume has its result, and no more of it was asked for."""
+    more = setting.request.budget_seconds is not None or setting.request.trials is not None
+    return (setting.folder / "result.json").is_file() and not more
 
 
 def recorded_plan(journal: Journal, setting: Setting) -> Plan:
@@ -221,7 +222,13 @@ def recorded_plan(journal: Journal, setting: Setting) -> Plan:
     recorded, began = journal.attr("plan"), journal.attr("data")
     if recorded is None or began is None:
         raise UserError(
-            f"Study {setting.study!r} stopped before it began: start it again without --resume."
+            f"Study {setting.study!r} stopped before it began: remove {setting.folder}, and start "
+            "it again without --resume."
+        )
+    if (name := journal.attr("experiment", setting.experiment.name)) != setting.experiment.name:
+        raise UserError(
+            f"Study {setting.study!r} is one of {name}, not of {setting.experiment.name}: name "
+            "that experiment, or another study."
         )
     if began["fingerprint"] != setting.images.fingerprint:
         raise UserError(
@@ -230,6 +237,12 @@ def recorded_plan(journal: Journal, setting: Setting) -> Plan:
             "give the same --data-root, --data and --size."
         )
     plan = Plan.from_dict(recorded)
+    if plan.scale != setting.experiment.scale:
+        raise UserError(
+            f"Study {setting.study!r} is of {plan.scale} scale, and this would be of "
+            f"{setting.experiment.scale} scale: add --scale {plan.scale}."
+        )
+    require_same_space(journal, setting.experiment.space, setting.experiment.base)
     _packed(setting, plan.cpus_per_trial, plan.gpus_per_trial)  # it must still fit
     request = setting.request
     if request.budget_seconds is not None:

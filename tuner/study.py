@@ -18,12 +18,12 @@ from ray import tune
 
 from trainables.trainable import TrialTrainable
 from tuner.asha import Asha, Rungs
+from tuner.checkpoints import CheckpointCap
 from tuner.journal import Journal, Space, TrialRecord
 from tuner.known_points import KnownPoint
 from tuner.recorder import LeaveLoop, Observer, Recorder
 from tuner.search import JournalSearch
 
-_RETRIES = 2  # of a trial whose process died, each from its last checkpoint
 _OVERTIME_SECONDS = 120.0  # a trial that does not end itself after the deadline is ended by force
 _CHAMPION_FIDELITY = 0.5  # of the furthest trial's; below it a score says too little
 
@@ -166,6 +166,7 @@ def run_study(
     Raises:
         UserError: a known point outside of the space.
         OSError: the journal could not be written.
+        Breakdown: the disk is full, or Ray died; what ran can go on in another session.
     """
     started = time.monotonic()
     journal.enqueue(experiment.known_points, experiment.space, experiment.base)
@@ -185,7 +186,7 @@ def run_study(
             "threads": plan.threads,
         },
     )
-    recorder = Recorder(journal, observers)
+    recorder = Recorder(journal, [*observers, CheckpointCap(journal)])
     if time.time() < deadline:
         _fit(plan, search, Asha(rungs), recorder, journal.folder, deadline, trainable)
     if recorder.error is not None:
@@ -255,7 +256,9 @@ def _fit(
             name=_session_name(folder),
             verbose=0,
             stop=_Overtime(deadline + _OVERTIME_SECONDS),
-            failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            # Ray's own retries know no checkpoint of an earlier session, and give up a trial at
+            # once that got a process which had died idle.
+            failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_frequency=1, checkpoint_at_end=False
             ),

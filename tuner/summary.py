@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tuner.champion import Verdict
 from tuner.finals import Contender, Kept, Tested, margin
-from tuner.journal import TrialRecord
+from tuner.journal import RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.plan import Plan
 from tuner.result import (
@@ -133,7 +133,7 @@ def _trial(record: TrialRecord, facts: Facts) -> TrialResult:
         ),
         scores=dict(metrics) if last else None,
         mlflow_run_id=facts.runs.get(str(record.number)),
-        checkpoint=in_study(Path(last.checkpoint), facts.folder) if last else None,
+        checkpoint=_kept(last, facts.folder),
     )
 
 
@@ -155,6 +155,13 @@ def _rematch(facts: Facts) -> Rematch | None:
         ),
         margin=margin(facts.contenders),
     )
+
+
+def _kept(last: RungRecord | None, folder: Path) -> str | None:
+    """The checkpoint, unless it made room for better ones."""
+    if last is None or not Path(last.checkpoint, "weights.safetensors").exists():
+        return None
+    return in_study(Path(last.checkpoint), folder)
 
 
 def _best(record: TrialRecord, facts: Facts) -> Best:

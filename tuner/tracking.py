@@ -11,11 +11,12 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tuner.ranking import COLUMNS, markdown_ranking, trial_title
-from tuner.run_store import MODEL, Point, RunStore, flatten, is_passing, usable
+from tuner.run_store import MODEL, SETTINGS, Point, RunStore, flatten, is_passing, usable
 from tuner.tracking_uri import reason, resolve_uri, strip_credentials
 from tuner.writer import OrderedWriter
 
@@ -61,6 +62,7 @@ class Tracker:
         tags: Mapping[str, str],
         remember: Callable[[int, str], None],
         report: Callable[[str], None],
+        deliver: str,
         parent_run_id: str | None = None,
     ) -> None:
         """Open the store, which is made if it is an SQLite file that does not exist.
@@ -74,6 +76,7 @@ class Tracker:
             tags: what every run is tagged with (seed, versions, data ...).
             remember: gets (trial number, run id) in the caller's thread, during a later call.
             report: gets one line when deliveries begin to fail, and when some could not be made.
+            deliver: the command that tells what could not be delivered again.
             parent_run_id: the study's run if it is resumed; a new one is made where the store
                 does not have it.
 
@@ -83,7 +86,7 @@ class Tracker:
         self.uri = resolve_uri(uri, storage)
         self._study = study
         self._tags = {"study": study, **_source(experiment), **tags}
-        self._remember, self._report = remember, report
+        self._remember, self._report, self._deliver = remember, report, deliver
         self._titles: dict[int, str] = {}
         self._labels: dict[int, str] = {}
         self._checkpoints: dict[int, Path] = {}
@@ -97,6 +100,7 @@ class Tracker:
         with usable(self.uri):
             self.parent_run_id = self._open_study(parent_run_id, plan)
             self._runs, states = self._find_trials()
+        self._new_runs.extend(self._runs.items())  # a kill may have come before they were told
         # What an earlier session did: "state" is the last thing written of a start, and of an end.
         self._adopted = frozenset(states)
         self._described = {number for number, state in states.items() if state}
@@ -108,7 +112,7 @@ class Tracker:
 
     def __exit__(self, *error: object) -> None:
         if not self._closed:  # `study_ended` was never reached
-            self._end_study("KILLED", "interrupted")
+            self._end_study("KILLED", "interrupted", _now())
             self.close()
 
     def trial_started(
@@ -157,38 +161,46 @@ class Tracker:
             rung: index of the rung, from 0.
             metrics: finite; must hold "train_flops", the training compute so far in FLOPs.
             losses: (updates so far, critic loss, generator loss) since the last report.
-            checkpoint: folder with `grid.png`, and at the end `weights.safetensors`.
+            checkpoint: folder with `grid.png`, `config.json` (all that a replay needs), and at the
+                end `weights.safetensors`.
             decision: what becomes of the trial.
         """
         if number in self._settled:
             return
         self._checkpoints[number] = checkpoint
         step, now = int(metrics["train_flops"] / 1e9), _now()
-        values = {_metric_name(name): v for name, v in metrics.items() if name not in NOT_LOGGED}
+        values = {metric_name(name): v for name, v in metrics.items() if name not in NOT_LOGGED}
         values.pop(MARKER, None)
         curves: list[Point] = [
             (f"training/{name}_loss", value, now, int(updates))
             for updates, critic, generator in losses
             for name, value in (("critic", critic), ("generator", generator))
         ]
-        points: list[Point] = [(name, value, now, step) for name, value in values.items()]
+        scores: list[Point] = [(name, value, now, step) for name, value in values.items()]
         # Last, so in the last batch: where the marker is, all of the step is.
-        points.append((MARKER, float(rung), now, step))
+        scores.append((MARKER, float(rung), now, step))
         # Read here (0.3 ms): the folder may be gone when a slow server gets to it.
         grid = _read(checkpoint / "grid.png")
+        settings = _read(checkpoint / "config.json") if rung == 0 else None
         if grid is None:
             self._notices.append(f"Trial {number} has no picture of rung {rung} in {checkpoint}.")
 
         def write() -> None:
             run_id = self._run_of(number)
-            if step in self._written(number, run_id):
-                return
+            points = curves + scores
+            if number in self._adopted:
+                if step in self._written(number, run_id):
+                    return
+                # A kill may have come amid the rung; later points carry another time.
+                points = self._store.without_known(run_id, points)
+            if settings is not None:
+                self._log_bytes(run_id, settings, SETTINGS)
             name = f"samples/rung-{rung}.png"
             if grid is not None:
-                self._log_picture(run_id, grid, name)
+                self._log_bytes(run_id, grid, name)
             tags = {} if grid is None else {NOTE: _picture(run_id, name)}
             tags |= {"state": "PAUSED"} if decision == "pause" else {}
-            self._store.log_metrics(run_id, curves + points, tags)
+            self._store.log_metrics(run_id, points, tags)
 
         self._put(write)
 
@@ -205,14 +217,17 @@ class Tracker:
             return
         self._running.discard(number)
         checkpoint, now = self._checkpoints.get(number), _now()
+        scored = checkpoint is not None and state != "FAIL"
+        weights = checkpoint / "weights.safetensors" if checkpoint and scored else None
 
         def write() -> None:
             run_id = self._run_of(number)
-            if checkpoint is not None and state != "FAIL":
-                self._store.log_file(run_id, checkpoint / "weights.safetensors")
+            if weights is not None and weights.exists():  # else they made room for better ones
+                self._store.log_file(run_id, weights)
+            self._store.end(run_id, RUN_STATUS[state], now)
+            # Last: a state that tells of an end is not looked at again.
             tags = {"state": state} | ({"reason": reason} if reason else {})
             self._store.log_tags(run_id, tags)
-            self._store.end(run_id, RUN_STATUS[state], now)
 
         self._put(write)
 
@@ -240,7 +255,8 @@ class Tracker:
         files = [] if best is None else [best.grid, best.weights, best.config]
         paths = [result.folder / path for path in files if path is not None]
         pictures = [f"{MODEL}/{path.name}" for path in paths if path.suffix == ".png"]
-        now = _now()
+        # The result's own time: delivered again, a point is the same point.
+        now = int(datetime.fromisoformat(result.created).timestamp() * 1000)
 
         def write() -> None:
             run_id = self.parent_run_id
@@ -258,21 +274,23 @@ class Tracker:
                 self._register(result, result.gate, identity)
 
         self._put(write)
-        self._end_study(STUDY_STATUS[result.outcome], result.outcome)
+        self._end_study(STUDY_STATUS[result.outcome], result.outcome, now)
         self.close()
 
-    def close(self, timeout: float = FLUSH_SECONDS) -> None:
-        """Deliver what is queued, for at most `timeout` seconds, and say what was not."""
+    def close(self, timeout: float | None = None) -> None:
+        """Deliver what is queued, for at most `timeout` seconds (None: a minute), and say what was
+        not, and what delivers it."""
         if self._closed:
             return
         self._closed = True
-        lost = self._writer.close(timeout)
+        lost = self._writer.close(FLUSH_SECONDS if timeout is None else timeout)
         self.tick()
         if lost.jobs:
             why = lost.reason or "time ran out"
             self._report(
                 f"{lost.jobs} records did not reach the tracking store "
-                f"{strip_credentials(self.uri)} ({why}); the study's folder has their scores."
+                f"{strip_credentials(self.uri)} ({why}); they are in the study's folder, and "
+                f"are delivered by: {self._deliver}"
             )
 
     # The rest runs in the constructor or in the writer's thread.
@@ -287,16 +305,16 @@ class Tracker:
             f"({why}); the search goes on, and deliveries are tried again."
         )
 
-    def _end_study(self, status: str, outcome: str) -> None:
-        running, now = sorted(self._running), _now()
+    def _end_study(self, status: str, outcome: str, now: int) -> None:
+        running = sorted(self._running)
 
         def write() -> None:
             for number in running:  # cut off: a resumed study opens them again
                 run_id = self._run_of(number)
-                self._store.log_tags(run_id, {"state": "INTERRUPTED"})
                 self._store.end(run_id, "KILLED", now)
-            self._store.log_tags(self.parent_run_id, {"state": outcome})
+                self._store.log_tags(run_id, {"state": "INTERRUPTED"})
             self._store.end(self.parent_run_id, status, now)
+            self._store.log_tags(self.parent_run_id, {"state": outcome})
 
         self._writer.put(write)
 
@@ -357,11 +375,11 @@ class Tracker:
         if gate.crowned and (None if present is None else present.number) == gate.against:
             self._store.crown(gate.name, version)
 
-    def _log_picture(self, run_id: str, png: bytes, name: str) -> None:
+    def _log_bytes(self, run_id: str, content: bytes, name: str) -> None:
         target = Path(name)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, target.name)
-            path.write_bytes(png)
+            path.write_bytes(content)
             self._store.log_file(run_id, path, str(target.parent))
 
 
@@ -407,7 +425,8 @@ def _outcome_metrics(result: StudyResult) -> dict[str, float]:
     return metrics | {f"fidelity/rung_{rung}": value for rung, value in result.fidelity.items()}
 
 
-def _metric_name(name: str) -> str:
+def metric_name(name: str) -> str:
+    """A metric's name in MLflow."""
     return f"training/{name}" if name in TRAINING else f"score/{name}"
 
 

@@ -1,0 +1,70 @@
+"""A machine's faults are noticed in time and leave nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from tuner import breakdown
+from tuner.breakdown import Breakdown, require_machine
+from tuner.journal import Journal
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_a_study_stops_while_there_is_room_to_stop_in_order(tmp_path, monkeypatch):
+    free = 400 * 2**20
+    monkeypatch.setattr(breakdown.shutil, "disk_usage", lambda _place: Usage(2**40, 0, free))
+    require_machine(tmp_path)
+    require_machine(tmp_path, checkpoint_bytes=90 * 2**20)
+    with pytest.raises(Breakdown, match=r"is full: 400.0 MB are free, 416.0 MB are needed") as told:
+        require_machine(tmp_path, checkpoint_bytes=100 * 2**20)
+    assert str(tmp_path) in str(told.value)
+
+
+def test_a_dead_ray_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(breakdown, "dead_processes", lambda: ["raylet"])
+    with pytest.raises(Breakdown, match=r"Ray died on this machine \(raylet\)"):
+        require_machine(tmp_path)
+
+
+def test_a_write_that_a_full_disk_cut_leaves_no_half_line(tmp_path, monkeypatch):
+    """The bytes are there, the disk says no: the line is taken back, and the next one is whole."""
+
+    def full(handle):
+        os.ftruncate(handle, os.fstat(handle).st_size - 3)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Journal(tmp_path, "s") as journal:
+        before = (tmp_path / "s/journal.log").read_bytes()
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match="No space"):
+                journal.set_attr("plan", {"trials": 3})
+        assert (tmp_path / "s/journal.log").read_bytes() == before
+        assert journal.attr("plan") is None
+        journal.set_attr("plan", {"trials": 4})
+    with Journal(tmp_path, "s") as journal:
+        assert journal.attr("plan") == {"trials": 4}
+
+
+def test_a_result_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    from test_result import result
+
+    path = Path(tmp_path, "result.json")
+    made = result(tmp_path)
+    made.write(path)
+    before = path.read_bytes()
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        made.write(path)
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["result.json"]
+    assert path.read_bytes() == before

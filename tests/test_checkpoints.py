@@ -1,0 +1,69 @@
+"""Room is made by deleting what nobody needs, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_faults import BRANCHING, decisions, no_ray, session
+from test_study import record
+
+from tuner import study as study_module
+from tuner.checkpoints import BEST, CheckpointCap, expendable
+from tuner.journal import Journal
+from tuner.search import last_checkpoint
+
+__all__ = ["no_ray"]  # a fixture
+
+
+def named(number, *points, state, **attrs):
+    """A trial whose checkpoints are named "<number>/<rung>"."""
+    made = record(number, *points, state=state)
+    rungs = tuple(replace(rung, checkpoint=f"{number}/{rung.rung}") for rung in made.rungs)
+    return replace(made, rungs=rungs, attrs=attrs)
+
+
+def test_what_is_needed_is_never_expendable_and_the_worst_goes_first():
+    ended = [named(n, (9e9, float(n)), state="COMPLETE") for n in range(BEST + 2)]
+    low = named(20, (1e9, 0.0), state="PRUNED")
+    paused = named(21, (1e9, 9.0), (3e9, 9.0), state="RUNNING")
+    failed = named(22, (1e9, 0.1), state="FAIL")
+    reference = named(23, (9e9, 99.0), state="COMPLETE", reference=True)
+    order = expendable([*ended, low, paused, failed, reference])
+    assert [str(path) for path in order] == ["21/0", "22/0", "20/0", f"{BEST + 1}/0", f"{BEST}/0"]
+
+
+def held(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("study/session_*/*/checkpoint_*/state.pt"))
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_study_within_a_tight_cap_decides_what_it_would_without(tmp_path, monkeypatch):
+    wanted = decisions(session(tmp_path / "free"))
+    assert held(tmp_path / "free") > len(wanted)
+    monkeypatch.setattr(
+        study_module, "CheckpointCap", lambda journal: CheckpointCap(journal, most=1)
+    )
+    records = session(tmp_path / "tight")
+    assert decisions(records) == wanted
+    # Nothing is expendable but older rungs: there are fewer trials than the finals may look at.
+    assert held(tmp_path / "tight") == sum(bool(r.rungs) for r in records) < held(tmp_path / "free")
+    assert all(last_checkpoint(r) == r.rungs[-1].checkpoint for r in records if r.rungs)
+    assert all(Path(g.checkpoint, "grid.png").is_file() for r in records for g in r.rungs)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_bytes_count_and_what_a_crash_left_goes_at_once(tmp_path):
+    session(tmp_path)
+    left = tmp_path / "study/session_01/trial_0001/checkpoint_000099"
+    left.mkdir()
+    (left / "state.pt").write_bytes(b"torn")
+    with Journal(tmp_path, "study") as journal:
+        cap = CheckpointCap(journal, most_bytes=1)
+        assert not left.exists()
+        before = held(tmp_path)
+        last = journal.record(0).rungs[-1]
+        cap.rung_reached(0, last.rung, {}, [], Path(last.checkpoint), "done")
+        assert held(tmp_path) == sum(bool(r.rungs) for r in journal.records()) < before
+    assert len(BRANCHING) < before

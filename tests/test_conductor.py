@@ -1,0 +1,178 @@
+"""What the command does when a study cannot simply run to its end."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+from test_launch import pictures
+from test_result import result
+from test_search import rung
+from test_setting import begun, request_
+
+from tuner import conductor, launch
+from tuner.breakdown import Breakdown
+from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _Study
+from tuner.journal import Journal
+from tuner.setting import Request, Setting, look_around, new_plan
+from tuner.tracking_uri import default_uri
+
+__all__ = ["request_"]  # a fixture
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+
+@pytest.fixture
+def setting(request_: Request) -> Setting:
+    return look_around(replace(request_, tracking_uri=None, budget_seconds=None), None)
+
+
+def finished(setting: Setting) -> None:
+    """A study with a scored trial, one that failed, and a result."""
+    with begun(setting) as journal:
+        journal.set_attr("split", setting.split.to_dict())
+        experiment = setting.experiment
+        for _ in range(2):
+            journal.ask(experiment.space, experiment.base)
+        journal.add_rung(0, rung(0, 1.0, decision="done"))
+        journal.end(0, "COMPLETE", "")
+        journal.end(1, "FAIL", "diverged: nan")
+    made = replace(result(setting.folder), study=setting.study)
+    assert made.best is not None
+    for path in (made.best.grid, made.best.weights):
+        (setting.folder / str(path)).parent.mkdir(parents=True, exist_ok=True)
+        (setting.folder / str(path)).write_bytes(b"a file")
+    made.write(setting.folder / "result.json")
+
+
+def runs_in(setting: Setting, uri: str | None = None) -> dict[str, Any]:
+    client = MlflowClient(uri or default_uri(setting.request.storage))
+    (experiment,) = client.search_experiments(filter_string=f"name = '{setting.title}'")
+    found = client.search_runs([experiment.experiment_id])
+    assert set(Counter(run.data.tags.get("trial") for run in found).values()) == {1}
+    return {
+        run.data.tags.get("trial", "study"): (
+            run.info.status,
+            run.data.tags["state"],
+            run.info.end_time if "trial" not in run.data.tags else None,
+            {
+                name: [(point.step, point.value, point.timestamp) for point in points]
+                for name in sorted(run.data.metrics)
+                if (points := client.get_metric_history(run.info.run_id, name))
+            },
+        )
+        for run in found
+    }
+
+
+def test_a_finished_study_is_delivered_once_and_not_trained_again(
+    setting: Setting,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """To a store that took nothing of it, again to the same one, and to another one."""
+    finished(setting)
+    monkeypatch.setattr(conductor, "run_study", lambda *_a, **_k: pytest.fail("it was trained"))
+    again = replace(setting.request, resume=True)
+    assert conductor.conduct(again) == 0
+    assert "is finished, see" in capsys.readouterr().out
+    delivered = runs_in(setting)
+    assert {name: run[:2] for name, run in delivered.items()} == {
+        "study": ("FINISHED", "finished"),
+        "0": ("FINISHED", "COMPLETE"),
+        "1": ("FAILED", "FAIL"),
+    }
+    assert [point[:2] for point in delivered["0"][3]["score/L"]] == [(1, 1.0)]
+    assert "test/J" in delivered["study"][3]
+
+    assert conductor.conduct(again) == 0
+    assert runs_in(setting) == delivered
+    with Journal(setting.request.storage, setting.study) as journal:
+        parent = journal.attr("mlflow")["parent_run_id"]
+
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert conductor.conduct(replace(again, tracking_uri=other)) == 0
+    assert {name: run[:2] for name, run in runs_in(setting, other).items()} == {
+        name: run[:2] for name, run in delivered.items()
+    }
+    with Journal(setting.request.storage, setting.study) as journal:
+        assert journal.attr("mlflow")["parent_run_id"] != parent
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+        Breakdown("The disk of /runs is full: 0.0 MB are free, a write failed; make room"),
+    ],
+)
+def test_a_full_disk_is_one_line_with_the_way_on(
+    setting: Setting,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_arguments: Any) -> None:
+        raise RuntimeError("wrapped by Ray") from error
+
+    monkeypatch.setattr(_Study, "_search_and_finish", full)
+    with ExitStack() as stack:
+        code = _Study(setting, new_plan(setting), 0.0).run(stack, None, None)
+    assert code == BROKEN_DOWN
+    said = capsys.readouterr().err
+    assert said.startswith("Stopped: The disk of ")
+    assert "MB are free" in said or "GB are free" in said
+    assert "--resume" in said
+    assert said.count("\n") == 1
+
+
+def test_an_error_of_ours_is_no_full_disk(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(_Study, "_search_and_finish", fail)
+    with ExitStack() as stack, pytest.raises(KeyError):
+        _Study(setting, new_plan(setting), 0.0).run(stack, None, None)
+
+
+def test_ctrl_c_once_more_while_everything_is_closed(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatient() -> None:
+        raise KeyboardInterrupt
+
+    def interrupted(_request: Request, stack: ExitStack, _began: float) -> int:
+        stack.callback(impatient)
+        return INTERRUPTED
+
+    monkeypatch.setattr(conductor, "_conduct", interrupted)
+    assert conductor.conduct(request_) == INTERRUPTED
+
+
+def test_a_study_that_runs_already_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = pictures(tmp_path / "pictures", classes=4, each=8)
+    storage = tmp_path / "runs"
+    argv = ["reptile_omniglot", "--data", str(data), "--study", "s", "--storage", str(storage)]
+    with Journal(storage, "s"):
+        assert launch.main([*argv, "--resume"]) == 2
+        error = capsys.readouterr().err
+        assert "is running already: wait for it" in error
+        assert error.count("\n") == 1
+        assert launch.main(argv) == 2
+        error = capsys.readouterr().err
+        assert "Study 's' exists" in error
+        assert error.count("\n") == 1
+    assert not (storage / "mlflow.db").exists()

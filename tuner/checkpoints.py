@@ -1,0 +1,102 @@
+"""A cap on what a study's checkpoints take of the disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tuner.journal import Journal, TrialRecord
+
+MOST = 1000  # checkpoints of a study
+SHARE = 0.5  # of the room that there is for them when a session begins
+BEST = 10  # ended trials that the finals may choose from
+_SMALL = {"grid.png", "config.json"}  # kept: MLflow may not have them yet
+
+
+class CheckpointCap:
+    """An observer that deletes what no trial and no final needs any more, once there is too much.
+
+    Checkpoints that the journal does not name, left by a crash, go at once.
+    """
+
+    def __init__(
+        self, journal: Journal, *, most: int = MOST, most_bytes: int | None = None
+    ) -> None:
+        """Look at what is there; no trial may be running.
+
+        Args:
+            journal: the study.
+            most: checkpoints.
+            most_bytes: of all of them; None takes half of the room there is.
+        """
+        self._journal, self._most = journal, most
+        named = [Path(rung.checkpoint) for r in journal.records() for rung in r.rungs]
+        within = {path.parts[-3:] for path in named}  # of the study's folder, which may have moved
+        for path in journal.folder.glob("session_*/*/checkpoint_*"):
+            if path.parts[-3:] not in within:
+                shutil.rmtree(path)
+        self._sizes = {path: size for path in named if (size := _size(path))}
+        free = shutil.disk_usage(journal.folder).free
+        room = int(SHARE * (free + sum(self._sizes.values())))
+        self._most_bytes = room if most_bytes is None else most_bytes
+
+    def rung_reached(self, *event: Any) -> None:
+        """One more: make room if it is one too many."""
+        checkpoint: Path = event[4]
+        self._sizes[checkpoint] = _size(checkpoint)
+        if not self._over():
+            return
+        for path in expendable(self._journal.records()):
+            if path in self._sizes:
+                _empty(path)
+                del self._sizes[path]
+            if not self._over():
+                return
+
+    def _over(self) -> bool:
+        return len(self._sizes) > self._most or sum(self._sizes.values()) > self._most_bytes
+
+    def trial_started(self, *_event: Any) -> None:
+        pass
+
+    def trial_promoted(self, *_event: Any) -> None:
+        pass
+
+    def trial_ended(self, *_event: Any) -> None:
+        pass
+
+    def tick(self) -> None:
+        pass
+
+
+def expendable(records: Sequence[TrialRecord]) -> list[Path]:
+    """Checkpoints that no resume, promotion or final needs, the least useful first.
+
+    Older rungs of a trial, then failed trials, then ended ones from the worst on; never the last
+    one of a running or paused trial, of a reference, or of the best that ended.
+    """
+    older = [rung.checkpoint for r in records for rung in r.rungs[:-1]]
+    failed = [r.rungs[-1].checkpoint for r in records if r.state == "FAIL" and r.rungs]
+    ended = [r for r in records if r.state in ("COMPLETE", "PRUNED") and r.rungs]
+    furthest = max((r.fidelity for r in ended), default=0.0)
+    worst_first = sorted(
+        (r for r in ended if not r.attrs.get("reference")),
+        key=lambda r: (r.fidelity >= furthest / 2, -(r.score or 0.0), -r.number),
+    )
+    return [
+        Path(place)
+        for place in older + failed + [r.rungs[-1].checkpoint for r in worst_first[:-BEST]]
+    ]
+
+
+def _size(checkpoint: Path) -> int:
+    """Bytes of what `_empty` deletes; 0 if it has."""
+    return sum(path.stat().st_size for path in checkpoint.glob("*") if path.name not in _SMALL)
+
+
+def _empty(checkpoint: Path) -> None:
+    for path in checkpoint.glob("*"):
+        if path.name not in _SMALL:
+            path.unlink()
