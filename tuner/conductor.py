@@ -89,7 +89,8 @@ class _Study:
         parent = (journal.attr("mlflow") or {}).get("parent_run_id") if journal else None
         tracker = stack.enter_context(self._tracker(parent))
         if journal is None:
-            journal = stack.enter_context(Journal(setting.request.storage, setting.study))
+            opened = Journal(setting.request.storage, setting.study, self.plan.objectives)
+            journal = stack.enter_context(opened)
             self._record(journal, tracker)
         self._journal = journal
         self._runs = dict(journal.attr("mlflow_runs", {}))
@@ -118,7 +119,8 @@ class _Study:
             plan=self.plan.to_dict(),
             tags=provenance_tags(
                 seed=self.plan.seed, data=setting.data, versions=versions(), commit=git_commit()
-            ),
+            )
+            | {"sampler": self.plan.sampler},
             remember=self._remember,
             report=setting.say,
             parent_run_id=parent,

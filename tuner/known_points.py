@@ -14,6 +14,7 @@ from optuna.samplers import RandomSampler
 from trainables.errors import UserError
 
 _DRAWS = 16  # of the open parameters, to see every branch of a conditional space
+_MANY_DRAWS = 64  # of all parameters, to see the rare ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,33 @@ def check_known_point(point: KnownPoint, space: Callable[[Any, Any], Any], base:
                 f"Known point {point.label!r}: the space has no parameter {unused[0]!r} for "
                 f"{dict(probe.params)}; leave it out, or fix what it depends on."
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """What a search space asks for, by name, in alphabetical order.
+
+    Attributes:
+        all: every parameter there is.
+        shared: those that every point has, whatever the values of others.
+    """
+
+    all: Mapping[str, BaseDistribution]
+    shared: Mapping[str, BaseDistribution]
+
+
+def parameters_of(space: Callable[[Any, Any], Any], base: Any) -> Parameters:
+    """The parameters of a space, seen by drawing from it."""
+    drawn = []
+    for draw in range(_MANY_DRAWS):
+        probe = Probe({}, seed=draw)
+        space(probe, base)
+        drawn.append(probe.distributions)
+    every = {name: d for distributions in drawn for name, d in distributions.items()}
+    return Parameters(
+        all=dict(sorted(every.items())),
+        shared={n: d for n, d in sorted(every.items()) if all(n in some for some in drawn)},
+    )
 
 
 def trial_seed(seed: int, number: int, again: int = 0) -> int:

@@ -28,6 +28,7 @@ NAMES = (
     "cgan_fashion_mnist",
     "infogan_fashion_mnist",
 )
+SAMPLERS = ("tpe", "gp", "cmaes", "nsgaii", "random", "sobol")
 ALL = "all"  # in place of a name
 SIZES = (32, 64, 128)
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -78,6 +79,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="size of the nets: cpu up to width 32, paper up to width 64 (default: by hardware)",
     )
     search.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    search.add_argument(
+        "--sampler",
+        choices=SAMPLERS,
+        help="Optuna's sampler of new settings: tpe (default), gp (Gaussian process), cmaes, "
+        "nsgaii, random, sobol (a low-discrepancy sequence)",
+    )
+    search.add_argument(
+        "--objectives",
+        help="search for the Pareto front of some of L, coverage, copy_share, train_seconds, with "
+        "commas between; L is always one of them (default: L alone)",
+    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data-root",
@@ -152,6 +164,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
 def _request(arguments: argparse.Namespace) -> Request:
     """The options, checked as far as they go without looking at the machine."""
     from tuner.experiments import find_experiment
+    from tuner.objectives import parse_objectives
     from tuner.plan import parse_budget
     from tuner.setting import is_name
 
@@ -170,6 +183,12 @@ def _request(arguments: argparse.Namespace) -> Request:
         raise UserError(
             "--study becomes a folder: it must be letters, digits, '.', '_' and '-', beginning "
             f"with a letter or digit, at most 100; got {arguments.study!r}."
+        )
+    objectives = None if arguments.objectives is None else parse_objectives(arguments.objectives)
+    if arguments.sampler == "cmaes" and objectives is not None and len(objectives) > 1:
+        raise UserError(
+            f"--sampler cmaes searches on one objective, got {','.join(objectives)}: choose "
+            "another sampler, or leave out --objectives."
         )
     folder = arguments.data is not None and not is_name(arguments.data)
     if folder and arguments.data_root is not None:
@@ -197,6 +216,8 @@ def _request(arguments: argparse.Namespace) -> Request:
         gpus_per_trial=arguments.gpus_per_trial,
         dry_run=arguments.dry_run,
         resume=arguments.resume,
+        sampler=arguments.sampler,
+        objectives=objectives,
     )
 
 

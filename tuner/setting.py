@@ -37,6 +37,7 @@ from tuner.result import Data
 CALIBRATION_SECONDS = 2.0
 SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
 SIZE = 32  # pixels a side, unless asked for otherwise
+SAMPLER = "tpe"
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
 
@@ -62,6 +63,8 @@ class Request:
     gpus_per_trial: float | None
     dry_run: bool
     resume: bool
+    sampler: str | None = None
+    objectives: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,11 +235,23 @@ def recorded_plan(journal: Journal, setting: Setting) -> Plan:
     plan = Plan.from_dict(recorded)
     _packed(setting, plan.cpus_per_trial, plan.gpus_per_trial)  # it must still fit
     request = setting.request
+    _require_same_search(plan, request, setting.study)
     if request.budget_seconds is not None:
         plan = plan.with_budget(request.budget_seconds)
     if request.trials is not None:
         plan = replace(plan, trials=request.trials, most_trials=request.trials)
     return plan
+
+
+def _require_same_search(plan: Plan, request: Request, study: str) -> None:
+    """A study keeps its sampler and its objectives: its trials were chosen by them."""
+    for option, asked, recorded in (
+        ("--sampler", request.sampler, plan.sampler),
+        ("--objectives", request.objectives, plan.objectives),
+    ):
+        if asked is not None and asked != recorded:
+            told = recorded if isinstance(recorded, str) else ",".join(recorded)
+            raise UserError(f"Study {study!r} began with {option} {told}: leave {option} out.")
 
 
 def new_plan(setting: Setting) -> Plan:
@@ -272,6 +287,8 @@ def new_plan(setting: Setting) -> Plan:
         samples=samples_wanted(setting.images),
         flops_per_second=speed * shared,
         source_seconds=source_seconds / shared,
+        sampler=request.sampler or SAMPLER,
+        objectives=request.objectives or ("L",),
     )
 
 

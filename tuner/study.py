@@ -72,6 +72,10 @@ class StudyPlan(Protocol):
         """Threads of one trial."""
 
     @property
+    def sampler(self) -> str:
+        """Its name in SAMPLERS."""
+
+    @property
     def seed(self) -> int:
         """Seed of the sampler and of the trials."""
 
@@ -177,6 +181,7 @@ def run_study(
         space=experiment.space,
         base=experiment.base,
         trials=plan.most_trials,
+        sampler=plan.sampler,
         seed=plan.seed,
         deadline=deadline,
         common={

@@ -106,6 +106,7 @@ def _plan(plan: Plan) -> dict[str, object]:
     document = plan.to_dict()
     document["rungs_flops"] = list(document.pop("rungs"))
     document["episodes"] = list(document["episodes"])
+    document["objectives"] = list(document["objectives"])
     return document
 
 
