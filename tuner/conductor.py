@@ -134,7 +134,9 @@ class _Study:
     def _record(self, journal: Journal, tracker: Tracker) -> None:
         """What a resume has to know; the plan last, since without it nothing can go on."""
         setting = self.setting
-        journal.set_attr("experiment", setting.experiment.name)
+        experiment = setting.experiment
+        journal.enqueue(experiment.known_points, experiment.space, experiment.base)
+        journal.set_attr("experiment", experiment.name)
         journal.set_attr("data", asdict(setting.data))
         journal.set_attr("split", split_record(setting.images, setting.split))
         journal.set_attr(

@@ -30,6 +30,7 @@ NAMES = (
 )
 SAMPLERS = ("tpe", "gp", "cmaes", "nsgaii", "random", "sobol")
 ALL = "all"  # in place of a name
+OF_ONE = ("study", "data", "base", "target", "point", "warm_start")  # not for all
 SIZES = (32, 64, 128)
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
@@ -46,6 +47,7 @@ examples:
   python -m tuner.launch reptile_omniglot --trials 1      the paper's settings alone
   python -m tuner.launch reptile_omniglot --data my/characters
   python -m tuner.launch reptile_omniglot --resume        go on where the last one stopped
+  python -m tuner.launch reptile_mnist --warm-start reptile_omniglot
   python -m tuner.launch all --budget 6h                  one after another, an hour each
 
 Exit codes: 0 done; 1 nothing succeeded; 2 a request that cannot be met; 130 interrupted.
@@ -89,6 +91,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--objectives",
         help="search for the Pareto front of some of L, coverage, copy_share, train_seconds, with "
         "commas between; L is always one of them (default: L alone)",
+    )
+    search.add_argument(
+        "--point",
+        action="append",
+        metavar="SETTINGS",
+        help="run these settings first: JSON, or a file of it such as a champion's config.json; "
+        "what they leave open is sampled (repeatable)",
+    )
+    search.add_argument(
+        "--warm-start",
+        action="append",
+        metavar="STUDY",
+        help="run the 3 best settings of an earlier study first (repeatable)",
     )
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -170,10 +185,10 @@ def _request(arguments: argparse.Namespace) -> Request:
 
     if arguments.experiment != ALL:
         find_experiment(arguments.experiment)
-    elif any(getattr(arguments, name) is not None for name in ("study", "data", "base", "target")):
+    elif any(getattr(arguments, name) is not None for name in OF_ONE):
         raise UserError(
-            f"{ALL!r} runs every experiment on its own data and classes: leave out --study, "
-            "--data, --base and --target."
+            f"{ALL!r} runs every experiment on its own data, classes and settings: leave out "
+            "--study, --data, --base, --target, --point and --warm-start."
         )
     if arguments.trials is not None and arguments.trials < 1:
         raise UserError(f"--trials must be at least 1, got {arguments.trials}.")
@@ -218,6 +233,8 @@ def _request(arguments: argparse.Namespace) -> Request:
         resume=arguments.resume,
         sampler=arguments.sampler,
         objectives=objectives,
+        points=tuple(arguments.point or ()),
+        warm_start=tuple(arguments.warm_start or ()),
     )
 
 

@@ -33,6 +33,7 @@ from tuner.experiments import Experiment, Scale, find_experiment
 from tuner.journal import Journal
 from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
 from tuner.result import Data
+from tuner.warm_start import known_settings
 
 CALIBRATION_SECONDS = 2.0
 SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
@@ -65,6 +66,8 @@ class Request:
     resume: bool
     sampler: str | None = None
     objectives: tuple[str, ...] | None = None
+    points: tuple[str, ...] = ()
+    warm_start: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +107,13 @@ def look_around(request: Request, ray: Session | None) -> Setting:
     images, data = _open_data(request, experiment, lambda line: _say(console, line))
     size, channels = images.images.shape[-1], images.images.shape[1]
     title = _title(experiment, images, request)
+    experiment = replace(experiment, base=replace(experiment.base, size=size, channels=channels))
+    more = known_settings(
+        request.points, request.warm_start, storage=request.storage, experiment=experiment
+    )
     return Setting(
         request=request,
-        experiment=replace(experiment, base=replace(experiment.base, size=size, channels=channels)),
+        experiment=replace(experiment, known_points=(*experiment.known_points, *more)),
         images=images,
         data=data,
         split=split_classes(images, base=request.base, target=request.target, seed=SPLIT_SEED),
@@ -320,3 +327,6 @@ def show(plan: Plan, setting: Setting) -> None:
         )
     for line in describe(plan, cpus=setting.cpus, gpus=setting.gpus):
         setting.say(line)
+    if setting.request.points or setting.request.warm_start:
+        labels = [point.label for point in setting.experiment.known_points]
+        setting.say(f"First      {'; '.join(labels)}")
