@@ -19,8 +19,10 @@ from tuner.conductor import _Study
 from tuner.experiments import Experiment, find_experiment
 from tuner.journal import Journal
 from tuner.known_points import KnownPoint, Probe
+from tuner.run_store import MODEL, RunStore
 from tuner.search import JournalSearch
 from tuner.setting import Request, look_around, new_plan, reopened
+from tuner.tracking_uri import resolve_uri
 from tuner.warm_start import best_of, known_settings, settings_point
 
 REPTILE = find_experiment("reptile_omniglot")("cpu")
@@ -51,6 +53,7 @@ def test_a_whole_config_is_found_again(experiment: Experiment, seed: int) -> Non
         ({"inner": {"steps": 7, "optimizer": "sgd"}}, {"inner_steps": 7, "inner_optimizer": "sgd"}),
         ({"params": {"width": 8}, "number": 3}, {"width": 8}),
         ({"trial_config": {"width": 8}, "seed": 3}, {"width": 8}),
+        ({"pipeline": "reptile", "config": {"width": 8}, "adapt_steps": 900}, {"width": 8}),
         ({"inner_steps": 7.0}, {"inner_steps": 7}),
         # What a setting depends on comes with it.
         ({"inner_lr_sgd": 0.01}, {"inner_lr_sgd": 0.01, "inner_optimizer": "sgd"}),
@@ -132,7 +135,9 @@ def test_points_that_run_anyway_are_not_run_twice(tmp_path: Path) -> None:
     known = REPTILE.known_points[1]
     champion = best_of("before", tmp_path, REPTILE)[0]
     points = [json.dumps(dict(known.params)), json.dumps(dict(champion.params))]
-    asked = known_settings(points, ["before"], storage=tmp_path, experiment=REPTILE)
+    asked = known_settings(
+        points, ["before"], storage=tmp_path, tracking_uri=None, experiment=REPTILE
+    )
     labels = [p.label for p in asked]
     assert labels[0].startswith('point: {"')
     assert len(labels[0]) < 80
@@ -153,7 +158,7 @@ def test_what_holds_no_settings_is_refused(
     monkeypatch.chdir(tmp_path)
     Path("list.json").write_text("[1]")
     with pytest.raises(UserError) as caught:
-        known_settings([text], [], storage=tmp_path, experiment=REPTILE)
+        known_settings([text], [], storage=tmp_path, tracking_uri=None, experiment=REPTILE)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -163,7 +168,9 @@ def test_labels_are_short_and_keep_what_tells_points_apart(tmp_path: Path) -> No
     file.parent.mkdir()
     text = '{"inner_steps": 7, "critic_steps": 2, "train_shots": 5, "meta_batch": 3}'
     file.write_text(text.replace("7", "8"))
-    asked = known_settings([str(file), text], [], storage=tmp_path, experiment=REPTILE)
+    asked = known_settings(
+        [str(file), text], [], storage=tmp_path, tracking_uri=None, experiment=REPTILE
+    )
     assert [len(p.label) for p in asked] == [len("point: ") + 60] * 2
     assert asked[0].label.endswith("folder/config.json")
     assert asked[1].label.startswith('point: {"inner_steps": 7, ')
@@ -175,9 +182,9 @@ def test_studies_that_cannot_help_are_refused(tmp_path: Path) -> None:
     Journal(tmp_path, "empty").close()
     before = sorted(tmp_path.rglob("*"))
     for study, words in (
-        ("nowhere", "there is no study 'nowhere'"),
-        ("../before", "there is no study '../before'"),
-        ("before/", "there is no study 'before/'"),
+        ("nowhere", "models:/NAME@champion, got 'nowhere'"),
+        ("../before", "got '../before'"),
+        ("before/", "got 'before/'"),
         ("boots", "is one of 'dcgan_fashion_mnist', whose settings are not those of 'reptile_o"),
         ("empty", "has no scored trial"),
     ):
@@ -196,6 +203,26 @@ def test_studies_that_cannot_help_are_refused(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's own
+def test_a_registered_champion_gives_its_settings(tmp_path: Path) -> None:
+    uri = resolve_uri(None, tmp_path)
+    config = config_of({}, REPTILE, seed=5)
+    (tmp_path / "config.json").write_text(json.dumps({"pipeline": "reptile", "config": config}))
+    store = RunStore(uri, experiment="any", storage=tmp_path)
+    run = store.create("study", {})
+    store.log_file(run, tmp_path / "config.json", MODEL)
+    asked: Any = {"storage": tmp_path, "tracking_uri": None, "experiment": REPTILE}
+    version = store.register("mine", run, {})
+    with pytest.raises(UserError, match="has no champion of 'mine'"):
+        known_settings([], ["models:/mine@champion"], **asked)
+    store.crown("mine", version)
+    (found,) = known_settings([], ["models:/mine@champion"], **asked)
+    assert found.label == "warm start: models:/mine@champion (version 1)"
+    assert config_of(dict(found.params), REPTILE, seed=99) == config
+    with pytest.raises(UserError, match="there is no setting"):
+        known_settings([], ["models:/mine@champion"], **asked | {"experiment": TRANSFER})
+
+
 # From the command line to the trials
 
 
@@ -204,7 +231,7 @@ def test_studies_that_cannot_help_are_refused(tmp_path: Path) -> None:
     [
         (["--point", '{"width": 7}'], 'point: {"width": 7}: `width` = 7 is outside of 8, 16, 32.'),
         (["--point", "nowhere.json"], "got 'nowhere.json' (No such file or directory)"),
-        (["--warm-start", "models:/x@champion"], "there is no study 'models:/x@champion'"),
+        (["--warm-start", "models:/x@champion"], "mlflow.db has no champion of 'x'"),
     ],
 )
 def test_bad_points_are_answered_before_anything_is_made(

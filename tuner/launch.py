@@ -103,7 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--warm-start",
         action="append",
         metavar="STUDY",
-        help="run the 3 best settings of an earlier study first (repeatable)",
+        help="run the 3 best settings of an earlier study first, or those of a champion, "
+        "models:/NAME@champion (repeatable)",
     )
     data = parser.add_argument_group("data")
     data.add_argument(

@@ -109,7 +109,11 @@ def look_around(request: Request, ray: Session | None) -> Setting:
     title = _title(experiment, images, request)
     experiment = replace(experiment, base=replace(experiment.base, size=size, channels=channels))
     more = known_settings(
-        request.points, request.warm_start, storage=request.storage, experiment=experiment
+        request.points,
+        request.warm_start,
+        storage=request.storage,
+        tracking_uri=request.tracking_uri,
+        experiment=experiment,
     )
     return Setting(
         request=request,
