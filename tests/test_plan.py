@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -60,6 +61,16 @@ def test_two_cores_and_ten_minutes_are_at_least_twelve_trials() -> None:
     assert made.search_seconds < 600
     assert made.episodes == (5, 8, 12)
     assert [made.rungs[2] / rung for rung in made.rungs] == pytest.approx([9, 3, 1])
+
+
+def test_the_plan_says_how_it_searches_and_reads_what_older_ones_did_not_say() -> None:
+    made = plan(sampler="gp", objectives=("L", "coverage"))
+    text = "\n".join(describe(made, cpus=2, gpus=0))
+    assert "by gp, seed 0" in text
+    assert "L (minimized), coverage (maximized)" in text
+    assert Plan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    older = {k: v for k, v in plan().to_dict().items() if k not in ("sampler", "objectives")}
+    assert Plan.from_dict(older) == plan()
 
 
 def test_more_budget_is_more_and_longer_trials() -> None:

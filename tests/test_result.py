@@ -19,7 +19,9 @@ from tuner.result import (
     Best,
     Data,
     Finalist,
+    FrontTrial,
     Gate,
+    Pareto,
     Reference,
     Rematch,
     Rung,
@@ -187,6 +189,34 @@ def test_any_plain_content_survives_json(params, scores, reason, interval):
     document = json.loads(json.dumps(changed.to_dict(), allow_nan=False))
     validate(document)
     assert StudyResult.from_dict(document, Path("elsewhere")) == changed
+
+
+FRONT = Pareto(
+    objectives={"L": "minimize", "coverage": "maximize"},
+    front=(
+        FrontTrial(number=1, values={"L": 0.5, "coverage": 0.25}),
+        FrontTrial(number=0, values={"L": 0.75, "coverage": 0.5}),
+    ),
+)
+
+
+def test_a_pareto_front_is_read_back_and_shown(tmp_path):
+    made = result(tmp_path, pareto=FRONT)
+    made.write(tmp_path / "result.json")
+    assert load(tmp_path / "result.json") == made
+    out = io.StringIO()
+    print_ranking(made, Console(file=out, width=80))
+    text = out.getvalue()
+    assert "Pareto front of L (minimized), coverage (maximized): 2 trials" in text
+    assert "trial 0 · paper's settings: L .75, coverage .50" in text
+    assert text.index("L .50, coverage .25") < text.index("L .75, coverage .50")
+
+
+def test_a_file_from_before_there_were_fronts_is_read(tmp_path):
+    document = result(tmp_path).to_dict()
+    del document["pareto"]
+    (tmp_path / "result.json").write_text(json.dumps(document))
+    assert load(tmp_path / "result.json").pareto is None
 
 
 def test_a_study_without_any_success_has_no_champion_and_no_test(tmp_path):

@@ -1,23 +1,20 @@
 import json
-import math
 import pickle
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
 
-import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from trainables.errors import UserError
 from tuner.asha import Rungs
 from tuner.journal import Journal, RungRecord
 from tuner.known_points import KnownPoint, check_known_point, trial_seed
-from tuner.search import JournalSearch, SeededTPE, last_checkpoint, lessons
+from tuner.search import JournalSearch, last_checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +51,7 @@ def search_of(journal, *, trials=4, seconds=60.0, rungs=None):
         space=space,
         base=Config(),
         trials=trials,
+        sampler="tpe",
         seed=0,
         deadline=time.time() + seconds,
         common={"threads": 1},
@@ -207,96 +205,6 @@ def test_a_trial_lost_between_asking_and_writing_its_config_is_asked_again(tmp_p
         resumed = search_of(journal).suggest("1")
         assert resumed["trial_number"] == 0
         assert resumed["trial_config"] == expected["trial_config"]
-
-
-def test_a_sampler_that_was_interrupted_says_what_it_would_have_said(tmp_path):
-    def run(folder, sessions):
-        for trials in sessions:
-            with open_journal(folder) as journal:
-                search = search_of(journal, trials=trials)
-                while (config := search.suggest("x")) != Searcher.FINISHED:
-                    number, lr = config["trial_number"], config["trial_config"]["lr"]
-                    journal.add_rung(number, rung(0, abs(math.log(lr / 0.01)), decision="done"))
-                    journal.end(number, "COMPLETE", "")
-                    search.on_trial_complete("x")
-                    journal.study.sampler = SeededTPE(seed=0, startup=4)
-        with open_journal(folder) as journal:
-            return [dict(record.params) for record in journal.records()]
-
-    assert run(tmp_path / "once", [14]) == run(tmp_path / "thrice", [5, 9, 14])
-
-
-def test_the_sampler_finds_a_known_optimum(tmp_path):
-    study = optuna.create_study(sampler=SeededTPE(seed=0, startup=8))
-    for _ in range(40):
-        trial = study.ask()
-        study.tell(trial, abs(math.log(space(trial, Config()).lr / 0.01)))
-    assert 0.005 < study.best_params["lr"] < 0.02
-
-
-def told(study, params, *, state=TrialState.COMPLETE, value=None, attrs=None):
-    distributions = {"x": optuna.distributions.FloatDistribution(0, 1)} if params else {}
-    study.add_trial(
-        optuna.trial.create_trial(
-            state=state,
-            value=value,
-            params=params,
-            distributions=distributions,
-            user_attrs=attrs or {},
-            intermediate_values={0: 0.0} if state == TrialState.PRUNED else {},
-        )
-    )
-
-
-def test_a_point_with_overrides_teaches_the_sampler_nothing():
-    def next_x(with_reference):
-        study = optuna.create_study(sampler=SeededTPE(seed=0, startup=3))
-        for number in range(8):
-            told(study, {"x": number / 8}, value=float(number))
-        if with_reference:
-            told(study, {}, value=-5.0, attrs={"overrides": {"mode": "faithful"}})
-        else:
-            told(study, {}, state=TrialState.FAIL)  # so that the numbers agree
-        return study.ask().suggest_float("x", 0, 1)
-
-    assert next_x(True) == next_x(False)
-
-
-def test_a_diverged_region_is_avoided_and_a_dead_worker_is_not_held_against_it():
-    def share_above_half(reason):
-        study = optuna.create_study(sampler=SeededTPE(seed=0, startup=4))
-        for number in range(10):
-            told(study, {"x": 0.3 + 0.05 * (number % 3)}, value=1.0)
-            told(
-                study, {"x": 0.55 + 0.04 * number}, state=TrialState.FAIL, attrs={"reason": reason}
-            )
-        drawn = []
-        for _ in range(30):
-            trial = study.ask()
-            drawn.append(trial.suggest_float("x", 0, 1))
-            study.tell(trial, state=TrialState.FAIL)
-        return sum(x > 0.5 for x in drawn) / len(drawn)
-
-    assert share_above_half("diverged: nan") < share_above_half("worker died")
-
-
-def test_a_trial_that_runs_on_is_a_good_example_and_one_without_scores_is_none():
-    study = optuna.create_study()
-    promoted, fresh = study.ask(), study.ask()
-    promoted.report(0.4, 1)
-    seen = lessons(study.get_trials(), (TrialState.PRUNED, TrialState.RUNNING))
-    assert [trial.state for trial in seen] == [TrialState.PRUNED, TrialState.RUNNING]
-    assert seen[0].intermediate_values == {1: 0.4}
-    assert study.trials[promoted.number].state == TrialState.RUNNING
-    assert fresh.number == seen[1].number
-
-
-def test_lessons_leave_the_study_alone():
-    study = optuna.create_study()
-    told(study, {"x": 0.5}, state=TrialState.FAIL, attrs={"reason": "out of memory"})
-    (seen,) = lessons(study.trials, (TrialState.PRUNED,))
-    assert seen.intermediate_values == {}
-    assert study.trials[0].state == TrialState.FAIL
 
 
 def test_pruned_trials_keep_their_values_by_fidelity(tmp_path):

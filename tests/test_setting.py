@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_launch import pictures
@@ -81,6 +82,19 @@ def test_a_resumed_study_keeps_its_rungs_and_a_new_budget_is_searched(request_: 
     rest = before["budget_seconds"] - before["search_seconds"]
     assert plan.search_seconds == 7200.0 - rest
     assert plan.trials == plan.most_trials == 40
+
+
+@pytest.mark.parametrize("asked", [{"sampler": "random"}, {"objectives": ("L", "coverage")}])
+def test_a_study_keeps_the_search_it_began_with(request_: Request, asked: Any) -> None:
+    setting = look_around(replace(request_, sampler="sobol"), None)
+    with begun(setting):
+        pass
+    resumed = look_around(replace(request_, resume=True), None)
+    with reopened(resumed) as journal:
+        assert recorded_plan(journal, resumed).sampler == "sobol"
+        other = replace(resumed, request=replace(resumed.request, **asked))
+        with pytest.raises(UserError, match=r"began with --.* leave --.* out"):
+            recorded_plan(journal, other)
 
 
 def test_a_finished_study_says_so(request_: Request) -> None:

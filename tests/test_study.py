@@ -231,6 +231,7 @@ def study(tmp_path):
             space=toy_space,
             base=ToyConfig(),
             trials=3,
+            sampler="tpe",
             seed=0,
             deadline=math.inf,
             common={},

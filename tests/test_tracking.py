@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_result import result
+from test_result import FRONT, result
 
 from trainables.errors import UserError
 from tuner import run_store, tracking
@@ -199,7 +199,7 @@ def test_the_studys_own_run_holds_the_outcome(storage):
     tracker.trial_started(1, "", CONFIG, {"width": 8})
     tracker.trial_ended(1, "COMPLETE", "")
     checkpoint(storage / "my study", 1, 1)
-    made = result(storage / "my study")
+    made = result(storage / "my study", pareto=FRONT)
     tracker.study_ended(made, {"split": "abc"})
     store = client(storage)
     run = store.get_run(tracker.parent_run_id)
@@ -207,6 +207,7 @@ def test_the_studys_own_run_holds_the_outcome(storage):
     assert run.data.params["trials"] == "3"
     assert run.data.metrics["test/J"] == pytest.approx(0.39)
     assert run.data.metrics["fidelity/rung_0"] == pytest.approx(0.8)
+    assert run.data.tags["pareto_front"] == "1, 0"
     note = run.data.tags["mlflow.note.content"]
     assert made.verdict in note
     assert "best/grid.png" in note

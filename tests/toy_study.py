@@ -39,6 +39,7 @@ class ToyPlan:
     cpus_per_trial: float = 1
     gpus_per_trial: float = 0
     threads: int = 1
+    sampler: str = "tpe"
     seed: int = 0
 
 

@@ -145,7 +145,8 @@ class _Study:
         tracker = stack.enter_context(self._tracker((known or {}).get("parent_run_id")))
         place = {"experiment_id": tracker.experiment_id, "parent_run_id": tracker.parent_run_id}
         if journal is None:
-            journal = stack.enter_context(Journal(self.setting.request.storage, self.setting.study))
+            opened = Journal(self.setting.request.storage, self.setting.study, self.plan.objectives)
+            journal = stack.enter_context(opened)
             self._record(journal, place)
         elif known != place:  # the store is another one, or a new one
             journal.set_attr("mlflow", place)
@@ -168,7 +169,8 @@ class _Study:
             plan=self.plan.to_dict(),
             tags=provenance_tags(
                 seed=self.plan.seed, data=setting.data, versions=versions(), commit=git_commit()
-            ),
+            )
+            | {"sampler": self.plan.sampler},
             remember=self._remember,
             report=setting.say,
             deliver=self._resume_command(),
@@ -184,7 +186,9 @@ class _Study:
     def _record(self, journal: Journal, mlflow: dict[str, str]) -> None:
         """What a resume has to know; the plan last, since without it nothing can go on."""
         setting = self.setting
-        journal.set_attr("experiment", setting.experiment.name)
+        experiment = setting.experiment
+        journal.enqueue(experiment.known_points, experiment.space, experiment.base)
+        journal.set_attr("experiment", experiment.name)
         journal.set_attr("data", asdict(setting.data))
         journal.set_attr("split", split_record(setting.images, setting.split))
         journal.set_attr("mlflow", mlflow)

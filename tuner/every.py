@@ -85,6 +85,11 @@ def _began(storage: Path, study: str) -> bool:
 def _resume_command(request: Request) -> str:
     words = [sys.executable, "-m", "tuner.launch", "all", "--resume"]
     words += ["--storage", str(request.storage)]
-    for option, value in (("--data-root", request.data_root), ("--address", request.address)):
+    for option, value in (
+        ("--data-root", request.data_root),
+        ("--address", request.address),
+        ("--sampler", request.sampler),
+        ("--objectives", request.objectives and ",".join(request.objectives)),
+    ):
         words += [option, str(value)] if value else []
     return shlex.join(words)

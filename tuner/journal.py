@@ -7,6 +7,7 @@ import fcntl
 import importlib.metadata
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trainables.errors import UserError
 from tuner.known_points import KnownPoint, Probe, check_known_point
+from tuner.objectives import OBJECTIVES
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 Decision = Literal["continue", "pause", "done"]
@@ -90,18 +92,28 @@ class TrialRecord:
         """L at the last scored point, lower is better."""
         return float(self.rungs[-1].metrics["L"]) if self.rungs else None
 
+    def values(self, objectives: Sequence[str]) -> tuple[float, ...] | None:
+        """The objectives at the last scored point."""
+        last = self.rungs[-1] if self.rungs else None
+        return None if last is None else tuple(float(last.metrics[name]) for name in objectives)
+
 
 class Journal:
     """A study on disk, held by one process at a time.
 
     Attributes:
         folder: `<storage>/<study>`, where everything of the study lies.
-        study: the Optuna study behind it; minimizes L.
+        study: the Optuna study behind it.
+        objectives: what it searches on, L first.
     """
 
-    def __init__(self, storage: Path, study: str) -> None:
+    def __init__(self, storage: Path, study: str, objectives: Sequence[str] = ("L",)) -> None:
         """Open or create the study `study` under `storage`.
 
+        Args:
+            storage: folder of all studies.
+            study: its name.
+            objectives: of a new study; one that is there keeps its own.
         Raises:
             UserError: another process holds the study, the folder cannot be written, or another
                 version of this package wrote the journal.
@@ -118,8 +130,16 @@ class Journal:
         fresh = not path.exists()
         self._storage = optuna.storages.JournalStorage(_WholeLines(path))
         self.study = optuna.create_study(
-            storage=self._storage, study_name=study, direction="minimize", load_if_exists=True
+            storage=self._storage,
+            study_name=study,
+            directions=[OBJECTIVES[name] for name in objectives],
+            load_if_exists=True,
         )
+        if len(objectives) > 1:
+            with warnings.catch_warnings():  # names are marked as experimental
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.study.set_metric_names(list(objectives))
+        self.objectives = tuple(self.study.metric_names or ("L",))
         if fresh:
             self.set_attr("format", FORMAT)
             self.set_attr("version", importlib.metadata.version(PACKAGE))
@@ -170,11 +190,11 @@ class Journal:
 
     def records(self) -> tuple[TrialRecord, ...]:
         """All trials in order of number, those still waiting to be asked for included."""
-        return tuple(_record(trial) for trial in self.study.get_trials(deepcopy=False))
+        return tuple(record_of(trial) for trial in self.study.get_trials(deepcopy=False))
 
     def record(self, number: int) -> TrialRecord:
         """One trial."""
-        return _record(self._frozen(number))
+        return record_of(self._frozen(number))
 
     def enqueue(self, points: Sequence[KnownPoint], space: Space, base: Any) -> None:
         """Put known points first in line, once: a resumed study has them already.
@@ -239,8 +259,8 @@ class Journal:
     def end(self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str) -> None:
         """Tell the end of a trial; `reason` says why it was PRUNED or FAILed."""
         self.set_trial_attr(number, "reason", reason)
-        score = self.record(number).score if state == "COMPLETE" else None
-        self.study.tell(number, score, TrialState[state])
+        values = self.record(number).values(self.objectives) if state == "COMPLETE" else None
+        self.study.tell(number, values, TrialState[state])
 
     def promote(self, number: int) -> None:
         """Write that a paused trial runs again."""
@@ -277,7 +297,8 @@ def ending_of(rung: RungRecord) -> tuple[Literal["COMPLETE", "PRUNED"], str] | N
     return ("COMPLETE", "") if rung.complete else ("PRUNED", "time")
 
 
-def _record(trial: FrozenTrial) -> TrialRecord:
+def record_of(trial: FrozenTrial) -> TrialRecord:
+    """What the journal's Optuna study holds of a trial."""
     attrs = trial.user_attrs
     rungs = [
         RungRecord(rung=int(key.removeprefix("rung/")), **attrs[key])

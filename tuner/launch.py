@@ -28,7 +28,9 @@ NAMES = (
     "cgan_fashion_mnist",
     "infogan_fashion_mnist",
 )
+SAMPLERS = ("tpe", "gp", "cmaes", "nsgaii", "random", "sobol")
 ALL = "all"  # in place of a name
+OF_ONE = ("study", "data", "base", "target", "point", "warm_start")  # not for all
 SIZES = (32, 64, 128)
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
@@ -45,6 +47,7 @@ examples:
   python -m tuner.launch reptile_omniglot --trials 1      the paper's settings alone
   python -m tuner.launch reptile_omniglot --data my/characters
   python -m tuner.launch reptile_omniglot --resume        go on where the last one stopped
+  python -m tuner.launch reptile_mnist --warm-start reptile_omniglot
   python -m tuner.launch all --budget 6h                  one after another, an hour each
   python -m tuner.launch --replay RUN_ID                  a trial once more, bit for bit
 
@@ -82,6 +85,31 @@ def build_parser() -> argparse.ArgumentParser:
         help="size of the nets: cpu up to width 32, paper up to width 64 (default: by hardware)",
     )
     search.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    search.add_argument(
+        "--sampler",
+        choices=SAMPLERS,
+        help="Optuna's sampler of new settings: tpe (default), gp (Gaussian process), cmaes, "
+        "nsgaii, random, sobol (a low-discrepancy sequence)",
+    )
+    search.add_argument(
+        "--objectives",
+        help="search for the Pareto front of some of L, coverage, copy_share, train_seconds, with "
+        "commas between; L is always one of them (default: L alone)",
+    )
+    search.add_argument(
+        "--point",
+        action="append",
+        metavar="SETTINGS",
+        help="run these settings first: JSON, or a file of it such as a champion's config.json; "
+        "what they leave open is sampled (repeatable)",
+    )
+    search.add_argument(
+        "--warm-start",
+        action="append",
+        metavar="STUDY",
+        help="run the 3 best settings of an earlier study first, or those of a champion, "
+        "models:/NAME@champion (repeatable)",
+    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data-root",
@@ -173,6 +201,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
 def _request(arguments: argparse.Namespace) -> Request:
     """The options, checked as far as they go without looking at the machine."""
     from tuner.experiments import find_experiment
+    from tuner.objectives import parse_objectives
     from tuner.plan import parse_budget
     from tuner.setting import is_name
 
@@ -180,10 +209,10 @@ def _request(arguments: argparse.Namespace) -> Request:
         raise UserError("An experiment must be named; see --help.")
     if arguments.experiment != ALL:
         find_experiment(arguments.experiment)
-    elif any(getattr(arguments, name) is not None for name in ("study", "data", "base", "target")):
+    elif any(getattr(arguments, name) is not None for name in OF_ONE):
         raise UserError(
-            f"{ALL!r} runs every experiment on its own data and classes: leave out --study, "
-            "--data, --base and --target."
+            f"{ALL!r} runs every experiment on its own data, classes and settings: leave out "
+            "--study, --data, --base, --target, --point and --warm-start."
         )
     if arguments.trials is not None and arguments.trials < 1:
         raise UserError(f"--trials must be at least 1, got {arguments.trials}.")
@@ -193,6 +222,12 @@ def _request(arguments: argparse.Namespace) -> Request:
         raise UserError(
             "--study becomes a folder: it must be letters, digits, '.', '_' and '-', beginning "
             f"with a letter or digit, at most 100; got {arguments.study!r}."
+        )
+    objectives = None if arguments.objectives is None else parse_objectives(arguments.objectives)
+    if arguments.sampler == "cmaes" and objectives is not None and len(objectives) > 1:
+        raise UserError(
+            f"--sampler cmaes searches on one objective, got {','.join(objectives)}: choose "
+            "another sampler, or leave out --objectives."
         )
     folder = arguments.data is not None and not is_name(arguments.data)
     if folder and arguments.data_root is not None:
@@ -220,6 +255,10 @@ def _request(arguments: argparse.Namespace) -> Request:
         gpus_per_trial=arguments.gpus_per_trial,
         dry_run=arguments.dry_run,
         resume=arguments.resume,
+        sampler=arguments.sampler,
+        objectives=objectives,
+        points=tuple(arguments.point or ()),
+        warm_start=tuple(arguments.warm_start or ()),
     )
 
 

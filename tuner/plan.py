@@ -14,6 +14,7 @@ from typing import Any, Self
 from trainables.errors import UserError
 from tuner.asha import Rungs
 from tuner.experiments import Scale
+from tuner.objectives import OBJECTIVES
 
 ETA = 3
 RUNGS = 3  # a full trial trains 9 times as long as one that is stopped at once
@@ -53,6 +54,8 @@ class Plan:
         cpus_per_trial, gpus_per_trial, threads: what each gets.
         device: torch device of the trials.
         seed: of the sampler, the trials and the split.
+        sampler: which of `SAMPLERS` says what new trials are like.
+        objectives: what it searches on; ASHA and the choice of the champion go by L, the first.
         samples: generated pictures an episode.
         flops_per_second: measured training speed of one trial among `slots`.
         finalists: best trials that meet again after the search.
@@ -77,6 +80,8 @@ class Plan:
     flops_per_second: float
     finalists: int
     final_seeds: int
+    sampler: str = "tpe"  # as studies had it before there was a choice
+    objectives: tuple[str, ...] = ("L",)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -141,6 +146,8 @@ def make_plan(
     samples: int,
     flops_per_second: float,
     source_seconds: float = 0.0,
+    sampler: str = "tpe",
+    objectives: tuple[str, ...] = ("L",),
 ) -> Plan:
     """Spend a budget: more of it buys longer trials as well as more of them.
 
@@ -151,6 +158,7 @@ def make_plan(
         flops_per_second: training speed of one trial while all slots train.
         source_seconds: of a pre-training, which happens once in the search and once in the finals;
             0 if every trial trains its model from nothing.
+        sampler, objectives: as in `Plan`.
     """
     once = START_SECONDS + FINISH_SECONDS + 2 * source_seconds
     relative = (budget_seconds - once) * slots / (2 * DEFAULT_BUDGET_SECONDS["cpu"])
@@ -185,6 +193,8 @@ def make_plan(
         flops_per_second=flops_per_second,
         finalists=finalists,
         final_seeds=seeds,
+        sampler=sampler,
+        objectives=objectives,
     )
 
 
@@ -201,15 +211,19 @@ def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
     rungs = ", ".join(f"{rung / plan.flops_per_second:.0f} s" for rung in plan.rungs)
     rate = plan.flops_per_second / 1e9
     more = " or more" if plan.most_trials > plan.trials else ""
+    searched = ", ".join(f"{name} ({OBJECTIVES[name]}d)" for name in plan.objectives)
+    several = [f"Search     for what nothing beats in all of {searched}; ASHA goes by L"]
     return [
         f"Hardware   {cpus:g} CPUs, {gpus:g} GPUs: {plan.slots} trials side by side, each with "
         f"{plan.cpus_per_trial:g} CPUs, {plan.gpus_per_trial:g} GPUs and {plan.threads} threads",
-        f"Plan       {plan.trials} trials{more} at {plan.scale} scale, seed {plan.seed}; each "
-        f"trains about {rungs} ({len(plan.rungs)} rungs of equal compute, at {rate:.0f} GFLOP/s), "
-        f"scored on {', '.join(map(str, plan.episodes))} episodes; ASHA pauses those far behind",
+        f"Plan       {plan.trials} trials{more} at {plan.scale} scale by {plan.sampler}, seed "
+        f"{plan.seed}; each trains about {rungs} ({len(plan.rungs)} rungs of equal compute, at "
+        f"{rate:.0f} GFLOP/s), scored on {', '.join(map(str, plan.episodes))} episodes; ASHA "
+        "pauses those far behind",
         f"Time       at most {clock(plan.budget_seconds)}: {clock(plan.search_seconds)} of search, "
         f"then the best {plan.finalists} meet again, trained with other seeds, and the winner is "
         "tested on classes nobody has seen",
+        *(several if len(plan.objectives) > 1 else []),
     ]
 
 

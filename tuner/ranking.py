@@ -13,7 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tuner.result import StudyResult, TrialResult
+    from tuner.result import Pareto, StudyResult, TrialResult
 
 # The scores shown in every table, best first in what they say, and their headings.
 COLUMNS = {
@@ -116,6 +116,8 @@ def print_ranking(result: StudyResult, console: Console, *, rows: int = 20) -> N
     console.print(_table(result, console, rows))
     for line in (*_fidelity(result), *_rematch(result)):
         console.print(Text(line), soft_wrap=True)
+    if result.pareto is not None:
+        _print_front(result, result.pareto, console, rows)
     if result.test is not None:
         _print_tests(result, console)
     for line in (failures(result.trials), result.verdict, _gate(result), _picture(result)):
@@ -178,6 +180,20 @@ def _table(result: StudyResult, console: Console, rows: int) -> Table:
             scores = result.null_baselines[name]["validation"]
             table.add_row("", "", title, "", *cells(scores))
     return table
+
+
+def _print_front(result: StudyResult, pareto: Pareto, console: Console, rows: int) -> None:
+    """The trials that nobody beats in all objectives."""
+    names = ", ".join(f"{_word(n)} ({d}d)" for n, d in pareto.objectives.items())
+    lines = [f"Pareto front of {names}: {len(pareto.front)} trials that no other beats in all"]
+    trials = {trial.number: trial for trial in result.trials}
+    for one in pareto.front[:rows]:
+        told = ", ".join(f"{_word(n)} {number(one.values[n])}" for n in pareto.objectives)
+        trial = trials[one.number]
+        lines.append(f"  {trial_title(one.number, trial.label, trial.params)}: {told}")
+    if len(pareto.front) > rows:
+        lines.append(f"  ... and {len(pareto.front) - rows} more in result.json")
+    console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
 def _print_tests(result: StudyResult, console: Console) -> None:

@@ -84,6 +84,22 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FrontTrial:
+    """A trial of the Pareto front, and its objectives by name."""
+
+    number: int
+    values: Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pareto:
+    """Trials that no other beats in all objectives, best L first; directions by objective."""
+
+    objectives: dict[str, str]
+    front: tuple[FrontTrial, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TestScore:
     """The champion on the test classes, with 95 % intervals (low, high) by score."""
 
@@ -179,6 +195,7 @@ class StudyResult:
     git_commit: str | None
     tracking: TrackingPlace | None
     commands: dict[str, str]
+    pareto: Pareto | None = None  # files of older studies have none
 
     def to_dict(self) -> dict[str, Any]:
         """The document, plain JSON types only.
@@ -212,6 +229,9 @@ class StudyResult:
         if fields["reference"] is not None:
             test = _test(fields["reference"]["test"])
             fields["reference"] = Reference(**fields["reference"] | {"test": test})
+        if fields.get("pareto") is not None:
+            front = tuple(FrontTrial(**trial) for trial in fields["pareto"]["front"])
+            fields["pareto"] = Pareto(**fields["pareto"] | {"front": front})
         if fields["tracking"] is not None:
             fields["tracking"] = TrackingPlace(**fields["tracking"])
         return cls(folder=folder, **fields)

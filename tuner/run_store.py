@@ -56,11 +56,52 @@ class Version:
     tags: Mapping[str, str]
 
 
-class RunStore:
-    """One experiment of a tracking store.
+class Models:
+    """The registered models of a tracking store, to read.
 
     Attributes:
         uri: of the store; may hold credentials, so never print it.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Open the store.
+
+        Args:
+            uri: as `tracking_uri.resolve_uri` returns it.
+        Raises:
+            UserError: the store is not there or cannot be used (within about 10 s).
+        """
+        self.uri = uri
+        silence()
+        with usable(uri):
+            self._client = _open_client(uri)
+
+    def champion(self, name: str) -> Version | None:
+        """The version of a registered model that bears the alias `@champion`."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client.get_model_version_by_alias(name, CHAMPION)
+        except MlflowException as error:
+            # A model without the alias is an invalid value for MLflow, no model is a missing one.
+            if _http_status(error) in (400, 404):
+                return None
+            raise
+        return Version(number=int(found.version), tags=dict(found.tags))
+
+    def download(self, name: str, version: int, file: str, folder: Path) -> Path:
+        """Copy a file of a registered model below `folder`.
+
+        Its run says where it lies: a version's own source may be any place.
+        """
+        run_id = str(self._client.get_model_version(name, str(version)).run_id)
+        return Path(self._client.download_artifacts(run_id, f"{MODEL}/{file}", str(folder)))
+
+
+class RunStore(Models):
+    """One experiment of a tracking store.
+
+    Attributes:
         experiment_id: MLflow's id of the experiment.
     """
 
@@ -75,10 +116,8 @@ class RunStore:
         Raises:
             UserError: the store is not there or cannot be used (within about 10 s).
         """
-        self.uri = uri
-        silence()
+        super().__init__(uri)
         with usable(uri):
-            self._client = _open_client(uri)
             self.experiment_id = self._find_experiment(experiment, storage)
 
     def create(self, name: str, tags: Mapping[str, str]) -> str:
@@ -168,27 +207,6 @@ class RunStore:
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Write an artifact."""
         self._client.log_text(run_id, text, name)
-
-    def champion(self, name: str) -> Version | None:
-        """The version of a registered model that bears the alias `@champion`."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            found = self._client.get_model_version_by_alias(name, CHAMPION)
-        except MlflowException as error:
-            # A model without the alias is an invalid value for MLflow, no model is a missing one.
-            if _http_status(error) in (400, 404):
-                return None
-            raise
-        return Version(number=int(found.version), tags=dict(found.tags))
-
-    def download(self, name: str, version: int, file: str, folder: Path) -> Path:
-        """Copy a file of a registered model below `folder`.
-
-        Its run says where it lies: a version's own source may be any place.
-        """
-        run_id = str(self._client.get_model_version(name, str(version)).run_id)
-        return Path(self._client.download_artifacts(run_id, f"{MODEL}/{file}", str(folder)))
 
     def register(self, name: str, run_id: str, tags: Mapping[str, str]) -> int:
         """Make a run's artifacts `MODEL` a version of a registered model, once -> its number."""

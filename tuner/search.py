@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import time
-import warnings
-from collections.abc import Container, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from ray.tune.search import Searcher
 
 from tuner.asha import Rungs
 from tuner.journal import Journal, Space, TrialRecord
-from tuner.known_points import trial_seed
-
-# Failures that the parameters are to blame for.
-_REGION_REASONS = ("diverged", "out of memory", "too large")
+from tuner.known_points import parameters_of, trial_seed
+from tuner.samplers import SeededSampler
 
 
 class JournalSearch(Searcher):
@@ -40,6 +32,7 @@ class JournalSearch(Searcher):
         space: Space,
         base: Any,
         trials: int,
+        sampler: str,
         seed: int,
         deadline: float,
         common: Mapping[str, Any],
@@ -52,6 +45,7 @@ class JournalSearch(Searcher):
             space: (trial, base) -> frozen config.
             base: config that the space starts from.
             trials: trials of the whole study, those of earlier sessions included.
+            sampler: its name in `SAMPLERS`.
             seed: of the sampler and, through `trial_seed`, of every trial.
             deadline: unix seconds after which no trial begins.
             common: what every trial's Ray config holds beside its own part.
@@ -65,7 +59,12 @@ class JournalSearch(Searcher):
         self._new = max(0, trials - begun)
         self._arriving = False
         self._live: dict[str, int] = {}  # what was handed out and is not over, by Ray's ids
-        journal.study.sampler = SeededTPE(seed=seed, startup=min(8, max(4, trials // 2)))
+        journal.study.sampler = SeededSampler(
+            sampler,
+            seed=seed,
+            startup=min(8, max(4, trials // 2)),
+            parameters=parameters_of(space, base),
+        )
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's Ray config; None while others' results may bring one; or FINISHED."""
@@ -145,112 +144,3 @@ def _exists(checkpoint: str) -> bool:
     place = tune.Checkpoint(checkpoint)
     files = place.filesystem
     return bool(files and files.get_file_info(f"{place.path}/state.pt").is_file)
-
-
-class SeededTPE(BaseSampler):
-    """Optuna's TPE, with a memory that is the journal alone and no wrong lessons from it.
-
-    Every trial gets a sampler seeded with its own number, so a resumed study samples what an
-    uninterrupted one would. The sampler never sees trials that ran other settings than their
-    parameters say, and sees failures that the parameters are to blame for as the worst trials
-    there are: TPE on its own forgets them and comes back.
-    """
-
-    def __init__(self, *, seed: int, startup: int) -> None:
-        """A sampler for one study.
-
-        Args:
-            seed: of the study.
-            startup: trials to sample at random before the model is used.
-        """
-        self._seed, self._startup = seed, startup
-        self._number = -1
-        self._tpe = self._fresh(0)
-
-    def _fresh(self, number: int) -> TPESampler:
-        with warnings.catch_warnings():
-            # `group` models parameters that exist for some trials only; marked experimental.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return TPESampler(
-                seed=trial_seed(self._seed, number),
-                n_startup_trials=self._startup,
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-            )
-
-    def _for(self, trial: FrozenTrial) -> TPESampler:
-        if trial.number != self._number:
-            self._number, self._tpe = trial.number, self._fresh(trial.number)
-        return self._tpe
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Parameters that are sampled together."""
-        return self._for(trial).infer_relative_search_space(_lessons(study), trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Values for them."""
-        return self._for(trial).sample_relative(_lessons(study), trial, search_space)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """A value for a parameter seen for the first time."""
-        return self._for(trial).sample_independent(
-            _lessons(study), trial, param_name, param_distribution
-        )
-
-
-class _Lessons:
-    """A study as the sampler should see it."""
-
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def get_trials(
-        self, *, states: Container[TrialState] | None = None, **_copying: bool
-    ) -> list[FrozenTrial]:
-        return lessons(self._study.get_trials(deepcopy=False), states)
-
-    _get_trials = get_trials  # the name by which Optuna's samplers call it
-
-
-def _lessons(study: optuna.Study) -> optuna.Study:
-    return cast(optuna.Study, _Lessons(study))
-
-
-def lessons(
-    trials: Sequence[FrozenTrial], states: Container[TrialState] | None = None
-) -> list[FrozenTrial]:
-    """The trials a sampler may learn from, in `states`.
-
-    A failure that its parameters are to blame for comes as PRUNED without a value, which TPE ranks
-    behind every trial that has one. A trial that is still running comes as PRUNED at its last rung:
-    a constant liar takes all running trials for bad ones, and those that ASHA lets run on are the
-    best there are.
-    """
-    seen = []
-    for trial in trials:
-        if trial.user_attrs.get("overrides"):
-            continue
-        reason = trial.user_attrs.get("reason", "")
-        if trial.state == TrialState.FAIL and reason.startswith(_REGION_REASONS):
-            trial = copy.copy(trial)
-            trial.state, trial.intermediate_values = TrialState.PRUNED, {}
-        elif trial.state == TrialState.RUNNING and trial.intermediate_values:
-            trial = copy.copy(trial)
-            trial.state = TrialState.PRUNED
-        if states is None or trial.state in states:
-            seen.append(trial)
-    return seen

@@ -34,10 +34,12 @@ from tuner.experiments import Experiment, Scale, find_experiment
 from tuner.journal import Journal
 from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
 from tuner.result import Data
+from tuner.warm_start import known_settings
 
 CALIBRATION_SECONDS = 2.0
 SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
 SIZE = 32  # pixels a side, unless asked for otherwise
+SAMPLER = "tpe"
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
 
@@ -63,6 +65,10 @@ class Request:
     gpus_per_trial: float | None
     dry_run: bool
     resume: bool
+    sampler: str | None = None
+    objectives: tuple[str, ...] | None = None
+    points: tuple[str, ...] = ()
+    warm_start: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +108,17 @@ def look_around(request: Request, ray: Session | None) -> Setting:
     images, data = _open_data(request, experiment, lambda line: _say(console, line))
     size, channels = images.images.shape[-1], images.images.shape[1]
     title = _title(experiment, images, request)
+    experiment = replace(experiment, base=replace(experiment.base, size=size, channels=channels))
+    more = known_settings(
+        request.points,
+        request.warm_start,
+        storage=request.storage,
+        tracking_uri=request.tracking_uri,
+        experiment=experiment,
+    )
     return Setting(
         request=request,
-        experiment=replace(experiment, base=replace(experiment.base, size=size, channels=channels)),
+        experiment=replace(experiment, known_points=(*experiment.known_points, *more)),
         images=images,
         data=data,
         split=split_classes(images, base=request.base, target=request.target, seed=SPLIT_SEED),
@@ -245,11 +259,23 @@ def recorded_plan(journal: Journal, setting: Setting) -> Plan:
     require_same_space(journal, setting.experiment.space, setting.experiment.base)
     _packed(setting, plan.cpus_per_trial, plan.gpus_per_trial)  # it must still fit
     request = setting.request
+    _require_same_search(plan, request, setting.study)
     if request.budget_seconds is not None:
         plan = plan.with_budget(request.budget_seconds)
     if request.trials is not None:
         plan = replace(plan, trials=request.trials, most_trials=request.trials)
     return plan
+
+
+def _require_same_search(plan: Plan, request: Request, study: str) -> None:
+    """A study keeps its sampler and its objectives: its trials were chosen by them."""
+    for option, asked, recorded in (
+        ("--sampler", request.sampler, plan.sampler),
+        ("--objectives", request.objectives, plan.objectives),
+    ):
+        if asked is not None and asked != recorded:
+            told = recorded if isinstance(recorded, str) else ",".join(recorded)
+            raise UserError(f"Study {study!r} began with {option} {told}: leave {option} out.")
 
 
 def new_plan(setting: Setting) -> Plan:
@@ -285,6 +311,8 @@ def new_plan(setting: Setting) -> Plan:
         samples=samples_wanted(setting.images),
         flops_per_second=speed * shared,
         source_seconds=source_seconds / shared,
+        sampler=request.sampler or SAMPLER,
+        objectives=request.objectives or ("L",),
     )
 
 
@@ -316,3 +344,6 @@ def show(plan: Plan, setting: Setting) -> None:
         )
     for line in describe(plan, cpus=setting.cpus, gpus=setting.gpus):
         setting.say(line)
+    if setting.request.points or setting.request.warm_start:
+        labels = [point.label for point in setting.experiment.known_points]
+        setting.say(f"First      {'; '.join(labels)}")

@@ -72,6 +72,10 @@ class StudyPlan(Protocol):
         """Threads of one trial."""
 
     @property
+    def sampler(self) -> str:
+        """Its name in SAMPLERS."""
+
+    @property
     def seed(self) -> int:
         """Seed of the sampler and of the trials."""
 
@@ -135,9 +139,19 @@ def best_trial(records: Sequence[TrialRecord], full: float) -> TrialRecord | Non
 def ranked_trials(records: Sequence[TrialRecord], full: float) -> list[TrialRecord]:
     """All that were scored, as `best_trial` ranks them: those that came far before the others."""
     scored = [r for r in records if r.state in ("COMPLETE", "PRUNED") and r.score is not None]
-    furthest = min(full, max((record.fidelity for record in scored), default=0.0))
-    far = _CHAMPION_FIDELITY * furthest
+    far = _far(scored, full)
     return sorted(scored, key=lambda r: (r.fidelity < far, r.score, r.number))
+
+
+def far_trials(records: Sequence[TrialRecord], full: float) -> list[TrialRecord]:
+    """Those of `ranked_trials` that came far, whose scores can be compared."""
+    ranked = ranked_trials(records, full)
+    far = _far(ranked, full)
+    return [record for record in ranked if record.fidelity >= far]
+
+
+def _far(scored: Sequence[TrialRecord], full: float) -> float:
+    return _CHAMPION_FIDELITY * min(full, max((r.fidelity for r in scored), default=0.0))
 
 
 def run_study(
@@ -178,6 +192,7 @@ def run_study(
         space=experiment.space,
         base=experiment.base,
         trials=plan.most_trials,
+        sampler=plan.sampler,
         seed=plan.seed,
         deadline=deadline,
         common={

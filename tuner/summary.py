@@ -11,13 +11,16 @@ from tuner.champion import Verdict
 from tuner.finals import Contender, Kept, Tested, margin
 from tuner.journal import RungRecord, TrialRecord
 from tuner.known_points import trial_seed
+from tuner.objectives import OBJECTIVES, losses, pareto_front
 from tuner.plan import Plan
 from tuner.result import (
     Best,
     Data,
     Finalist,
+    FrontTrial,
     Gate,
     Metrics,
+    Pareto,
     Reference,
     Rematch,
     Rung,
@@ -30,7 +33,7 @@ from tuner.result import (
     in_study,
     versions,
 )
-from tuner.study import StudyRun
+from tuner.study import StudyRun, far_trials
 from tuner.tracking import Tracker
 from tuner.tracking_uri import strip_credentials, study_page, ui_command
 
@@ -82,6 +85,7 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
         test=test,
         reference=_reference(facts),
         gate=None if facts.gate is None else Gate(**asdict(facts.gate)),
+        pareto=_pareto(run, facts.plan),
         verdict=compare_to_augmented(best, test, facts.baselines),
         versions=versions(),
         git_commit=git_commit(),
@@ -106,6 +110,7 @@ def _plan(plan: Plan) -> dict[str, object]:
     document = plan.to_dict()
     document["rungs_flops"] = list(document.pop("rungs"))
     document["episodes"] = list(document["episodes"])
+    document["objectives"] = list(document["objectives"])
     return document
 
 
@@ -185,6 +190,19 @@ def _test(tested: Tested, classes: tuple[str, ...]) -> TestScore:
         metrics=dict(tested.scores.metrics),
         intervals=tested.intervals(),
     )
+
+
+def _pareto(run: StudyRun, plan: Plan) -> Pareto | None:
+    names = plan.objectives
+    if len(names) == 1:
+        return None
+    compared = [
+        FrontTrial(number=r.number, values={n: r.rungs[-1].metrics[n] for n in names})
+        for r in far_trials(run.records, plan.rungs[-1])
+    ]
+    best = pareto_front([losses([t.values[n] for n in names], names) for t in compared])
+    front = sorted((compared[index] for index in best), key=lambda t: (t.values["L"], t.number))
+    return Pareto(objectives={n: OBJECTIVES[n] for n in names}, front=tuple(front))
 
 
 def _reference(facts: Facts) -> Reference | None:

@@ -269,7 +269,10 @@ class Tracker:
             }
             note.append(markdown_ranking(result, pages))
             points: list[Point] = [(name, value, now, 0) for name, value in metrics.items()]
-            self._store.log_metrics(run_id, points, {NOTE: "\n\n".join(note)})
+            tags = {NOTE: "\n\n".join(note)}
+            if result.pareto is not None:  # trials; their scores are in result.json
+                tags["pareto_front"] = ", ".join(str(t.number) for t in result.pareto.front)
+            self._store.log_metrics(run_id, points, tags)
             if result.gate is not None:
                 self._register(result, result.gate, identity)
 

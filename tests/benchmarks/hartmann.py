@@ -106,6 +106,7 @@ def _ours(surrogate: Surrogate, journal: Journal, seed: int, budget: float) -> E
         space=space,
         base=None,
         trials=10**6,  # as many as the budget allows, as by default
+        sampler="tpe",
         seed=seed,
         deadline=float("inf"),
         common={},
