@@ -542,3 +542,73 @@ def test_a_kill_between_any_two_calls_to_the_store_leaves_no_gap_and_no_double(
         wanted = [float(s) for s in range(1, 501)] if "_loss" in name else [1000, 3000]
         assert sorted(point.step for point in points) == wanted, name
     assert run.data.params == {"width": "16", "inner.lr": "0.001", "inner.steps": "10"}
+
+
+def told_of_two_rungs(tracker, storage):
+    tracker.trial_started(0, "", CONFIG, {"width": 16})
+    for rung, decision in enumerate(("pause", "done")):
+        losses = [(10.0 * rung + step, -1.0, 2.0) for step in range(1, 6)]
+        tracker.rung_reached(0, rung, metrics(rung), losses, checkpoint(storage, 0, rung), decision)
+    tracker.trial_ended(0, "COMPLETE", "")
+
+
+def has_all_of_two_rungs(storage, tracker):
+    (run,) = trial_runs(storage, tracker).values()
+    assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "COMPLETE")
+    store = client(storage)
+    points = {
+        name: [point.step for point in store.get_metric_history(run.info.run_id, name)]
+        for name in run.data.metrics
+    }
+    assert points["score/L"] == points["training/rung"] == [1000, 3000]
+    assert points["training/critic_loss"] == [1, 2, 3, 4, 5, 11, 12, 13, 14, 15]
+
+
+def test_a_server_that_answers_500_now_and_then_gets_everything_in_order(storage, monkeypatch):
+    """Before or after it did what it was asked: an answer may be lost, too."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    tries = [0]
+
+    def flaky(name):
+        real = getattr(MlflowClient, name)
+
+        def call(*arguments, **named):
+            tries[0] += 1
+            if tries[0] % 3 == 0:
+                raise MlflowException("500 Server Error")
+            found = real(*arguments, **named)
+            if tries[0] % 4 == 0:
+                raise MlflowException("API request failed: connection reset")
+            return found
+
+        return call
+
+    lines: list[str] = []
+    tracker = Tracker(None, storage=storage, **options(lines))
+    tracker._writer._waits = (0.0,)
+    with monkeypatch.context() as patch:
+        for name in ("create_run", "log_batch", "log_artifact", "set_terminated", "search_runs"):
+            patch.setattr(MlflowClient, name, flaky(name))
+        told_of_two_rungs(tracker, storage)
+        tracker.close()
+    assert tries[0] > 10
+    assert all("the search goes on" in line for line in lines)
+    assert lines
+    has_all_of_two_rungs(storage, tracker)
+
+
+@pytest.mark.faults
+def test_a_locked_database_gets_everything_when_it_is_free(storage):
+    """Locked for longer than SQLite itself waits, which is 20 s."""
+    tracker = Tracker(None, storage=storage, **options([]))
+    with closing(sqlite3.connect(storage / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        told_of_two_rungs(tracker, storage)
+        assert time.monotonic() - began < 5, "the search waited"
+        time.sleep(30)
+        other.execute("ROLLBACK")
+    tracker.close()
+    has_all_of_two_rungs(storage, tracker)
