@@ -66,7 +66,13 @@ def test_a_trial_that_came_less_far_is_on_no_front_and_the_champion_is():
         trial(3, 0.1, 0.9, flops=full / 9),
     )
     run = StudyRun(
-        records=records, best=records[0], interrupted=False, seconds=0.0, paused=(), fidelity={}
+        records=records,
+        best=records[0],
+        interrupted=False,
+        seconds=0.0,
+        paused=(),
+        fidelity={},
+        untelling=frozenset(),
     )
     pareto = _pareto(run, plan)
     assert pareto.objectives == {"L": "minimize", "coverage": "maximize"}

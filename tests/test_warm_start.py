@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -269,8 +268,8 @@ def test_they_run_after_the_known_ones_and_once_even_if_resumed(
     ]
     setting = look_around(asked, None)
     with Journal(request_.storage, "s") as journal:  # killed before the search began
-        tracker: Any = SimpleNamespace(experiment_id="1", parent_run_id="2")
-        _Study(setting, new_plan(setting), 0.0)._record(journal, tracker)
+        place = {"experiment_id": "1", "parent_run_id": "2"}
+        _Study(setting, new_plan(setting), 0.0)._record(journal, place)
     again = replace(asked, resume=True)
     for request, suggestions in ((again, 6), (replace(again, points=(), warm_start=()), 9)):
         resumed = look_around(request, None)
