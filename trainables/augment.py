@@ -25,7 +25,7 @@ def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tens
     Args:
         images: [n, C, S, S] in [-1, 1], -1 the background; any device, not modified.
         strength: in [0, 1]; 0 returns `images` itself and draws nothing.
-        generator: on the CPU, so that one seed gives the same change on every device.
+        generator: on any device; draws are made on its own.
     Returns:
         [n, C, S, S] in [-1, 1].
     Source: the strong augmentation of four shots that trained generators are compared with.
@@ -34,7 +34,8 @@ def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tens
         raise ValueError(f"`strength` must be in [0, 1], got {strength}.")
     if strength == 0:
         return images
-    draws = torch.rand((5, len(images)), generator=generator).mul_(2 * strength).sub_(strength)
+    draws = torch.rand((5, len(images)), generator=generator, device=generator.device)
+    draws = draws.mul_(2 * strength).sub_(strength)
     angle, right, down, scale, brightness = draws.unbind()
     # A sampling grid maps places x of the result to places A (x - t) of the picture, so A is the
     # inverse of the change; coordinates run from -1 to 1, so a side is 2 long.
