@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import skimage.data
+from picture_files import quiet, write_pictures
+from tiny_scorer import prepared_in_a_folder
 
+from trainables.datasets import load_folder
+from trainables.evaluation import make_scorer, null_baselines, samples_wanted
 from trainables.metrics import Bytes
 from trainables.paper_scores import brisque_model, paper_scores
+from trainables.tasks import split_classes
 
 GREYS = np.array([0, 30, 90, 250], dtype=np.uint8)
 
@@ -17,9 +24,9 @@ def flat(values: np.typing.NDArray[np.uint8]) -> Bytes:
     return np.broadcast_to(values[None, :, None, None, None], (1, len(values), 1, 8, 8)).copy()
 
 
-def noise(count: int, seed: int) -> Bytes:
+def noise(count: int, seed: int, *, episodes: int = 2) -> Bytes:
     rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (2, count, 1, 16, 16), dtype=np.uint8)
+    return rng.integers(0, 256, (episodes, count, 1, 16, 16), dtype=np.uint8)
 
 
 def test_mean_squared_errors_are_those_of_hand_calculation() -> None:
@@ -44,6 +51,27 @@ def test_copies_win() -> None:
 def test_real_pictures_are_not_compared_with_themselves() -> None:
     reals = noise(60, 1)
     assert paper_scores(reals, noise(4, 0), reals)["mse_held_out"] > 1000
+
+
+@pytest.mark.parametrize("episodes", [5, 7, 11, 20])
+@pytest.mark.parametrize("reals", [4, 9])
+def test_fewer_real_pictures_than_samples_are_met_again(episodes: int, reals: int) -> None:
+    own = np.tile(noise(1, 1, episodes=episodes), (1, reals, 1, 1, 1))  # any of them is the same
+    samples = noise(16, 0, episodes=episodes)
+    found = paper_scores(samples, noise(4, 2, episodes=episodes), own)
+    chosen = samples[:, : -(-100 // episodes)].astype(float)
+    assert found["mse_held_out"] == pytest.approx(np.square(chosen - own[:, :1]).mean())
+
+
+def test_a_folder_of_the_fewest_pictures_is_scored(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "mine", classes=8, count=8)
+    images = load_folder(tmp_path / "mine", cache_dir=tmp_path / "cache", report=quiet)
+    split = split_classes(images)
+    nets = prepared_in_a_folder(images, split, steps=2)
+    scorer = make_scorer(images, split, nets, part="test")
+    samples = np.zeros((len(scorer.shots), samples_wanted(images), 1, 32, 32), np.uint8)
+    assert np.isfinite(list(scorer.score(samples).metrics.values())).all()
+    assert "mse_held_out" in null_baselines(scorer)["augmented_shots"].metrics
 
 
 def test_brisque_counts_what_is_beyond_its_range() -> None:

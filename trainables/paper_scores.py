@@ -37,14 +37,21 @@ def paper_scores(samples: Bytes, shots: Bytes, reals: Bytes) -> dict[str, float]
     pairs = list(zip(chosen, shots, reals, strict=True))
     near = [nearest_shot(drawn, own) for drawn, own, _ in pairs]
     every = [_compare(drawn[:, None], own[None]) for drawn, own, _ in pairs]
-    # Neither has an order, so these are random pairs; turned, for samples that are the real ones.
-    other = [_compare(drawn, np.roll(real, 1, axis=0)[: len(drawn)]) for drawn, _, real in pairs]
+    other = [_compare(drawn, _opposite(real, len(drawn))) for drawn, _, real in pairs]
     found = {"mse": _mean(e for e, _ in near), "ssim": _mean(s for _, s in near)}
     found["mse_rgb_sum"] = 3 * found["mse"]
     for name, both in (("all_shots", every), ("held_out", other)):
         found[f"mse_{name}"] = _mean(e for e, _ in both)
         found[f"ssim_{name}"] = _mean(s for _, s in both)
     return found | _brisque(chosen.reshape(-1, *chosen.shape[2:]))
+
+
+def _opposite(reals: Bytes, count: int) -> Bytes:
+    """A real picture for each of `count` samples; over and over where they are fewer.
+
+    Neither has an order, so these are random pairs; turned, for samples that are the real ones.
+    """
+    return reals[(np.arange(count) - 1) % len(reals)]
 
 
 def _compare(first: Bytes, second: Bytes) -> tuple[Floats, Floats]:
