@@ -20,6 +20,7 @@ from tuner.setting import (
     new_plan,
     recorded_plan,
     reopened,
+    show,
 )
 
 
@@ -58,6 +59,30 @@ def begun(setting: Setting) -> Journal:
 def test_the_name_of_a_users_folder_becomes_a_study_that_is_one_word(request_: Request) -> None:
     setting = look_around(request_, None)
     assert setting.title == setting.study == "reptile_omniglot-my-pictures"
+
+
+def test_a_dry_run_without_data_plans_on_the_stand_in_and_announces_the_download(
+    request_: Request, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FEWSHOT_DATA", raising=False)
+    absent = replace(request_, experiment="reptile_mnist", data=None, dry_run=True)
+    setting = look_around(absent, None)
+    assert setting.study == "reptile_mnist"
+    show(new_plan(setting), setting)
+    said = capsys.readouterr().out
+    assert "mnist is not here yet: a run downloads it first" in said
+    assert "STAND-IN" not in said
+    resumed = replace(absent, resume=True)  # of a study that had no network either
+    with pytest.raises(UserError, match="no study of 'reptile_mnist-standin-digits'"):
+        look_around(resumed, None)
+
+
+def test_a_dry_run_on_a_named_set_that_is_absent_says_that_a_run_downloads_it(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FEWSHOT_DATA", raising=False)
+    with pytest.raises(UserError, match="cifar100 is not here yet: a run downloads it first"):
+        look_around(replace(request_, data=Path("cifar100"), dry_run=True), None)
 
 
 def test_the_next_study_gets_a_number_and_resume_takes_the_newest(request_: Request) -> None:

@@ -149,8 +149,8 @@ def load_or_stand_in(
 ) -> ImageSet:
     """Open a set as `load` does, or its stand-in where it can be neither found nor fetched.
 
-    Only absence leads to the stand-in, never damage. The choice is reported, and shows in the
-    `name` and `stand_in` of what is returned.
+    Only absence leads to the stand-in, never damage. The choice shows in the `name` and `stand_in`
+    of what is returned, and is reported where the set could not be fetched.
 
     Raises:
         UserError: as `load`, but for an absent set.
@@ -166,10 +166,12 @@ def load_or_stand_in(
         )
     except DataMissingError as missing:
         stand_in = STAND_INS[name]
-        report(str(missing))
-        report(
-            f"*** STAND-IN: {stand_in!r} in place of {name!r}: another problem, other scores ***"
-        )
+        if download:
+            report(str(missing))
+            report(
+                f"*** STAND-IN: {stand_in!r} in place of {name!r}: another problem, other scores "
+                "***"
+            )
     return load(stand_in, cache_dir=cache_dir, size=size, report=report)
 
 

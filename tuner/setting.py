@@ -18,6 +18,7 @@ from cluster.resources import Packing, pack
 from cluster.session import Session
 from trainables.datasets import (
     PUBLISHED,
+    DataMissingError,
     data_root_in_use,
     load,
     load_folder,
@@ -138,14 +139,22 @@ def _open_data(
         images = load_folder(request.data, cache_dir=cache, size=size, report=say)
         source = str(request.data.absolute())
     elif request.data is not None:
-        images = load(
-            str(request.data),
-            data_root=request.data_root,
-            cache_dir=cache,
-            size=size,
-            download=not request.dry_run,
-            report=say,
-        )
+        try:
+            images = load(
+                str(request.data),
+                data_root=request.data_root,
+                cache_dir=cache,
+                size=size,
+                download=not request.dry_run,
+                report=say,
+            )
+        except DataMissingError as missing:
+            if not request.dry_run:
+                raise
+            raise UserError(
+                f"{request.data} is not here yet: a run downloads it first, and a dry run "
+                "downloads nothing; leave --dry-run out, or name a --data-root that holds it."
+            ) from missing
         source = str(data_root_in_use(request.data_root))
     else:
         images = load_or_stand_in(
@@ -170,10 +179,15 @@ def is_name(data: Path) -> bool:
     return str(data) in PUBLISHED and not data.is_dir()
 
 
+def _only_planned_on(images: ImageSet, request: Request) -> bool:
+    """Whether a stand-in only plans for a set that the run itself would download."""
+    return images.stand_in and request.dry_run and not request.resume
+
+
 def _title(experiment: Experiment, images: ImageSet, request: Request) -> str:
     """The experiment's name, changed where it does not run on the data it is named after."""
     title = experiment.name
-    if images.stand_in:
+    if images.stand_in and not _only_planned_on(images, request):
         title += f"-standin-{images.name}"
     elif request.data is not None:
         # The name of a user's folder becomes one of ours.
@@ -337,7 +351,12 @@ def show(plan: Plan, setting: Setting) -> None:
         f"{len(split.train)} classes to train on, {len(split.validation)} to validate, "
         f"{len(split.test)} to test"
     )
-    if images.stand_in:
+    if _only_planned_on(images, setting.request):
+        setting.say(
+            f"Download   {setting.experiment.data} is not here yet: a run downloads it first (or, "
+            f"without network, runs on the stand-in {images.name}, as this plan does)"
+        )
+    elif images.stand_in:
         setting.say(
             f"STAND-IN   {images.name} is embedded and stands in for {setting.experiment.data}: "
             "its scores say nothing about the real set"
