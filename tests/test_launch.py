@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +87,51 @@ def test_a_storage_that_cannot_be_written(
     assert launch.main(["reptile_omniglot", "--storage", str(file / "runs")]) == 2
     error = capsys.readouterr().err
     assert "--storage must be a folder" in error
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A folder that one may not enter: root's own, for a while that the test is not root."""
+    import tuner.conductor  # noqa: F401  # all modules, while they can surely be read
+
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o700)
+    tmp_path.chmod(0o777)
+    with ExitStack() as stack:
+        if os.geteuid() == 0:
+            for place in tmp_path.parents[:2]:  # pytest's own
+                stack.callback(place.chmod, place.stat().st_mode)
+                place.chmod(0o755)
+            os.seteuid(65534)
+            stack.callback(os.seteuid, 0)
+        else:
+            folder.chmod(0)
+            stack.callback(folder.chmod, 0o700)
+        yield folder
+
+
+@pytest.mark.parametrize("option", ["--storage", "--data", "--data-root", "$FEWSHOT_DATA", "cache"])
+@pytest.mark.parametrize("below", ["", "runs"])
+def test_folders_that_may_not_be_entered(
+    option: str,
+    below: str,
+    locked: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["reptile_mnist", "--storage", str(tmp_path / "runs"), "--dry-run"]
+    place = locked / below
+    if option == "$FEWSHOT_DATA":
+        monkeypatch.setenv("FEWSHOT_DATA", str(place))
+    elif option == "cache":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    else:
+        argv += [option, str(place)]
+    assert launch.main(argv) == 2
+    error = capsys.readouterr().err
+    assert str(place) in error
     assert error.count("\n") == 1
 
 

@@ -35,9 +35,9 @@ def build_once(
     Raises:
         UserError: its parent cannot be written.
     """
-    if _is_whole(folder, name, damage, report):
-        return folder
     try:
+        if _is_whole(folder, name, damage, report):
+            return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_name(folder.name + ".lock"))
         try:

@@ -66,11 +66,11 @@ def data_root_in_use(data_root: Path | None) -> Path:
     if named is None:
         return user_cache() / "data"
     root = Path(named).expanduser()
-    if not root.is_dir():
+    if not os.path.isdir(root):  # a path's own method raises where one may not look
         rule = "The data root" if data_root is not None else f"{DATA_ROOT_VARIABLE}"
         raise UserError(
             f"{rule} must be a folder in torchvision's layout (with MNIST/raw, omniglot-py, ...), "
-            f"got {str(root)!r}, which is no folder; create it or name another."
+            f"got {str(root)!r}, which is no folder that can be read; create it or name another."
         )
     return root
 

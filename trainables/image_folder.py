@@ -35,13 +35,13 @@ def folder_source(path: Path) -> Source:
         UserError: not a folder, fewer than two classes, a class with fewer than eight pictures,
             or a link that leads out of the folder.
     """
-    if not path.is_dir():
-        raise UserError(
-            f"The data must be a folder of class folders of pictures, got {str(path)!r}, which "
-            f"is {'a file' if path.exists() else 'absent'}; name such a folder."
-        )
-    root = path.resolve()
     try:
+        if not path.is_dir():
+            raise UserError(
+                f"The data must be a folder of class folders of pictures, got {str(path)!r}, which "
+                f"is {'a file' if path.exists() else 'absent'}; name such a folder."
+            )
+        root = path.resolve()
         classes = {folder.name: _pictures_of(folder, root) for folder in _class_folders(root)}
         states = [file.stat() for files in classes.values() for file in files]
     except OSError as error:

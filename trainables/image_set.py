@@ -101,9 +101,9 @@ def build_image_set(source: Source, *, cache_dir: Path, size: int, report: Repor
     if not SMALLEST <= size <= LARGEST:
         raise UserError(f"The picture size must be {SMALLEST} to {LARGEST} pixels, got {size}.")
     folder = cache_dir.absolute() / _folder_name(source, size)
-    if _is_whole(folder, report):
-        return open_image_set(folder)
     try:
+        if _is_whole(folder, report):
+            return open_image_set(folder)
         cache_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_name(folder.name + ".lock"))
         try:

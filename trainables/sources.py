@@ -67,8 +67,9 @@ class Published:
         return {}
 
     def _first(self, folder: Path, stem: str) -> Path | None:
-        paths = (folder / (stem + suffix) for suffix in self.suffixes)
-        return next((path for path in paths if path.exists()), None)
+        paths = [folder / (stem + suffix) for suffix in self.suffixes]
+        with damaged(paths[0]):
+            return next((path for path in paths if path.exists()), None)
 
     def source(self, paths: Mapping[str, Path]) -> Source:
         """Return the source that reads `paths`, one for every stem."""

@@ -275,9 +275,9 @@ def _classes(option: str, text: str | None) -> tuple[str, ...] | None:
 def _require_writable(storage: Path) -> None:
     """Refuse a storage folder that cannot be written or made, without making it."""
     place = storage.absolute()
-    while not place.exists():
-        place = place.parent
     try:
+        while not place.exists():
+            place = place.parent
         with tempfile.TemporaryDirectory(dir=place, prefix=".few-shot-tuner-"):
             pass
     except OSError as error:

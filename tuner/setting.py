@@ -176,7 +176,7 @@ def _open_data(
 
 def is_name(data: Path) -> bool:
     """Whether `--data` names a published set, and no folder."""
-    return str(data) in PUBLISHED and not data.is_dir()
+    return str(data) in PUBLISHED and not os.path.isdir(data)
 
 
 def _only_planned_on(images: ImageSet, request: Request) -> bool:
