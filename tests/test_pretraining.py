@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tiny_large import SPLIT, large_images
 
 from trainables import pretraining
 from trainables.pipeline import Diverged
-from trainables.pretraining import Source, class_means, pretrained
+from trainables.pretraining import Source, class_means, damaged_sources, pretrained
 from trainables.transfer import TransferConfig
 
 TINY = TransferConfig(width=2, latent=4, pretrain_batch=4, pretrain_steps=2)
@@ -64,7 +66,7 @@ def test_what_pre_training_depends_on_trains_again(tmp_path, changed) -> None:
     assert len(folders(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("damage", ["truncated", "another", "no meta"])
+@pytest.mark.parametrize("damage", ["truncated", "another", "no meta", "another whole"])
 def test_damage_is_said_and_trained_again(tmp_path, damage) -> None:
     whole, _ = take(tmp_path)
     (name,) = folders(tmp_path)
@@ -74,14 +76,22 @@ def test_damage_is_said_and_trained_again(tmp_path, damage) -> None:
         weights.unlink()  # tensors may still look into the old file
         weights.write_bytes(short)
     elif damage == "another":
-        take(tmp_path / "other", replace(TINY, width=4))
-        (stranger,) = (tmp_path / "other").glob("*/weights.safetensors")
+        take(tmp_path / ".other", replace(TINY, width=4))
+        (stranger,) = (tmp_path / ".other").glob("*/weights.safetensors")
         stranger.replace(weights)
+    elif damage == "another whole":
+        take(tmp_path / ".other", replace(TINY, pretrain_steps=3))
+        (stranger,) = (tmp_path / ".other").glob("dcgan-*[!k]")
+        shutil.rmtree(tmp_path / name)
+        stranger.replace(tmp_path / name)
     else:
         (tmp_path / name / "meta.json").unlink()
+    (line,) = damaged_sources(tmp_path)
+    assert re.search(f"{name} was damaged .*: trained again", line)
     mended, said = take(tmp_path)
     assert "damaged" in said[0]
     assert torch.equal(mended.weights.generator, whole.weights.generator)
+    assert list(damaged_sources(tmp_path)) == []
 
 
 def _in_a_process(store: Path) -> None:

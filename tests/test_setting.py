@@ -10,6 +10,7 @@ import pytest
 from test_launch import pictures
 
 from trainables.errors import UserError
+from tuner import conductor
 from tuner.conductor import _Study
 from tuner.journal import Journal
 from tuner.setting import (
@@ -148,6 +149,16 @@ def test_another_experiment_or_scale_cannot_go_on_with_a_study(request_: Request
         journal.set_attr("experiment", "reptile_mnist")
         with pytest.raises(UserError, match="one of reptile_mnist, not of reptile_omniglot"):
             recorded_plan(journal, setting)
+
+
+def test_a_damaged_pre_training_is_told_before_the_workers_replace_it(
+    request_: Request, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = look_around(request_, None)
+    (request_.storage / "pretrained" / "dcgan-mine-3-0123").mkdir(parents=True)
+    monkeypatch.setattr(conductor, "prepare_scorer", lambda *_args, **_options: "nets")
+    _Study(setting, new_plan(setting), 0.0)._context()
+    assert "dcgan-mine-3-0123 was damaged" in capsys.readouterr().out
 
 
 def test_the_resume_command_leads_to_the_same_places_without_credentials(

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from trainables.transfer import (
 
 VERSION = 1  # raise it when anything below changes what is learned
 SECONDS_BETWEEN_REPORTS = 2.0
+REQUEST = ("version", "source", "fingerprint", "classes", "seed")  # what the weights depend on
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,9 @@ def pretrained(
         "classes": list(map(int, classes)),
         "seed": seed,
     }
-    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", images.name)[:40]
     folder = build_once(
-        store.absolute() / f"{config.method}-{name}-{len(classes)}-{digest[:16]}",
+        store.absolute() / f"{config.method}-{name}-{len(classes)}-{_digest(request)}",
         name=f"pre-training {config.method} on {len(classes)} classes",
         damage=_damage,
         build=lambda place: _train(place, config, images, classes, seed, device, request, report),
@@ -89,8 +89,21 @@ def pretrained(
     return _open(folder)
 
 
+def damaged_sources(store: Path) -> Iterator[str]:
+    """What is wrong in the store, a line each: nobody hears the workers that train it again."""
+    for folder in sorted(store.glob("[!.]*")):
+        if folder.is_dir() and (wrong := _damage(folder)) is not None:
+            yield f"pre-training {folder} was damaged ({wrong}): trained again where it is needed"
+
+
+def _digest(request: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _open(folder: Path) -> Source:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    if not folder.name.endswith(f"-{_digest({key: meta[key] for key in REQUEST})}"):
+        raise ValueError("it was trained for another request")
     path = folder / "weights.safetensors"
     if hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"]:
         raise ValueError(f"{path.name} is not what was written")

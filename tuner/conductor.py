@@ -21,6 +21,7 @@ from trainables.datasets import user_cache
 from trainables.errors import UserError
 from trainables.evaluation import Scorer, make_scorer, null_baselines, prepare_scorer
 from trainables.pipeline import StudyContext
+from trainables.pretraining import damaged_sources
 from trainables.tasks import Part, Split, split_record
 from tuner.breakdown import breakdown_behind
 from tuner.champion import challenge, identity
@@ -205,6 +206,9 @@ class _Study:
 
     def _context(self) -> StudyContext:
         setting, plan = self.setting, self.plan
+        store = setting.request.storage / "pretrained"
+        for line in damaged_sources(store):
+            setting.say(line)
         with _newest_line(setting.console) as report:
             nets = prepare_scorer(
                 setting.images,
@@ -221,7 +225,7 @@ class _Study:
             episodes=plan.episodes,
             samples=plan.samples,
             device=plan.device,
-            store=str(setting.request.storage / "pretrained"),
+            store=str(store),
         )
 
     def _search(self, context: StudyContext, tracker: Tracker) -> StudyRun:
