@@ -213,6 +213,14 @@ def test_a_line_break_in_a_name_does_not_break_the_line(tmp_path: Path) -> None:
     refused(tmp_path, "at least 8 pictures", "a\\nb")
 
 
+@pytest.mark.parametrize("parent", ["mine", os.fsdecode(b"m\xefne")])
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path, parent: str) -> None:
+    root = tmp_path / parent
+    write_pictures(root)
+    (root / "class_1").rename(root / os.fsdecode(b"caf\xe9"))
+    refused(root, "must be UTF-8", "\\udce")
+
+
 def test_the_key_changes_with_any_picture(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     first = folder_source(tmp_path).key

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ def folder_source(path: Path) -> Source:
 
     Raises:
         UserError: not a folder, fewer than two classes, a class with fewer than eight pictures,
-            or a link that leads out of the folder.
+            a name that is not UTF-8, or a link that leads out of the folder.
     """
     try:
         if not path.is_dir():
@@ -49,6 +49,7 @@ def folder_source(path: Path) -> Source:
             f"The data folder must be readable, got {str(path)!r} ({one_line(error)}); "
             "change its permissions or name another."
         ) from error
+    _check_names(root, classes)
     _check_counts(root, classes)
     files = [file for files in classes.values() for file in files]
     key = [
@@ -84,6 +85,17 @@ def _inside(entry: Path, root: Path) -> Path:
             f"{str(entry.resolve())!r}; copy them in instead."
         )
     return entry
+
+
+def _check_names(root: Path, classes: Iterable[str]) -> None:
+    """Names reach result.json, MLflow and the terminal, which all take UTF-8."""
+    for name in (str(root), *classes):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"Names of folders must be UTF-8, got {name!r} of {str(root)!r}; rename it."
+            ) from None
 
 
 def _check_counts(root: Path, classes: dict[str, list[Path]]) -> None:
