@@ -265,6 +265,19 @@ def test_grey_tones_stored_as_rgb_are_grey(tmp_path: Path) -> None:
     assert folder_source(tmp_path).read(32, quiet).channels == 1
 
 
+@pytest.mark.parametrize("sample", [1, 256])
+def test_grey_tones_and_colours_that_are_all_stored_as_rgb_are_in_colour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: int
+) -> None:
+    monkeypatch.setattr(image_folder, "SAMPLE", sample)
+    write_coloured(tmp_path)
+    for number in range(7):
+        save(np.full((20, 20, 3), 90), tmp_path / "class_0" / f"{number}.png")
+    pictures = folder_source(tmp_path).read(32, quiet)
+    assert pictures.channels == 3
+    assert len(list(pictures.pixels)) == 24
+
+
 def test_a_grey_picture_among_coloured_ones_is_named(tmp_path: Path) -> None:
     write_coloured(tmp_path)
     save(np.zeros((20, 20)), tmp_path / "class_1" / "5.png")

@@ -117,8 +117,9 @@ def _check_counts(root: Path, classes: dict[str, list[Path]]) -> None:
 def read_folder(classes: dict[str, list[Path]], size: int, report: Report) -> Pictures:
     """Read pictures, each made a square with the tone or colour of its own border.
 
-    They are in colour if any of a sample is, else grey. A grey set with light borders is inverted
-    as a whole, so that ink is light on dark.
+    They are in colour if any picture is, else grey; where a sample has 1 channel throughout, the
+    others must, too. A grey set with light borders is inverted as a whole, so that ink is light on
+    dark.
 
     Raises:
         UserError: a file is no picture, or a damaged or a far too large one; or some are grey
@@ -126,12 +127,15 @@ def read_folder(classes: dict[str, list[Path]], size: int, report: Report) -> Pi
     """
     files = [file for files in classes.values() for file in files]
     counts = [len(files) for files in classes.values()]
-    coloured, tones = None, []
+    coloured, tones, three = None, [], False
     for file in dict.fromkeys(files[i] for i in np.linspace(0, len(files) - 1, SAMPLE, dtype=int)):
         picture = read_picture(file, size)
         tones.append(int(border_tone(grey(picture))))
+        three |= picture.ndim == 3
         if coloured is None and _colourful(picture):
             coloured = file
+    if three and coloured is None:  # a colour may be seldom, and must not come as a surprise
+        coloured = next((file for file in files if _colourful(read_picture(file, size))), None)
     light_paper = coloured is None and float(np.median(tones)) >= MID_GREY
     if light_paper:
         report("the pictures have light borders: inverted, so that ink is light on dark")
