@@ -105,6 +105,25 @@ def test_transparent_parts_are_white_paper(tmp_path: Path) -> None:
     assert picture[10, 10] == 0
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("tone", [0, 128, 255])
+def test_ink_of_one_tone_on_nothing_is_black_on_white(tmp_path: Path, mode: str, tone: int) -> None:
+    pixels = np.full((20, 20, 4), tone, np.uint8)
+    pixels[..., 3] = 0
+    pixels[5:15, 5:15, 3] = 200
+    picture = read_grey(save(pixels, tmp_path / "a.png", mode), 32)
+    assert picture[1, 1] == 255
+    assert picture[10, 10] == 55  # what 200 of 255 leave of the paper
+
+
+def test_coloured_ink_on_nothing_keeps_its_colour(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 20, 4), np.uint8)
+    pixels[5:15, 5:15] = (250, 10, 10, 255)
+    picture = read_picture(save(pixels, tmp_path / "a.png"), 32)
+    assert picture[10, 10].tolist() == [250, 10, 10]
+    assert picture[1, 1].tolist() == [255, 255, 255]
+
+
 def test_a_photograph_stands_upright(tmp_path: Path) -> None:
     pixels = np.zeros((40, 20), np.uint8)
     pixels[:20] = 255  # light at the top

@@ -23,6 +23,7 @@ SAMPLE = (
     256  # pictures looked at to tell grey from colour, and dark ink on paper from light on dark
 )
 MID_GREY = 128
+READING = 2  # raise it when pictures come out otherwise, so that older caches are not opened
 COLOURFUL = 8.0  # mean difference of two channels; a grey JPEG's are equal, a scan's are near
 
 
@@ -59,7 +60,7 @@ def folder_source(path: Path) -> Source:
     return Source(
         name=root.name or "folder",
         stand_in=False,
-        key={"folder": key},
+        key={"folder": key, "reading": READING},
         read=lambda size, report: read_folder(classes, size, report),
     )
 
@@ -187,7 +188,7 @@ def grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def read_picture(file: Path, size: int) -> npt.NDArray[np.uint8]:
     """Read a picture upright -> uint8 [h, w] of a file with one channel, [h, w, 3] of others;
-    transparent parts become white paper.
+    transparent parts become white paper, and ink of one grey tone on them black.
 
     Args:
         file: the picture; of an animation the first frame counts.
@@ -219,9 +220,19 @@ def _pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.has_transparency_data:
         one = image.mode in ("LA", "La", "L", "1")
         drawn = image.convert("RGBA")
+        if _drawn_by_alpha(np.asarray(drawn)):  # light ink would vanish on white paper
+            ink = Image.new("RGBA", drawn.size, "black")
+            ink.putalpha(drawn.getchannel("A"))
+            drawn = ink
         image = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)
         return np.asarray(image.convert("L" if one else "RGB"))
     return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+
+def _drawn_by_alpha(pixels: npt.NDArray[np.uint8]) -> bool:
+    """Whether all that shows of [h, w, 4] has one grey tone, nearly, so that alpha is the ink."""
+    alpha = pixels[..., 3]
+    return bool(np.ptp(alpha) > 0 and np.ptp(pixels[alpha > 0, :3]) <= COLOURFUL)
 
 
 def border_tone(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
