@@ -73,6 +73,16 @@ def test_hidden_files_other_files_and_deeper_folders_are_left_out(tmp_path: Path
     assert len(read(tmp_path)[0]) == before
 
 
+def test_files_that_are_not_read_are_counted_in_one_line(tmp_path: Path) -> None:
+    write_pictures(tmp_path, paper=0, ink=255)
+    for name in ("a.heic", "b.HEIC", "c.ppm", os.fsdecode(b"d.\xe9"), ".hidden.heic"):
+        (tmp_path / "class_1" / name).write_bytes(b"")
+    said: list[str] = []
+    folder_source(tmp_path).read(32, said.append)
+    assert len(said) == 1
+    assert "4 file(s) left out (2 '.heic', 1 '.ppm', 1 '.\\udce9'): read are .bmp" in said[0]
+
+
 @pytest.mark.parametrize("suffix", sorted(image_folder.SUFFIXES))
 def test_every_kind_of_picture_is_read(tmp_path: Path, suffix: str) -> None:
     pixels = np.zeros((20, 20), np.uint8)

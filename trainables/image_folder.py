@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from trainables.errors import UserError
 from trainables.image_set import Pictures, Report, Source, one_line
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+READABLE = ", ".join(sorted(SUFFIXES))
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # PIL's names of the above
 FEWEST_CLASSES = 2
 FEWEST_PICTURES = 8  # four shots, and four real pictures to compare with
@@ -30,7 +32,8 @@ COLOURFUL = 8.0  # mean difference of two channels; a grey JPEG's are equal, a s
 def folder_source(path: Path) -> Source:
     """Return the source that reads `path`/<class>/<picture>.
 
-    Hidden files, files that are not named like pictures, and deeper folders are left out.
+    Hidden files, files that are not named like pictures (their number is reported), and deeper
+    folders are left out.
 
     Raises:
         UserError: not a folder, fewer than two classes, a class with fewer than eight pictures,
@@ -43,7 +46,9 @@ def folder_source(path: Path) -> Source:
                 f"is {'a file' if path.exists() else 'absent'}; name such a folder."
             )
         root = path.resolve()
-        classes = {folder.name: _pictures_of(folder, root) for folder in _class_folders(root)}
+        folders = _class_folders(root)
+        classes = {folder.name: _pictures_of(folder, root) for folder in folders}
+        left_out = [file for folder in folders for file in _left_out(folder)]
         states = [file.stat() for files in classes.values() for file in files]
     except OSError as error:
         raise UserError(
@@ -57,11 +62,19 @@ def folder_source(path: Path) -> Source:
         [os.fsencode(file).hex(), state.st_size, state.st_mtime_ns]
         for file, state in zip(files, states, strict=True)
     ]
+
+    def read(size: int, report: Report) -> Pictures:
+        if left_out:
+            most = Counter(file.suffix.lower() for file in left_out).most_common(5)
+            kinds = ", ".join(f"{count:,} {suffix!r}" for suffix, count in most)
+            report(f"{len(left_out):,} file(s) left out ({kinds}): read are {READABLE}")
+        return read_folder(classes, size, report)
+
     return Source(
         name=root.name or "folder",
         stand_in=False,
         key={"folder": key, "reading": READING},
-        read=lambda size, report: read_folder(classes, size, report),
+        read=read,
     )
 
 
@@ -69,6 +82,12 @@ def _class_folders(root: Path) -> list[Path]:
     """Return the visible folders in `root`, in order of their names."""
     visible = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     return [_inside(entry, root) for entry in visible if entry.is_dir()]
+
+
+def _left_out(folder: Path) -> list[Path]:
+    """Return the visible files in a class folder that are not named like pictures."""
+    visible = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return [e for e in visible if e.suffix.lower() not in SUFFIXES and e.is_file()]
 
 
 def _pictures_of(folder: Path, root: Path) -> list[Path]:
@@ -110,8 +129,8 @@ def _check_counts(root: Path, classes: dict[str, list[Path]]) -> None:
         if len(files) < FEWEST_PICTURES:
             raise UserError(
                 f"Each class needs at least {FEWEST_PICTURES} pictures (four shots and four to "
-                f"compare with), got {len(files)} in {str(root / name)!r}; add pictures or take "
-                "the folder away."
+                f"compare with), got {len(files)} of {READABLE} in {str(root / name)!r}; add "
+                "pictures or take the folder away."
             )
 
 
