@@ -115,6 +115,19 @@ def test_transparent_parts_are_white_paper(tmp_path: Path) -> None:
     assert picture[10, 10] == 0
 
 
+def test_twelve_bits_in_sixteen_are_as_light_as_eight(tmp_path: Path) -> None:
+    write_pictures(tmp_path, paper=0, ink=250)
+    expected = read(tmp_path)[1]
+    for file in tmp_path.glob("*/*.png"):
+        with Image.open(file) as image:
+            tones = np.asarray(image, np.uint16) * 16  # at most 4,000 of 4,095
+        Image.fromarray(tones // (2 if file.stem == "3" else 1)).save(file)  # one is darker
+    pixels = read(tmp_path)[1]
+    dark = np.arange(24) % 8 == 3
+    np.testing.assert_allclose(pixels[~dark], expected[~dark], atol=2)
+    np.testing.assert_allclose(pixels[dark], expected[dark] / 2, atol=2)
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 @pytest.mark.parametrize("tone", [0, 128, 255])
 def test_ink_of_one_tone_on_nothing_is_black_on_white(tmp_path: Path, mode: str, tone: int) -> None:

@@ -7,6 +7,7 @@ import stat
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image, ImageOps
 from trainables.errors import UserError
 from trainables.image_set import Pictures, Report, Source, one_line
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 READABLE = ", ".join(sorted(SUFFIXES))
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # PIL's names of the above
 FEWEST_CLASSES = 2
@@ -25,6 +26,7 @@ SAMPLE = (
     256  # pictures looked at to tell grey from colour, and dark ink on paper from light on dark
 )
 MID_GREY = 128
+SIXTEEN_BITS = 2**16 - 1
 READING = 2  # raise it when pictures come out otherwise, so that older caches are not opened
 COLOURFUL = 8.0  # mean difference of two channels; a grey JPEG's are equal, a scan's are near
 
@@ -147,15 +149,19 @@ def read_folder(classes: dict[str, list[Path]], size: int, report: Report) -> Pi
     """
     files = [file for files in classes.values() for file in files]
     counts = [len(files) for files in classes.values()]
+    places = np.linspace(0, len(files) - 1, SAMPLE, dtype=int)
+    sample = list(dict.fromkeys(files[i] for i in places))
+    white = _white(sample, size)
     coloured, tones, three = None, [], False
-    for file in dict.fromkeys(files[i] for i in np.linspace(0, len(files) - 1, SAMPLE, dtype=int)):
-        picture = read_picture(file, size)
+    for file in sample:
+        picture = read_picture(file, size, white)
         tones.append(int(border_tone(grey(picture))))
         three |= picture.ndim == 3
         if coloured is None and _colourful(picture):
             coloured = file
     if three and coloured is None:  # a colour may be seldom, and must not come as a surprise
-        coloured = next((file for file in files if _colourful(read_picture(file, size))), None)
+        read = (file for file in files if _colourful(read_picture(file, size, white)))
+        coloured = next(read, None)
     light_paper = coloured is None and float(np.median(tones)) >= MID_GREY
     if light_paper:
         report("the pictures have light borders: inverted, so that ink is light on dark")
@@ -163,17 +169,17 @@ def read_folder(classes: dict[str, list[Path]], size: int, report: Report) -> Pi
         classes=tuple(classes),
         labels=np.repeat(np.arange(len(classes)), counts),
         held_out=np.zeros(len(files), np.bool_),
-        pixels=_pixels(files, size, light_paper, coloured),
+        pixels=_pixels(files, size, white, light_paper, coloured),
         channels=1 if coloured is None else 3,
     )
 
 
 def _pixels(
-    files: Sequence[Path], size: int, light_paper: bool, coloured: Path | None
+    files: Sequence[Path], size: int, white: int, light_paper: bool, coloured: Path | None
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """Blocks of one picture; `coloured` is one of a set in colour, None for a grey set."""
     for file in files:
-        picture = read_picture(file, size)
+        picture = read_picture(file, size, white)
         if coloured is None:
             if _colourful(picture):
                 raise _mixed(file, "in colour", "others are grey")
@@ -205,23 +211,41 @@ def grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return picture if picture.ndim == 2 else np.asarray(Image.fromarray(picture).convert("L"))
 
 
-def read_picture(file: Path, size: int) -> npt.NDArray[np.uint8]:
+def _white(files: Sequence[Path], size: int) -> int:
+    """Return the largest value of the bits that 16-bit pictures use: a camera's are often 12."""
+    brightest = 0
+    for file in files:
+        with _opened(file, size) as image:
+            if image.mode.startswith("I;16"):
+                brightest = max(brightest, int(np.asarray(image).max()))
+    return 2 ** max(8, brightest.bit_length()) - 1 if brightest else SIXTEEN_BITS
+
+
+def read_picture(file: Path, size: int, white: int = SIXTEEN_BITS) -> npt.NDArray[np.uint8]:
     """Read a picture upright -> uint8 [h, w] of a file with one channel, [h, w, 3] of others;
     transparent parts become white paper, and ink of one grey tone on them black.
 
     Args:
         file: the picture; of an animation the first frame counts.
         size: the side it is meant for, in pixels; a JPEG is decoded no finer than eight times it.
+        white: the value of white in a picture of 16 bits.
     Raises:
         UserError: the file is no picture, is damaged, or has more pixels than PIL holds safe.
     """
+    with _opened(file, size) as image:
+        return _pixels_of(ImageOps.exif_transpose(image), white)
+
+
+@contextmanager
+def _opened(file: Path, size: int) -> Iterator[Image.Image]:
+    """Open a picture, and turn whatever a broken one raises into one line that names it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, which changes no pixel
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
                 image.draft(None, (8 * size, 8 * size))
-                return _pixels_of(ImageOps.exif_transpose(image))
+                yield image
     except Exception as error:  # PIL raises nearly anything on a broken file
         raise UserError(
             f"A picture must be a whole PNG, JPEG, BMP, WebP, GIF or TIFF file, got {str(file)!r} "
@@ -229,13 +253,14 @@ def read_picture(file: Path, size: int) -> npt.NDArray[np.uint8]:
         ) from error
 
 
-def _pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _pixels_of(image: Image.Image, white: int) -> npt.NDArray[np.uint8]:
     if image.mode.startswith(("I", "F")):  # more than 8 bits, which PIL would clip
         values = np.asarray(image, np.float64)
-        low, high = 0.0, 65535.0
+        low, high = 0.0, float(white)
         if not image.mode.startswith("I;16"):  # of no fixed range
             low, high = float(values.min()), float(values.max())
-        return np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        tones = (values - low) * (255 / max(high - low, 1e-12))
+        return np.rint(tones.clip(max=255)).astype(np.uint8)
     if image.has_transparency_data:
         one = image.mode in ("LA", "La", "L", "1")
         drawn = image.convert("RGBA")
