@@ -178,6 +178,14 @@ def test_shifted_and_mirrored_copies_are_at_distance_0(right, down, mirrored):
     assert metrics.copy_distances(copy, shot)[0] == pytest.approx(0, abs=1e-5)
 
 
+@given(right=st.integers(-2, 2), down=st.integers(-2, 2), mirrored=st.booleans())
+def test_shifted_copies_on_white_paper_are_at_distance_0_in_colour(right, down, mirrored):
+    shot = np.full((1, 3, 16, 16), 255, np.uint8)
+    shot[0, :, 4:12, 4:7] = np.array([200, 30, 10])[:, None, None]
+    copy = np.roll(shot[..., ::-1] if mirrored else shot, (down, right), axis=(2, 3))
+    assert metrics.copy_distances(copy, shot)[0] == pytest.approx(0, abs=1e-5)
+
+
 def test_copy_distances_by_hand():
     shot = bars(4)  # mirrored: columns 10 and 11
     # A bar at 7: the nearest copy moves by 2 to columns 6 and 7, so one column of 8 pixels is

@@ -202,6 +202,8 @@ def _folder_name(images: ImageSet, split: Split, seed: int, steps: int | None) -
     }
     if large_classes(images):
         request["nets"] = [[name, list(classes)] for name, _, classes in _nets(images, split)]
+    if images.images.shape[1] > 1:
+        request["copies"] = "edges"  # what comes in at the side of a moved copy
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", images.name)[:40]
     return f"scorer-{readable}-{images.images.shape[-1]}-{digest[:16]}"

@@ -185,14 +185,16 @@ def copy_distances(samples: Bytes, shots: Bytes, *, shift: int = 2) -> Floats:
     is then found, and with it 3 in 4, at the same share of real drawings.
 
     Args:
-        samples, shots: [n, C, S, S] and [K, C, S, S], 0 the background.
-        shift: pixels that a copy may be moved by, on either axis; background comes in.
+        samples, shots: [n, C, S, S] and [K, C, S, S]; of 1 channel, 0 is the background.
+        shift: pixels that a copy may be moved by, on either axis; background comes in, which in
+            colour is what the edge has.
     Returns:
         [n]: 0 is a copy, 1 an empty picture.
     """
     size, pixels = shots.shape[-1], shots[0].size
     margins = ((0, 0), (0, 0), (shift, shift), (shift, shift))
-    wide = np.pad(np.concatenate([shots, shots[..., ::-1]]), margins)
+    both = np.concatenate([shots, shots[..., ::-1]])
+    wide = np.pad(both, margins, mode="constant" if shots.shape[1] == 1 else "edge")
     moves = list(product(range(2 * shift + 1), repeat=2))
     moved = np.concatenate([wide[..., y : y + size, x : x + size] for y, x in moves])
     copies = moved.reshape(-1, pixels).astype(np.float32) / 255
