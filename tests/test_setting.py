@@ -13,6 +13,7 @@ from trainables.errors import UserError
 from tuner import conductor
 from tuner.conductor import _Study
 from tuner.journal import Journal
+from tuner.launch import STUDY_NAME
 from tuner.setting import (
     Request,
     Setting,
@@ -60,6 +61,34 @@ def begun(setting: Setting) -> Journal:
 def test_the_name_of_a_users_folder_becomes_a_study_that_is_one_word(request_: Request) -> None:
     setting = look_around(request_, None)
     assert setting.title == setting.study == "reptile_omniglot-my-pictures"
+
+
+def test_the_name_of_a_long_folder_can_be_given_back_by_study(
+    request_: Request, tmp_path: Path
+) -> None:
+    names = [f"{'long ' * 40}{letter}" for letter in "ab"]
+    studies = set()
+    for name in names:
+        setting = look_around(
+            replace(request_, data=pictures(tmp_path / name, classes=4, each=8), size=64), None
+        )
+        setting.folder.mkdir(parents=True)
+        numbered = look_around(setting.request, None).study
+        assert numbered == f"{setting.study}-2"
+        assert STUDY_NAME.fullmatch(numbered)
+        studies.add(setting.study)
+    assert len(studies) == 2
+
+
+@pytest.mark.parametrize("name", ["2024", "my pictures 2"])
+def test_a_folder_that_is_called_like_a_number_is_no_later_study_of_another(
+    request_: Request, tmp_path: Path, name: str
+) -> None:
+    numbered = replace(request_, data=pictures(tmp_path / name, classes=4, each=8))
+    look_around(numbered, None).folder.mkdir(parents=True)
+    assert look_around(request_, None).study == "reptile_omniglot-my-pictures"
+    title = look_around(numbered, None).title
+    assert not title.removeprefix("reptile_omniglot-").isdecimal()
 
 
 def test_a_dry_run_without_data_plans_on_the_stand_in_and_announces_the_download(

@@ -40,6 +40,7 @@ from tuner.warm_start import known_settings
 CALIBRATION_SECONDS = 2.0
 SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
 SIZE = 32  # pixels a side, unless asked for otherwise
+LONGEST_TITLE = 94  # a study's name has at most 100 letters, its number included
 SAMPLER = "tpe"
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
@@ -190,13 +191,16 @@ def _title(experiment: Experiment, images: ImageSet, request: Request) -> str:
     if images.stand_in and not _only_planned_on(images, request):
         title += f"-standin-{images.name}"
     elif request.data is not None:
-        # The name of a user's folder becomes one of ours.
-        title += f"-{re.sub(r'[^A-Za-z0-9._-]+', '-', images.name)}"
+        # The name of a user's folder becomes one of ours, and not the number of a study.
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", images.name)
+        title += f"-{name}-folder" if name.rpartition("-")[2].isdecimal() else f"-{name}"
     if request.size != SIZE:
         title += f"-{request.size}px"
     chosen = [name for classes in (request.target, request.base) for name in classes or ()]
     if chosen:
         title += f"-classes-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
+    if len(title) > LONGEST_TITLE:
+        title = f"{title[: LONGEST_TITLE - 9]}-{hashlib.sha256(title.encode()).hexdigest()[:8]}"
     return title
 
 
