@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from joblib.externals import loky
 from test_launch import pictures
 
 from trainables.errors import UserError
@@ -113,6 +114,13 @@ def test_a_dry_run_on_a_named_set_that_is_absent_says_that_a_run_downloads_it(
     monkeypatch.delenv("FEWSHOT_DATA", raising=False)
     with pytest.raises(UserError, match="cifar100 is not here yet: a run downloads it first"):
         look_around(replace(request_, data=Path("cifar100"), dry_run=True), None)
+
+
+def test_a_containers_quota_is_all_the_cpus_there_are(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loky.backend.context, "_cpu_count_cgroup", lambda _count: 1)
+    assert look_around(request_, None).cpus == 1
 
 
 def test_the_next_study_gets_a_number_and_resume_takes_the_newest(request_: Request) -> None:

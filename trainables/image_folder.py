@@ -260,7 +260,7 @@ def _pixels_of(image: Image.Image, white: int) -> npt.NDArray[np.uint8]:
         if not image.mode.startswith("I;16"):  # of no fixed range
             low, high = float(values.min()), float(values.max())
         tones = (values - low) * (255 / max(high - low, 1e-12))
-        return np.rint(tones.clip(max=255)).astype(np.uint8)
+        return np.asarray(np.rint(tones.clip(max=255)), np.uint8)
     if image.has_transparency_data:
         one = image.mode in ("LA", "La", "L", "1")
         drawn = image.convert("RGBA")

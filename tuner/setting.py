@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import joblib
 import torch
 from rich.console import Console
 
@@ -102,7 +103,7 @@ def _say(console: Console, line: str) -> None:
 
 def look_around(request: Request, ray: Session | None) -> Setting:
     """The machine or cluster, the data and its split, and the name of the study."""
-    cpus = ray.cpus if ray else float(len(os.sched_getaffinity(0)))
+    cpus = ray.cpus if ray else float(joblib.cpu_count())  # a container's quota counts
     gpus = ray.gpus if ray else float(torch.cuda.device_count())
     scale: Scale = request.scale if request.scale != "auto" else "paper" if gpus else "cpu"
     experiment = find_experiment(request.experiment)(scale)
