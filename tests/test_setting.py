@@ -116,6 +116,20 @@ def test_a_dry_run_on_a_named_set_that_is_absent_says_that_a_run_downloads_it(
         look_around(replace(request_, data=Path("cifar100"), dry_run=True), None)
 
 
+@pytest.mark.parametrize(("classes", "told"), [(6, True), (7, False)])
+def test_few_classes_to_train_on_are_told(
+    request_: Request,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    classes: int,
+    told: bool,
+) -> None:
+    data = pictures(tmp_path / "few", classes=classes, each=8)  # two are not trained on
+    setting = look_around(replace(request_, data=data), None)
+    show(new_plan(setting), setting)
+    assert ("scores of so few classes say little: 4 to train on" in capsys.readouterr().out) == told
+
+
 def test_a_containers_quota_is_all_the_cpus_there_are(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they 
 SIZE = 32  # pixels a side, unless asked for otherwise
 LONGEST_TITLE = 94  # a study's name has at most 100 letters, its number included
 SAMPLER = "tpe"
+FEW_CLASSES = 5  # to train on; the sets of ten classes leave six
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
 
@@ -365,6 +366,11 @@ def show(plan: Plan, setting: Setting) -> None:
         setting.say(
             f"STAND-IN   {images.name} is embedded and stands in for {setting.experiment.data}: "
             "its scores say nothing about the real set"
+        )
+    if len(split.train) < FEW_CLASSES:
+        setting.say(
+            f"Caution    scores of so few classes say little: {len(split.train)} to train on, "
+            f"better are {FEW_CLASSES} or more"
         )
     for line in describe(plan, cpus=setting.cpus, gpus=setting.gpus):
         setting.say(line)
