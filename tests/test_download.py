@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torchvision.datasets.utils  # noqa: F401  # takes seconds: here, no test's time runs
+from filelock import FileLock
 from picture_files import quiet
 
 from trainables import download as module
@@ -62,11 +63,30 @@ def test_files_arrive_whole_and_nothing_else_stays(
     tmp_path: Path, mirror: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(monkeypatch, [mirror])
+    killed = tmp_path / "MNIST/raw/.download-killed"
+    killed.mkdir(parents=True)
+    (killed / "a.gz").write_bytes(b"half")
     said: list[str] = []
     download("mnist", ["a", "b"], tmp_path / "MNIST/raw", report=said.append)
     found = {path.name: path.read_bytes() for path in (tmp_path / "MNIST/raw").iterdir()}
     assert found == FILES
     assert "downloading 2 files" in said[0]
+
+
+def test_the_files_of_another_process_that_is_not_done_are_left_alone(
+    tmp_path: Path, mirror: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(monkeypatch, [mirror])
+    (tmp_path / "raw" / ".download-other").mkdir(parents=True)
+    thread = threading.Thread(
+        target=download, args=("mnist", ["a"], tmp_path / "raw"), kwargs={"report": quiet}
+    )
+    with FileLock(tmp_path / "raw.lock"):
+        thread.start()
+        thread.join(1)
+        assert [path.name for path in (tmp_path / "raw").iterdir()] == [".download-other"]
+    thread.join()
+    assert {path.name for path in (tmp_path / "raw").iterdir()} == set(FILES)
 
 
 def test_a_wrong_checksum_leaves_nothing(

@@ -9,16 +9,19 @@ import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
+
+from filelock import FileLock
 
 from trainables.image_set import Report, one_line
 
 # Without a network the answer must come within seconds; name resolution has no time limit of
 # its own, so the first contact is made in a thread that can be left behind.
-SECONDS_TO_ANSWER = 4.0
+SECONDS_TO_ANSWER = 10.0
 SECONDS_OF_SILENCE = 20.0  # in the middle of a file, before it counts as lost
+PREFIX = ".download-"  # of folders of files that are not whole yet
 
 
 class DownloadError(RuntimeError):
@@ -55,13 +58,17 @@ def download(name: str, stems: Sequence[str], folder: Path, *, report: Report) -
 
 
 def _fetch(mirror: str, checksums: Mapping[str, str], folder: Path) -> None:
-    """Fetch all files beside their destination, then move them there."""
+    """Fetch all files beside their destination, then move them there; one process at a time."""
     # takes seconds, and is seldom needed
     from torchvision.datasets.utils import download_url, extract_archive
 
     folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(FileLock(folder.with_name(folder.name + ".lock")))
+        for leftover in folder.glob(f"{PREFIX}*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
+        stack.callback(shutil.rmtree, work, ignore_errors=True)
         with _network_timeout(SECONDS_OF_SILENCE):
             for file, md5 in checksums.items():
                 download_url(mirror + file, str(work), filename=file, md5=md5)
@@ -72,8 +79,6 @@ def _fetch(mirror: str, checksums: Mapping[str, str], folder: Path) -> None:
                     os.replace(part, folder / part.name)
             else:
                 os.replace(work / file, folder / file)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _published(name: str, stems: Sequence[str]) -> tuple[list[str], dict[str, str]]:
