@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import sqlite3
@@ -180,8 +181,7 @@ def test_the_best_is_registered_once_and_crowned_only_through_the_gate(storage):
     late = Tracker(None, storage=storage, **options([]))
     late.study_ended(wins, {"split": "abc"})  # there was no champion when it met none
     assert late.registry.champion("reptile_omniglot").number == 1
-    versions = client(storage).search_model_versions("name = 'reptile_omniglot'")
-    assert sorted(int(version.version) for version in versions) == [1, 2, 3]
+    assert registered(storage) == [1, 2, 3]
 
 
 def test_the_champions_files_come_from_its_own_run(storage, tmp_path):
@@ -193,6 +193,50 @@ def test_the_champions_files_come_from_its_own_run(storage, tmp_path):
     got = tracker.registry.download("reptile_omniglot", 1, "weights.safetensors", tmp_path)
     assert got.read_bytes() == (storage / "my study" / made.best.weights).read_bytes()
     assert tracker.registry.champion("no such model") is None
+
+
+def test_a_crowned_study_that_is_searched_on_leaves_the_version_it_registered_alone(
+    storage, tmp_path
+):
+    def delivered(weights, *, crowned, against):
+        checkpoint(storage / "my study", 1, 1)
+        made = result(storage / "my study")
+        (made.folder / made.best.weights).write_bytes(weights)
+        gate = replace(made.gate, crowned=crowned, against=against, margin=None)
+        tracker = Tracker(None, storage=storage, **options([], parent_run_id=parent))
+        tracker.study_ended(replace(made, gate=gate), {})
+        files = {
+            version: tracker.registry.download(
+                "reptile_omniglot", version, "weights.safetensors", tmp_path / f"{version}"
+            ).read_bytes()
+            for version in registered(storage)
+        }
+        return tracker, files
+
+    parent = None
+    tracker, files = delivered(b"first", crowned=True, against=None)
+    parent = tracker.parent_run_id
+    assert files == {1: b"first"}
+
+    tracker, files = delivered(b"worse", crowned=False, against=1)
+    assert tracker.registry.champion("reptile_omniglot").number == 1
+    assert files == {1: b"first", 2: b"worse"}
+
+    tracker, files = delivered(b"better", crowned=True, against=1)
+    assert tracker.registry.champion("reptile_omniglot").number == 3
+    assert files == {1: b"first", 2: b"worse", 3: b"better"}
+
+    note = client(storage).get_run(parent).data.tags["mlflow.note.content"]
+    (picture,) = set(re.findall(r"best-[0-9a-f]{12}/grid.png", note))
+    folders = client(storage).list_artifacts(parent)
+    assert len([item for item in folders if item.path.startswith("best-")]) == 3
+    newest = client(storage).get_model_version("reptile_omniglot", "3")
+    assert newest.tags["folder"] == picture.partition("/")[0]
+
+
+def registered(storage: Path) -> list[int]:
+    found = client(storage).search_model_versions("name = 'reptile_omniglot'")
+    return sorted(int(version.version) for version in found)
 
 
 def test_the_studys_own_run_holds_the_outcome(storage):
@@ -211,11 +255,11 @@ def test_the_studys_own_run_holds_the_outcome(storage):
     assert run.data.tags["pareto_front"] == "1, 0"
     note = run.data.tags["mlflow.note.content"]
     assert made.verdict in note
-    assert "best/grid.png" in note
+    assert re.search("best-[0-9a-f]{12}/grid.png", note)
     assert "| 1 | [trial 1" in note
     assert "| | augmented shots | | 1.25 | .61 |" in note
     paths = {item.path for item in store.list_artifacts(tracker.parent_run_id)}
-    assert paths == {"best", "result.json"}
+    assert {path.partition("-")[0] for path in paths} == {"best", "result.json"}
 
 
 def test_a_resumed_study_goes_on_in_its_runs_and_doubles_nothing(storage):

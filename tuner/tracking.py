@@ -6,6 +6,7 @@ The driver alone writes, in a background thread, so that the search never waits 
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import tempfile
 import time
@@ -254,7 +255,8 @@ class Tracker:
         best = result.best
         files = [] if best is None else [best.grid, best.weights, best.config]
         paths = [result.folder / path for path in files if path is not None]
-        pictures = [f"{MODEL}/{path.name}" for path in paths if path.suffix == ".png"]
+        folder = _model_folder(paths)
+        pictures = [f"{folder}/{path.name}" for path in paths if path.suffix == ".png"]
         # The result's own time: delivered again, a point is the same point.
         now = int(datetime.fromisoformat(result.created).timestamp() * 1000)
 
@@ -262,7 +264,7 @@ class Tracker:
             run_id = self.parent_run_id
             self._store.log_text(run_id, text, "result.json")
             for path in paths:
-                self._store.log_file(run_id, path, MODEL)
+                self._store.log_file(run_id, path, folder)
             note = [result.verdict, *(_picture(run_id, name) for name in pictures)]
             pages = {
                 n: f"#/experiments/{self.experiment_id}/runs/{r}" for n, r in self._runs.items()
@@ -274,7 +276,7 @@ class Tracker:
                 tags["pareto_front"] = ", ".join(str(t.number) for t in result.pareto.front)
             self._store.log_metrics(run_id, points, tags)
             if result.gate is not None:
-                self._register(result, result.gate, identity)
+                self._register(result, result.gate, folder, identity)
 
         self._put(write)
         self._end_study(STUDY_STATUS[result.outcome], result.outcome, now)
@@ -368,11 +370,13 @@ class Tracker:
             self._steps[number] = self._store.steps(run_id, MARKER)
         return self._steps[number]
 
-    def _register(self, result: StudyResult, gate: Gate, identity: Mapping[str, str]) -> None:
+    def _register(
+        self, result: StudyResult, gate: Gate, folder: str, identity: Mapping[str, str]
+    ) -> None:
         scores = {} if result.test is None else result.test.metrics
         tags = {**self._tags, **identity}
         tags |= {f"test_{name}": f"{scores[name]:.4f}" for name in COLUMNS if name in scores}
-        version = self._store.register(gate.name, self.parent_run_id, tags)
+        version = self._store.register(gate.name, self.parent_run_id, folder, tags)
         present = self._store.champion(gate.name)
         # Another study may have ended since the models met.
         if gate.crowned and (None if present is None else present.number) == gate.against:
@@ -415,6 +419,15 @@ def _source(experiment: str) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": f"tuner.launch {experiment}",
     }
+
+
+def _model_folder(files: Sequence[Path]) -> str:
+    """A folder for each result: a study that is searched on has another model, and the version that
+    is registered of it keeps its files."""
+    content = hashlib.sha256()
+    for path in files:
+        content.update(_read(path) or b"")
+    return f"{MODEL}-{content.hexdigest()[:12]}"
 
 
 def _outcome_metrics(result: StudyResult) -> dict[str, float]:
