@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +17,14 @@ from test_launch import pictures
 from test_result import result
 from test_search import rung
 from test_setting import begun, request_
+from toy_pipeline import toy_context
 
+from trainables.pipeline import StudyContext
 from tuner import conductor, launch
 from tuner.breakdown import Breakdown
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _Study
 from tuner.journal import Journal
+from tuner.plan import Plan
 from tuner.setting import Request, Setting, look_around, new_plan
 from tuner.tracking_uri import default_uri
 
@@ -104,6 +109,37 @@ def test_a_finished_study_is_delivered_once_and_not_trained_again(
     }
     with Journal(setting.request.storage, setting.study) as journal:
         assert journal.attr("mlflow")["parent_run_id"] != parent
+
+
+def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(setting)
+    planned: list[tuple[float, float]] = []
+
+    def cut(plan: Plan, *_rest: Any, journal: Journal, deadline: float, **_more: Any) -> None:
+        planned.append((plan.budget_seconds, deadline - time.time()))
+        journal.set_attr("search_seconds", 100.0)
+        raise KeyboardInterrupt
+
+    without_ray(monkeypatch)
+    monkeypatch.setattr(conductor, "run_study", cut)
+    again = replace(setting.request, resume=True)
+    assert conductor.conduct(replace(again, budget_seconds=3600.0)) == INTERRUPTED
+    assert (setting.folder / "result.1.json").is_file()
+    assert conductor.conduct(again) == INTERRUPTED
+    assert "is finished" not in capsys.readouterr().out
+    (first, then), (second, later) = planned
+    assert first == second == 3600.0
+    assert then - later == pytest.approx(100.0, abs=5.0)
+
+
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Ray, and nothing trained in advance."""
+    ray = SimpleNamespace(dashboard_url=None)
+    monkeypatch.setattr(conductor, "_enter", lambda *_a: ray)
+    context = StudyContext(**toy_context())
+    monkeypatch.setattr(_Study, "_prepare", lambda _self: (context, context))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tuner.setting import (
     new_plan,
     recorded_plan,
     reopened,
+    search_on,
 )
 
 
@@ -67,7 +68,12 @@ def test_the_next_study_gets_a_number_and_resume_takes_the_newest(request_: Requ
     assert second.study == f"{first.study}-2"
     assert second.title == first.title
     second.folder.mkdir()
-    assert look_around(replace(request_, resume=True), None).study == second.study
+    resume = replace(request_, resume=True)
+    assert look_around(resume, None).study == second.study
+    (second.folder / "result.json").touch()
+    assert look_around(resume, None).study == first.study  # the last unfinished one
+    (first.folder / "result.json").touch()
+    assert look_around(resume, None).study == second.study
 
 
 def test_a_resumed_study_keeps_its_rungs_and_a_new_budget_is_searched(request_: Request) -> None:
@@ -82,6 +88,32 @@ def test_a_resumed_study_keeps_its_rungs_and_a_new_budget_is_searched(request_: 
     rest = before["budget_seconds"] - before["search_seconds"]
     assert plan.search_seconds == 7200.0 - rest
     assert plan.trials == plan.most_trials == 40
+
+
+def test_what_a_resume_asked_for_holds_for_the_next_one(request_: Request) -> None:
+    setting = look_around(request_, None)
+    with begun(setting) as journal:
+        journal.set_attr("search_seconds", 400.0)
+        (setting.folder / "result.json").write_text("the first")
+        more = replace(setting, request=replace(request_, resume=True, budget_seconds=7200.0))
+        wanted = recorded_plan(journal, more)
+        search_on(journal, more)
+        plain = replace(setting, request=replace(request_, resume=True, budget_seconds=None))
+        assert not is_finished(plain)
+        assert (setting.folder / "result.1.json").read_text() == "the first"
+        assert recorded_plan(journal, plain) == wanted
+        assert journal.attr("search_seconds") == 0.0
+
+        journal.set_attr("search_seconds", 50.0)  # and then it was killed
+        search_on(journal, plain)
+        assert journal.attr("search_seconds") == 50.0
+        (setting.folder / "result.json").write_text("the second")
+        trials = replace(plain, request=replace(plain.request, trials=40))
+        search_on(journal, trials)
+        assert journal.attr("search_seconds") == 0.0
+        assert (setting.folder / "result.2.json").read_text() == "the second"
+        plan = recorded_plan(journal, plain)
+        assert (plan.budget_seconds, plan.most_trials) == (7200.0, 40)
 
 
 @pytest.mark.parametrize("asked", [{"sampler": "random"}, {"objectives": ("L", "coverage")}])

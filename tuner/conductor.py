@@ -31,6 +31,7 @@ from tuner.plan import RETRAININGS, Plan
 from tuner.ranking import print_ranking
 from tuner.result import git_commit, load, versions
 from tuner.setting import (
+    RESULT,
     SIZE,
     Request,
     Setting,
@@ -40,6 +41,7 @@ from tuner.setting import (
     new_plan,
     recorded_plan,
     reopened,
+    search_on,
     show,
 )
 from tuner.study import StudyRun, ranked_trials, run_study
@@ -104,7 +106,10 @@ class _Study:
     def run(self, stack: ExitStack, ray: Session | None, journal: Journal | None) -> int:
         """Start or go on -> exit code."""
         try:
-            return self._search_and_finish(stack, ray, self._open(stack, journal))
+            tracker = self._open(stack, journal)
+            if journal is not None:
+                search_on(journal, self.setting)
+            return self._search_and_finish(stack, ray, tracker)
         except Exception as error:
             breakdown = breakdown_behind(error, self.setting.folder)
             if breakdown is None:
@@ -130,11 +135,11 @@ class _Study:
 
     def deliver(self, stack: ExitStack, journal: Journal) -> int:
         """Tell MLflow what it does not have yet of a finished study -> the study's exit code."""
-        result = load(self.setting.folder / "result.json")
+        result = load(self.setting.folder / RESULT)
         tracker = self._open(stack, journal)
         tracker.study_ended(result, self._identity())
         self.setting.say(
-            f"Study {self.setting.study!r} is finished, see {self.setting.folder / 'result.json'}: "
+            f"Study {self.setting.study!r} is finished, see {self.setting.folder / RESULT}: "
             "add --budget to search on."
         )
         return 0 if result.best is not None else 1
@@ -227,8 +232,6 @@ class _Study:
     def _search(self, context: StudyContext, tracker: Tracker) -> StudyRun:
         journal, plan = self._journal, self.plan
         used = float(journal.attr("search_seconds", 0.0))
-        if self.setting.request.resume and self.setting.request.budget_seconds is not None:
-            used = 0.0  # a budget given anew is meant anew
         left = max(0.0, plan.search_seconds - used)
         deadline = time.time() + left
         self._ends = time.monotonic() + left + plan.budget_seconds - plan.search_seconds

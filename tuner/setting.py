@@ -40,6 +40,7 @@ CALIBRATION_SECONDS = 2.0
 SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
 SIZE = 32  # pixels a side, unless asked for otherwise
 SAMPLER = "tpe"
+RESULT = "result.json"  # of a finished study, in its folder
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
 
@@ -187,7 +188,8 @@ def _title(experiment: Experiment, images: ImageSet, request: Request) -> str:
 
 
 def _study_name(request: Request, title: str) -> str:
-    """The study asked for; else the newest of this title to resume, or the next free name."""
+    """The study asked for; else the newest of this title to resume, unfinished ones before others,
+    or the next free name."""
     taken = sorted(
         (
             path.name
@@ -206,7 +208,8 @@ def _study_name(request: Request, title: str) -> str:
     if request.resume:
         if not taken:
             raise UserError(f"There is no study of {title!r} in {request.storage} to resume.")
-        return taken[-1]
+        unfinished = [name for name in taken if not (request.storage / name / RESULT).is_file()]
+        return (unfinished or taken)[-1]
     if not taken:
         return title
     last = taken[-1].removeprefix(title).removeprefix("-") or "1"
@@ -228,11 +231,30 @@ def reopened(setting: Setting) -> Journal:
 def is_finished(setting: Setting) -> bool:
     """Whether the study to resume has its result, and no more of it was asked for."""
     more = setting.request.budget_seconds is not None or setting.request.trials is not None
-    return (setting.folder / "result.json").is_file() and not more
+    return (setting.folder / RESULT).is_file() and not more
+
+
+def search_on(journal: Journal, setting: Setting) -> None:
+    """Note what `--budget` and `--trials` of a resume ask for, so that the next one needs neither.
+
+    A budget given anew is meant anew, and trials given to a finished study need time as well. The
+    result is put aside, last, since without one the study is unfinished.
+    """
+    request, result = setting.request, setting.folder / RESULT
+    asked = {"budget_seconds": request.budget_seconds, "trials": request.trials}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if given:
+        journal.set_attr("asked", journal.attr("asked", {}) | given)
+    if result.is_file() or request.budget_seconds is not None:
+        journal.set_attr("search_seconds", 0.0)
+    if result.is_file():
+        earlier = len(list(setting.folder.glob("result.*.json")))
+        result.rename(setting.folder / f"result.{earlier + 1}.json")
 
 
 def recorded_plan(journal: Journal, setting: Setting) -> Plan:
-    """The plan a study began with, with what `--budget` and `--trials` change of it."""
+    """The plan a study began with, with what `--budget` and `--trials` change of it, now or in an
+    earlier resume."""
     recorded, began = journal.attr("plan"), journal.attr("data")
     if recorded is None or began is None:
         raise UserError(
@@ -260,10 +282,11 @@ def recorded_plan(journal: Journal, setting: Setting) -> Plan:
     _packed(setting, plan.cpus_per_trial, plan.gpus_per_trial)  # it must still fit
     request = setting.request
     _require_same_search(plan, request, setting.study)
-    if request.budget_seconds is not None:
-        plan = plan.with_budget(request.budget_seconds)
-    if request.trials is not None:
-        plan = replace(plan, trials=request.trials, most_trials=request.trials)
+    earlier = journal.attr("asked", {})
+    if (budget := request.budget_seconds or earlier.get("budget_seconds")) is not None:
+        plan = plan.with_budget(budget)
+    if (trials := request.trials or earlier.get("trials")) is not None:
+        plan = replace(plan, trials=trials, most_trials=trials)
     return plan
 
 
