@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from picture_files import write_mnist
 from test_launch import pictures
 
 from trainables.errors import UserError
+from tuner import launch
 from tuner.conductor import _Study
 from tuner.journal import Journal
 from tuner.setting import (
     Request,
     Setting,
+    _open_data,
     is_finished,
     look_around,
     new_plan,
@@ -166,3 +170,23 @@ def test_the_resume_command_leads_to_the_same_places_without_credentials(
     assert "my pictures'" in command
     assert "--tracking-uri http://host:5000" in command
     assert "secret" not in command
+
+
+def test_the_resume_command_finds_the_data_again_without_the_environment(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "sets/MNIST/raw", per_class=(20, 20))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEWSHOT_DATA", "sets")
+    asked = replace(request_, experiment="reptile_mnist", data=None, tracking_uri="sqlite:///m.db")
+    setting = look_around(asked, None)
+    command = shlex.split(_Study(setting, new_plan(setting), 0.0)._resume_command())
+
+    monkeypatch.delenv("FEWSHOT_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
+    monkeypatch.chdir("/")
+    arguments = launch.build_parser().parse_args(command[3:])
+    again = launch._request(arguments)
+    assert again.tracking_uri == f"sqlite:///{tmp_path}/m.db"
+    images, _ = _open_data(again, setting.experiment, lambda _line: None)
+    assert images.fingerprint == setting.data.fingerprint

@@ -47,7 +47,7 @@ from tuner.setting import (
 from tuner.study import StudyRun, ranked_trials, run_study
 from tuner.summary import Facts, summarise
 from tuner.tracking import Tracker, provenance_tags
-from tuner.tracking_uri import strip_credentials
+from tuner.tracking_uri import resolve_uri, strip_credentials
 
 PARTS: tuple[Part, ...] = ("validation", "test")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
@@ -379,20 +379,24 @@ class _Study:
         return INTERRUPTED
 
     def _resume_command(self, *more: str) -> str:
-        """What goes on with this study; credentials come from the environment, as they did."""
+        """What goes on with this study, from any folder; credentials come from the environment, as
+        they did."""
         request, uri = self.setting.request, self.setting.request.tracking_uri
-        named = request.data is not None and is_name(request.data)
+        named = request.data is None or is_name(request.data)
+        # Said even where the environment said it, which may be another one then.
+        read = named and not self.setting.data.stand_in
+        root = Path(self.setting.data.source) if read else request.data_root
         words = [sys.executable, "-m", "tuner.launch", request.experiment, "--resume"]
         words += ["--study", self.setting.study, "--storage", str(request.storage)]
         for option, value in (
             ("--scale", None if request.scale == "auto" else request.scale),
-            ("--data-root", request.data_root and request.data_root.absolute()),
+            ("--data-root", root and root.absolute()),
             ("--data", request.data and (request.data if named else request.data.absolute())),
             ("--size", None if request.size == SIZE else request.size),
             ("--target", request.target and ",".join(request.target)),
             ("--base", request.base and ",".join(request.base)),
             ("--address", request.address),
-            ("--tracking-uri", uri and strip_credentials(uri)),
+            ("--tracking-uri", uri and strip_credentials(resolve_uri(uri, request.storage))),
         ):
             if value:
                 words += [option, str(value)]
