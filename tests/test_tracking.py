@@ -597,7 +597,7 @@ def told_of_two_rungs(tracker, storage):
     tracker.trial_ended(0, "COMPLETE", "")
 
 
-def has_all_of_two_rungs(storage, tracker):
+def has_all_of_two_rungs(storage, tracker, *, in_order=True):
     (run,) = trial_runs(storage, tracker).values()
     assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "COMPLETE")
     store = client(storage)
@@ -605,6 +605,8 @@ def has_all_of_two_rungs(storage, tracker):
         name: [point.step for point in store.get_metric_history(run.info.run_id, name)]
         for name in run.data.metrics
     }
+    if not in_order:
+        points = {name: sorted(steps) for name, steps in points.items()}
     assert points["score/L"] == points["training/rung"] == [1000, 3000]
     assert points["training/critic_loss"] == [1, 2, 3, 4, 5, 11, 12, 13, 14, 15]
 
@@ -642,6 +644,35 @@ def test_a_server_that_answers_500_now_and_then_gets_everything_in_order(storage
     assert all("the search goes on" in line for line in lines)
     assert lines
     has_all_of_two_rungs(storage, tracker)
+
+
+def test_a_rung_that_was_refused_is_delivered_by_the_next_session(storage, monkeypatch):
+    """A proxy or a server's permissions: no second try would have been answered otherwise."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+    from mlflow.tracking import MlflowClient
+
+    real, refused = MlflowClient.log_batch, []
+
+    def forbidden(self, run_id, metrics=(), **named):
+        if any(metric.step == 1000 for metric in metrics) and not refused:
+            refused.append(run_id)
+            raise MlflowException("no access", error_code=PERMISSION_DENIED)
+        return real(self, run_id, metrics=metrics, **named)
+
+    lines: list[str] = []
+    tracker = Tracker(None, storage=storage, **options(lines))
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", forbidden)
+        told_of_two_rungs(tracker, storage)
+        tracker.close()
+    assert refused
+    assert lines[-1].startswith("1 records did not reach")
+    again = Tracker(None, storage=storage, parent_run_id=tracker.parent_run_id, **options(lines))
+    told_of_two_rungs(again, storage)
+    again.close()
+    assert len(lines) == 1
+    has_all_of_two_rungs(storage, again, in_order=False)
 
 
 @pytest.mark.faults

@@ -95,6 +95,7 @@ class Tracker:
         self._new_runs: deque[tuple[int, str]] = deque()
         self._notices: deque[str] = deque()
         self._steps: dict[int, set[int]] = {}  # at which a run of an earlier session has its rungs
+        self._gaps: set[int] = set()  # trials of which the store refused something for good
         self._closed = False
         self._store = RunStore(self.uri, experiment=experiment, storage=storage)
         self.experiment_id = self._store.experiment_id
@@ -144,7 +145,7 @@ class Tracker:
                 self._store.log_text(run_id, text, "config.json")
             self._store.log_tags(run_id, {"state": "RUNNING"})
 
-        self._put(write)
+        self._put_of(number, write)
 
     def rung_reached(
         self,
@@ -203,12 +204,13 @@ class Tracker:
             tags |= {"state": "PAUSED"} if decision == "pause" else {}
             self._store.log_metrics(run_id, points, tags)
 
-        self._put(write)
+        self._put_of(number, write)
 
     def trial_promoted(self, number: int) -> None:
         """A paused trial goes on."""
         if number not in self._settled:
-            self._put(lambda: self._store.log_tags(self._run_of(number), {"state": "RUNNING"}))
+            tags = {"state": "RUNNING"}
+            self._put_of(number, lambda: self._store.log_tags(self._run_of(number), tags))
 
     def trial_ended(
         self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str
@@ -228,9 +230,10 @@ class Tracker:
             self._store.end(run_id, RUN_STATUS[state], now)
             # Last: a state that tells of an end is not looked at again.
             tags = {"state": state} | ({"reason": reason} if reason else {})
-            self._store.log_tags(run_id, tags)
+            if number not in self._gaps:
+                self._store.log_tags(run_id, tags)
 
-        self._put(write)
+        self._put_of(number, write)
 
     def tick(self) -> None:
         """Hand over what the writer learned: new run ids, and trouble."""
@@ -303,6 +306,19 @@ class Tracker:
     def _put(self, job: Callable[[], None]) -> None:
         self.tick()
         self._writer.put(job)
+
+    def _put_of(self, number: int, job: Callable[[], None]) -> None:
+        """As `_put`, of a trial: what is refused for good is delivered by another session."""
+
+        def noted() -> None:
+            try:
+                job()
+            except Exception as error:
+                if not is_passing(error):
+                    self._gaps.add(number)
+                raise
+
+        self._put(noted)
 
     def _hiccup(self, why: str) -> None:
         self._notices.append(
