@@ -143,6 +143,22 @@ def test_a_finished_study_says_so(request_: Request) -> None:
     assert not is_finished(replace(resumed, request=replace(resumed.request, trials=40)))
 
 
+def test_another_optuna_cannot_search_on_and_may_deliver(
+    request_: Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = look_around(replace(request_, budget_seconds=None), None)
+    with begun(setting) as journal:
+        versions = journal.attr("versions")
+        journal.set_attr("versions", {**versions, "torch": "1.0"})
+        recorded_plan(journal, setting)
+        assert f"torch 1.0 then, {versions['torch']} now" in capsys.readouterr().out
+        journal.set_attr("versions", {**versions, "optuna": "1.0"})
+        with pytest.raises(UserError, match=r"begun with optuna 1\.0"):
+            recorded_plan(journal, setting)
+        (setting.folder / "result.json").touch()
+        recorded_plan(journal, setting)
+
+
 def test_other_data_cannot_go_on_with_a_study(request_: Request, tmp_path: Path) -> None:
     setting = look_around(request_, None)
     with begun(setting) as journal:

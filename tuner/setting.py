@@ -29,7 +29,7 @@ from trainables.evaluation import samples_wanted
 from trainables.image_set import ImageSet
 from trainables.pipeline import load_pipeline
 from trainables.tasks import EPISODES, Split, split_classes
-from tuner.compatible import require_same_space
+from tuner.compatible import require_same_space, require_same_versions
 from tuner.experiments import Experiment, Scale, find_experiment
 from tuner.journal import Journal
 from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
@@ -272,6 +272,8 @@ def recorded_plan(journal: Journal, setting: Setting) -> Plan:
             f"data found now is another ({setting.images.name!r} from {setting.data.source}): "
             "give the same --data-root, --data and --size."
         )
+    if not is_finished(setting) and (others := require_same_versions(journal)):
+        setting.say(f"Versions   {others}: scores may differ in their last digits")
     plan = Plan.from_dict(recorded)
     if plan.scale != setting.experiment.scale:
         raise UserError(
