@@ -24,7 +24,8 @@ from tuner.journal import Journal, RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.recorder import RETRIES, LeaveLoop, Recorder
 from tuner.search import JournalSearch
-from tuner.study import best_trial, rebuilt_rungs
+from tuner.standing import best_trial
+from tuner.study import rebuilt_rungs
 
 
 def trial_config(number=0, *, deadline=math.inf, resume_from=None, known=False, **toy):

@@ -44,7 +44,8 @@ from tuner.setting import (
     search_on,
     show,
 )
-from tuner.study import StudyRun, ranked_trials, run_study
+from tuner.standing import ranked_trials
+from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
 from tuner.tracking import Tracker, provenance_tags
 from tuner.tracking_uri import resolve_uri, strip_credentials

@@ -11,7 +11,7 @@ from tuner.champion import Verdict
 from tuner.finals import Contender, Kept, Tested, margin
 from tuner.journal import RungRecord, TrialRecord
 from tuner.known_points import trial_seed
-from tuner.objectives import OBJECTIVES, losses, pareto_front
+from tuner.objectives import OBJECTIVES
 from tuner.plan import Plan
 from tuner.result import (
     Best,
@@ -33,7 +33,8 @@ from tuner.result import (
     in_study,
     versions,
 )
-from tuner.study import StudyRun, far_trials
+from tuner.standing import front_trials
+from tuner.study import StudyRun
 from tuner.tracking import Tracker
 from tuner.tracking_uri import strip_credentials, study_page, ui_command
 
@@ -196,12 +197,11 @@ def _pareto(run: StudyRun, plan: Plan) -> Pareto | None:
     names = plan.objectives
     if len(names) == 1:
         return None
-    compared = [
+    front = [
         FrontTrial(number=r.number, values={n: r.rungs[-1].metrics[n] for n in names})
-        for r in far_trials(run.records, plan.rungs[-1])
+        for r in front_trials(run.records, plan.rungs[-1], names)
     ]
-    best = pareto_front([losses([t.values[n] for n in names], names) for t in compared])
-    front = sorted((compared[index] for index in best), key=lambda t: (t.values["L"], t.number))
+    front.sort(key=lambda t: (t.values["L"], t.number))
     return Pareto(objectives={n: OBJECTIVES[n] for n in names}, front=tuple(front))
 
 
