@@ -255,6 +255,9 @@ class Journal:
         }
         step = int(rung.metrics["train_flops"] / 1e9)
         self._storage.set_trial_intermediate_value(self._id(number), step, rung.metrics["L"])
+        if self.trial_attr(number, "promoted") == rung.rung:
+            # It came here again, since its checkpoint was lost, and may wait here again.
+            self.set_trial_attr(number, "promoted", None)
         # Last, because it is what a resume looks at.
         self.set_trial_attr(number, f"rung/{rung.rung}", content)
 

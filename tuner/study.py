@@ -267,9 +267,10 @@ class _Overtime(tune.Stopper):
 
 
 def _folder_name(trial: Any) -> str:
-    """A promoted trial has a new folder: Ray numbers its checkpoints from 0 again."""
-    name, done = f"trial_{trial.config['trial_number']:04d}", trial.config["rungs_done"]
-    return f"{name}_from_rung_{done}" if done else name
+    """A trial that is handed out again, promoted or after a death, has a new folder: Ray numbers
+    its checkpoints from 0 again."""
+    name, part = f"trial_{trial.config['trial_number']:04d}", trial.config["part"]
+    return f"{name}_part_{part}" if part > 1 else name
 
 
 def _session_name(folder: Path) -> str:
