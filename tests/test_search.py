@@ -189,6 +189,25 @@ def test_a_paused_trial_is_promoted_before_a_new_one_begins_and_survives_a_kill(
         assert [r.number for r in journal.records() if r.paused] == [1, 2]
 
 
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_trial_that_died_while_it_was_paused_waits_only_if_its_checkpoint_is_there(
+    tmp_path, checkpointed
+):
+    with open_journal(tmp_path) as journal:
+        rungs = Rungs(3, planned=4)
+        search = search_of(journal, trials=4, rungs=rungs)
+        for number, value in enumerate([1.0, 5.0, 5.5]):
+            search.suggest(str(number))
+            rungs.restore(0, number, [value], paused=True)
+        if checkpointed:
+            journal.add_rung(0, rung(0, 1.0, decision="pause"))
+        search.on_trial_complete("0", error=True)
+        again = search.suggest("3")
+        assert (again["trial_number"], again["rungs_done"]) == (0, int(checkpointed))
+        assert rungs.paused == (2, 0, 0)
+        assert search.suggest("4")["trial_number"] == 3
+
+
 def test_a_searcher_waits_for_others_before_it_says_that_it_is_over(tmp_path):
     with open_journal(tmp_path) as journal:
         search = search_of(journal, trials=1)

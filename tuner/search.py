@@ -128,6 +128,8 @@ class JournalSearch(Searcher):
         number = self._live.pop(trial_id)
         if error:
             self._unfinished.append(number)
+            if not self._journal.record(number).paused:  # died before the checkpoint of its pause
+                self._rungs.promote(number)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the journal is the state."""
