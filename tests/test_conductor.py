@@ -115,10 +115,15 @@ def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished(setting)
+    with Journal(setting.request.storage, setting.study) as journal:
+        journal.set_attr("timings", {"search": 50.0, "wall": 300.0})
     planned: list[tuple[float, float]] = []
+    took: list[dict[str, float]] = []
 
-    def cut(plan: Plan, *_rest: Any, journal: Journal, deadline: float, **_more: Any) -> None:
+    def cut(plan: Plan, *_rest: Any, journal: Journal, deadline: float, **more: Any) -> None:
         planned.append((plan.budget_seconds, deadline - time.time()))
+        more["observers"][-1].rung_reached()
+        took.append(journal.attr("timings"))
         journal.set_attr("search_seconds", 100.0)
         raise KeyboardInterrupt
 
@@ -132,6 +137,8 @@ def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
     (first, then), (second, later) = planned
     assert first == second == 3600.0
     assert then - later == pytest.approx(100.0, abs=5.0)
+    for part, before in (("search", 50.0), ("wall", 300.0)):  # sessions are added up
+        assert before < took[0][part] < took[1][part] < before + 120.0
 
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

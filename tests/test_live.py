@@ -15,7 +15,14 @@ HERE = Path("checkpoint")
 
 
 def scores(loss: float) -> dict[str, float]:
-    return {"L": loss, "J": 0.3, "recognisability": 0.7, "coverage": 0.4, "copy_share": 0.05}
+    return {
+        "L": loss,
+        "J": 0.3,
+        "recognisability": 0.7,
+        "coverage": 0.4,
+        "copy_share": 0.05,
+        "complete": 1.0,
+    }
 
 
 def play(table: LiveTable) -> None:
@@ -55,6 +62,18 @@ def test_without_a_terminal_every_event_is_one_plain_line():
         "trial 0 rung 1/3: L .50, J .30, recognisability .70, coverage .40, copy share .05 -> pause"
     )
     assert lines[-1].endswith("trial 2 failed: diverged: critic loss is nan")
+
+
+@pytest.mark.parametrize(
+    ("rung", "place", "cell"), [(0, "before rung 1", "0/3"), (1, "between rung 1 and 2", "1/3")]
+)
+def test_a_trial_that_the_clock_cut_has_not_come_to_the_next_rung(rung, place, cell):
+    out = io.StringIO()
+    with make(out) as table:
+        table.trial_started(0, "", {}, {"width": 8})
+        table.rung_reached(0, rung, scores(0.5) | {"complete": 0.0}, [], HERE, "done")
+        assert cell in rendered(table, 100)
+    assert f"trial 0 {place}: L .50" in out.getvalue()
 
 
 def test_quiet_says_nothing():

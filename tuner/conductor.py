@@ -102,6 +102,7 @@ class _Study:
 
     def __init__(self, setting: Setting, plan: Plan, began: float) -> None:
         self.setting, self.plan, self.began = setting, plan, began
+        # Seconds by part, those of earlier sessions included once the journal is open.
         self.timings: dict[str, float] = {"plan": time.monotonic() - began}
 
     def run(self, stack: ExitStack, ray: Session | None, journal: Journal | None) -> int:
@@ -125,7 +126,7 @@ class _Study:
             started = time.monotonic()
             if ray is None:
                 ray = _enter(stack, None)
-            self.timings["ray"] = time.monotonic() - started
+            self._took("ray", started)
             setting.say(f"Dashboard  {_dashboard(ray)}")
             run = self._search(context, tracker)
             if run.interrupted:
@@ -157,6 +158,10 @@ class _Study:
         elif known != place:  # the store is another one, or a new one
             journal.set_attr("mlflow", place)
         self._journal = journal
+        earlier = dict(journal.attr("timings", {}))
+        self.began -= earlier.pop("wall", 0.0)
+        for part, seconds in earlier.items():
+            self.timings[part] = self.timings.get(part, 0.0) + seconds
         self._runs = {
             key.removeprefix(_RUN): value
             for key, value in journal.study.user_attrs.items()
@@ -164,6 +169,12 @@ class _Study:
         }
         replay(journal, tracker)
         return tracker
+
+    def _took(self, part: str, started: float) -> None:
+        """Note what a part of the run took, for the result of whichever session gets there."""
+        seconds = time.monotonic() - started
+        self.timings[part] = self.timings.get(part, 0.0) + seconds
+        self._journal.set_attr("timings", self.timings | {"wall": time.monotonic() - self.began})
 
     def _tracker(self, parent: str | None) -> Tracker:
         setting = self.setting
@@ -206,7 +217,7 @@ class _Study:
         setting = self.setting
         search = self._context()
         last = replace(search, split=setting.split.joined().to_dict())
-        self.timings["preparation"] = time.monotonic() - started
+        self._took("preparation", started)
         return search, last
 
     def _context(self) -> StudyContext:
@@ -236,7 +247,7 @@ class _Study:
         left = max(0.0, plan.search_seconds - used)
         deadline = time.time() + left
         self._ends = time.monotonic() + left + plan.budget_seconds - plan.search_seconds
-        clock = _Clock(journal, used)
+        clock = _Clock(journal, used, self._took)
         with LiveTable(
             trials=plan.trials,
             rungs=len(plan.rungs),
@@ -252,7 +263,6 @@ class _Study:
                 observers=(table, tracker, clock),
             )
         clock.stop()
-        self.timings["search"] = run.seconds
         for rung in sorted(run.untelling):
             self.setting.say(
                 f"Rung {rung + 1} foretold too little of the last one's scores to stop a trial by: "
@@ -282,7 +292,7 @@ class _Study:
         for part, scorer in scorers.items():
             for name, scores in null_baselines(scorer).items():
                 baselines.setdefault(name, {})[part] = scores.metrics
-        self.timings["test"] = time.monotonic() - started
+        self._took("test", started)
         result = summarise(
             run,
             Facts(
@@ -449,11 +459,15 @@ def _newest_line(console: Console) -> Iterator[Callable[[str], None]]:
 class _Clock:
     """Writes into the journal how long the search has run, so that a resume knows what is left."""
 
-    def __init__(self, journal: Journal, used: float) -> None:
-        self._journal, self._used, self._began = journal, used, time.monotonic()
+    def __init__(self, journal: Journal, used: float, took: Callable[[str, float], None]) -> None:
+        self._journal, self._used, self._took = journal, used, took
+        self._noted = time.monotonic()
 
     def stop(self) -> None:
-        self._journal.set_attr("search_seconds", self._used + time.monotonic() - self._began)
+        started, self._noted = self._noted, time.monotonic()
+        self._used += self._noted - started
+        self._journal.set_attr("search_seconds", self._used)
+        self._took("search", started)
 
     def trial_started(self, *_event: Any) -> None:
         pass

@@ -124,7 +124,7 @@ class LiveTable:
         """A trial was scored."""
         with self._lock:
             row = self._rows[number]
-            row.rung, row.metrics = rung, dict(metrics)
+            row.rung, row.metrics = rung if metrics["complete"] else rung - 1, dict(metrics)
             if decision == "pause":
                 row.state = "paused"
         scores = ", ".join(
@@ -132,7 +132,10 @@ class LiveTable:
             for name in COLUMNS
             if name in metrics
         )
-        self._line(f"trial {number} rung {rung + 1}/{self._rungs}: {scores} -> {decision}")
+        place = f"rung {rung + 1}/{self._rungs}"
+        if not metrics["complete"]:
+            place = f"between rung {rung} and {rung + 1}" if rung else "before rung 1"
+        self._line(f"trial {number} {place}: {scores} -> {decision}")
 
     def trial_promoted(self, number: int) -> None:
         """A paused trial goes on."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tuner.champion import Verdict
 from tuner.finals import Contender, Kept, Tested, margin
@@ -126,7 +127,8 @@ def _trial(record: TrialRecord, facts: Facts) -> TrialResult:
         label=record.label,
         state=state,
         reason=record.reason,
-        params=dict(record.params),
+        params=_params(record),
+        overrides=dict(record.attrs.get("overrides", {})),
         config=dict(record.config),
         seed=trial_seed(facts.plan.seed, record.number),
         updates=int(metrics.get("updates", 0)),
@@ -134,13 +136,23 @@ def _trial(record: TrialRecord, facts: Facts) -> TrialResult:
         train_seconds=metrics.get("train_seconds", 0.0),
         score_seconds=metrics.get("score_seconds", 0.0),
         rungs=tuple(
-            Rung(rung=r.rung, train_flops=r.metrics["train_flops"], metrics=dict(r.metrics))
+            Rung(
+                rung=r.rung,
+                complete=r.complete,
+                train_flops=r.metrics["train_flops"],
+                metrics=dict(r.metrics),
+            )
             for r in record.rungs
         ),
         scores=dict(metrics) if last else None,
         mlflow_run_id=facts.runs.get(str(record.number)),
         checkpoint=_kept(last, facts.folder),
     )
+
+
+def _params(record: TrialRecord) -> dict[str, Any]:
+    """A point with overrides has its parameters beside the trial, where no sampler looks."""
+    return dict(record.attrs.get("point", record.params))
 
 
 def _rematch(facts: Facts) -> Rematch | None:
@@ -175,7 +187,7 @@ def _best(record: TrialRecord, facts: Facts) -> Best:
     return Best(
         number=record.number,
         label=record.label,
-        params=dict(record.params),
+        params=_params(record),
         scores=dict(record.rungs[-1].metrics),
         grid=in_study(kept.grid, facts.folder) if kept else None,
         weights=in_study(kept.weights, facts.folder) if kept else None,
