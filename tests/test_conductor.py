@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -111,6 +112,15 @@ def test_a_finished_study_is_delivered_once_and_not_trained_again(
         assert journal.attr("mlflow")["parent_run_id"] != parent
 
 
+def test_an_end_that_was_decided_but_not_told_is_told_to_mlflow(setting: Setting) -> None:
+    with begun(setting) as journal:
+        journal.ask(setting.experiment.space, setting.experiment.base)
+        journal.add_rung(0, rung(0, 1.0, decision="done"))
+        told = Mock()
+        conductor.replay(journal, told)
+    told.trial_ended.assert_called_once_with(0, "COMPLETE", "")
+
+
 def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +132,9 @@ def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
 
     def cut(plan: Plan, *_rest: Any, journal: Journal, deadline: float, **more: Any) -> None:
         planned.append((plan.budget_seconds, deadline - time.time()))
-        more["observers"][-1].rung_reached()
+        table, *_, clock = more["observers"]
+        assert "2 trials over" in table._footer(list(table._rows.values()))
+        clock.rung_reached()
         took.append(journal.attr("timings"))
         journal.set_attr("search_seconds", 100.0)
         raise KeyboardInterrupt

@@ -248,12 +248,14 @@ class _Study:
         deadline = time.time() + left
         self._ends = time.monotonic() + left + plan.budget_seconds - plan.search_seconds
         clock = _Clock(journal, used, self._took)
-        with LiveTable(
+        table = LiveTable(
             trials=plan.trials,
             rungs=len(plan.rungs),
             deadline=deadline,
             console=self.setting.console,
-        ) as table:
+        )
+        table.recall(journal.records())
+        with table:
             run = run_study(
                 plan,
                 self.setting.experiment,
@@ -416,6 +418,7 @@ class _Study:
 
 def replay(journal: Journal, tracker: Tracker) -> None:
     """Tell MLflow again what earlier sessions did; it takes what an interruption left out."""
+    journal.settle()
     for record in journal.records():
         if record.state == "WAITING" or not record.config:
             continue
