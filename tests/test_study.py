@@ -334,6 +334,14 @@ def test_rungs_are_rebuilt_as_they_were(study):
             "The actor died unexpectedly before finishing this task.\n\tclass_name: ToyTrainable\n",
             "worker died: The actor died unexpectedly before finishing this task.",
         ),
+        (
+            "Failure # 1 (occurred at 2026-01-01)\n"
+            "1 worker(s) were killed due to the node running low on memory. Memory on the node "
+            "was 6.16GB used / 6.50GB limit (0.95)\nOOM kill reason: Memory usage exceeded\n"
+            "PID\tMEM(GB)\tCOMMAND\n4711\t0.16\tray::ToyTrainable.train\n"
+            "Refer to the documentation on how to address the out of memory issue.\n",
+            "out of memory (killed)",
+        ),
         (None, "crashed"),
     ],
 )
