@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +26,7 @@ from toy_pipeline import toy_context
 from trainables.pipeline import StudyContext
 from tuner import conductor, launch
 from tuner.breakdown import Breakdown
-from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _Study
+from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _enter, _Study
 from tuner.journal import Journal
 from tuner.plan import Plan
 from tuner.setting import Request, Setting, look_around, new_plan
@@ -212,6 +215,46 @@ def test_ctrl_c_once_more_while_everything_is_closed(
 
     monkeypatch.setattr(conductor, "_conduct", interrupted)
     assert conductor.conduct(request_) == INTERRUPTED
+
+
+def test_a_disk_that_is_full_while_everything_is_closed_changes_no_exit_code(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def stopped(_request: Request, stack: ExitStack, _began: float) -> int:
+        stack.callback(full)
+        return BROKEN_DOWN
+
+    monkeypatch.setattr(conductor, "_conduct", stopped)
+    assert conductor.conduct(request_) == BROKEN_DOWN
+
+
+@pytest.mark.parametrize("part", ["_prepare", "_finish"])
+def test_sigterm_outside_of_the_search_leaves_with_the_way_on(
+    setting: Setting, part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def terminated(*_arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    @contextmanager
+    def ray(_address: None) -> Iterator[Any]:
+        signal.signal(signal.SIGTERM, lambda *_: pytest.fail("Ray's handler"))
+        yield SimpleNamespace(dashboard_url=None)
+
+    with begun(setting) as journal:
+        journal.set_attr("split", setting.split.to_dict())
+    without_ray(monkeypatch)
+    monkeypatch.setattr(conductor, "session", ray)
+    monkeypatch.setattr(conductor, "_enter", _enter)
+    monkeypatch.setattr(_Study, "_search", lambda *_a: SimpleNamespace(interrupted=False))
+    monkeypatch.setattr(_Study, part, terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    assert conductor.conduct(replace(setting.request, resume=True)) == INTERRUPTED
+    assert "go on with:" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_study_that_runs_already_is_refused(

@@ -22,7 +22,7 @@ from trainables.errors import UserError
 from trainables.evaluation import Scorer, make_scorer, null_baselines, prepare_scorer
 from trainables.pipeline import StudyContext
 from trainables.tasks import Part, Split, split_record
-from tuner.breakdown import breakdown_behind
+from tuner.breakdown import breakdown_behind, is_full_disk
 from tuner.champion import challenge, identity
 from tuner.finals import Finals, Played, own_stop, save_champion
 from tuner.journal import Journal
@@ -65,13 +65,25 @@ def conduct(request: Request) -> int:
     """
     began = time.monotonic()
     code: int | None = None
+    terminate = signal.getsignal(signal.SIGTERM)
+    _heed_sigterm()
     try:
         with ExitStack() as stack:
             code = _conduct(request, stack, began)
     except KeyboardInterrupt:  # once more, while everything is closed
         if code is None:
             raise
+    except Exception as error:
+        if code is None or not is_full_disk(str(error)):  # said already, or nothing depends on it
+            raise
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
     return code
+
+
+def _heed_sigterm() -> None:
+    """SIGTERM is Ctrl-C; Ray has handlers of its own, which leave without a word."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _conduct(request: Request, stack: ExitStack, began: float) -> int:
@@ -92,9 +104,11 @@ def _conduct(request: Request, stack: ExitStack, began: float) -> int:
 
 def _enter(stack: ExitStack, address: str | None) -> Session:
     try:
-        return stack.enter_context(session(address))
+        entered = stack.enter_context(session(address))
     except (ConnectionError, ValueError) as error:
         raise UserError(str(error)) from error
+    _heed_sigterm()  # Ray has just set its handler
+    return entered
 
 
 class _Study:
