@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -248,8 +249,8 @@ def search_on(journal: Journal, setting: Setting) -> None:
     if result.is_file() or request.budget_seconds is not None:
         journal.set_attr("search_seconds", 0.0)
     if result.is_file():
-        earlier = len(list(setting.folder.glob("result.*.json")))
-        result.rename(setting.folder / f"result.{earlier + 1}.json")
+        places = (setting.folder / f"result.{number}.json" for number in count(1))
+        result.rename(next(place for place in places if not place.exists()))
 
 
 def recorded_plan(journal: Journal, setting: Setting) -> Plan:
