@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tuner import study as study_module
 from tuner.checkpoints import BEST, CheckpointCap, expendable
 from tuner.journal import Journal
 from tuner.search import last_checkpoint
+from tuner.study import _session_name
 
 __all__ = ["no_ray"]  # a fixture
 
@@ -30,8 +32,45 @@ def test_what_is_needed_is_never_expendable_and_the_worst_goes_first():
     paused = named(21, (1e9, 9.0), (3e9, 9.0), state="RUNNING")
     failed = named(22, (1e9, 0.1), state="FAIL")
     reference = named(23, (9e9, 99.0), state="COMPLETE", reference=True)
-    order = expendable([*ended, low, paused, failed, reference])
+    order = expendable([*ended, low, paused, failed, reference], 9e9)
     assert [str(path) for path in order] == ["21/0", "22/0", "20/0", f"{BEST + 1}/0", f"{BEST}/0"]
+
+
+def test_one_huge_step_makes_no_finalist_expendable():
+    ended = [named(n, (9e9, float(n)), state="COMPLETE") for n in range(BEST)]
+    huge = named(20, (90e9, 99.0), state="PRUNED")
+    assert expendable([huge, *ended], 9e9) == [Path("20/0")]
+
+
+def test_a_trial_of_the_pareto_front_is_needed():
+    def scored(number, loss, coverage):
+        made = named(number, (9e9, loss), state="COMPLETE")
+        metrics = {**made.rungs[0].metrics, "coverage": coverage}
+        return replace(made, rungs=(replace(made.rungs[0], metrics=metrics),))
+
+    ended = [scored(n, float(n), 0.5) for n in range(BEST)]
+    records = [*ended, scored(20, 20.0, 0.4), scored(21, 21.0, 0.9)]
+    both = [Path("21/0"), Path("20/0")]
+    assert expendable(records, 9e9) == both
+    assert expendable(records, 9e9, ("L", "coverage")) == [Path("20/0")]
+
+
+def test_a_deleted_session_gives_its_name_to_no_other(tmp_path):
+    assert _session_name(tmp_path) == "session_01"
+    for number in (2, 10):
+        (tmp_path / f"session_{number:02d}").mkdir()
+    assert _session_name(tmp_path) == "session_11"
+
+
+def test_a_worker_that_outlived_its_driver_stops_no_session(tmp_path, monkeypatch):
+    with Journal(tmp_path, "study") as journal:
+        (journal.folder / "session_01/trial_0000/checkpoint_000000").mkdir(parents=True)
+
+        def refill(*_arguments, **_options):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+        monkeypatch.setattr("os.rmdir", refill)
+        CheckpointCap(journal, full=9e9)
 
 
 def held(folder: Path) -> int:
@@ -43,7 +82,9 @@ def test_a_study_within_a_tight_cap_decides_what_it_would_without(tmp_path, monk
     wanted = decisions(session(tmp_path / "free"))
     assert held(tmp_path / "free") > len(wanted)
     monkeypatch.setattr(
-        study_module, "CheckpointCap", lambda journal: CheckpointCap(journal, most=1)
+        study_module,
+        "CheckpointCap",
+        lambda journal, full: CheckpointCap(journal, full=full, most=1),
     )
     records = session(tmp_path / "tight")
     assert decisions(records) == wanted
@@ -60,7 +101,7 @@ def test_bytes_count_and_what_a_crash_left_goes_at_once(tmp_path):
     left.mkdir()
     (left / "state.pt").write_bytes(b"torn")
     with Journal(tmp_path, "study") as journal:
-        cap = CheckpointCap(journal, most_bytes=1)
+        cap = CheckpointCap(journal, full=9e9, most_bytes=1)
         assert not left.exists()
         before = held(tmp_path)
         last = journal.record(0).rungs[-1]

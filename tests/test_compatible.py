@@ -11,7 +11,7 @@ import pytest
 from test_search import GOOD, PAPER, Config, open_journal, search_of, space
 
 from trainables.errors import UserError
-from tuner.compatible import require_same_space
+from tuner.compatible import require_same_space, require_same_versions
 from tuner.experiments import EXPERIMENTS, find_experiment
 from tuner.journal import Journal
 
@@ -39,6 +39,28 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
             search.suggest(str(number))
         assert {record.config["optimiser"] for record in journal.records()} == {"sgd", "adam"}
         yield journal
+
+
+@pytest.mark.parametrize("package", ["few-shot-tuner", "optuna"])
+def test_another_version_of_what_chooses_settings_is_refused(
+    journal: Journal, package: str
+) -> None:
+    assert require_same_versions(journal) == ""
+    begun = journal.attr("versions")
+    journal.set_attr("versions", {**begun, package: "0.0.1"})
+    with pytest.raises(
+        UserError, match=f"begun with {package} 0.0.1, and {begun[package]} is"
+    ) as e:
+        require_same_versions(journal)
+    assert f"install {package}==0.0.1" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_another_version_of_what_computes_is_said(journal: Journal) -> None:
+    begun = journal.attr("versions")
+    journal.set_attr("versions", {**begun, "torch": "1.0", "ray": "1.1"})
+    told = require_same_versions(journal)
+    assert told == f"ray 1.1 then, {begun['ray']} now, torch 1.0 then, {begun['torch']} now"
 
 
 def test_the_same_space_goes_on(journal: Journal) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -15,11 +21,14 @@ from test_launch import pictures
 from test_result import result
 from test_search import rung
 from test_setting import begun, request_
+from toy_pipeline import toy_context
 
+from trainables.pipeline import StudyContext
 from tuner import conductor, launch
 from tuner.breakdown import Breakdown
-from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _Study
+from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _enter, _Study
 from tuner.journal import Journal
+from tuner.plan import Plan
 from tuner.setting import Request, Setting, look_around, new_plan
 from tuner.tracking_uri import default_uri
 
@@ -106,6 +115,55 @@ def test_a_finished_study_is_delivered_once_and_not_trained_again(
         assert journal.attr("mlflow")["parent_run_id"] != parent
 
 
+def test_an_end_that_was_decided_but_not_told_is_told_to_mlflow(setting: Setting) -> None:
+    with begun(setting) as journal:
+        journal.ask(setting.experiment.space, setting.experiment.base)
+        journal.add_rung(0, rung(0, 1.0, decision="done"))
+        told = Mock()
+        conductor.replay(journal, told)
+    told.trial_ended.assert_called_once_with(0, "COMPLETE", "")
+
+
+def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(setting)
+    with Journal(setting.request.storage, setting.study) as journal:
+        journal.set_attr("timings", {"search": 50.0, "wall": 300.0})
+    planned: list[tuple[float, float]] = []
+    took: list[dict[str, float]] = []
+
+    def cut(plan: Plan, *_rest: Any, journal: Journal, deadline: float, **more: Any) -> None:
+        planned.append((plan.budget_seconds, deadline - time.time()))
+        table, *_, clock = more["observers"]
+        assert "2 trials over" in table._footer(list(table._rows.values()))
+        clock.rung_reached()
+        took.append(journal.attr("timings"))
+        journal.set_attr("search_seconds", 100.0)
+        raise KeyboardInterrupt
+
+    without_ray(monkeypatch)
+    monkeypatch.setattr(conductor, "run_study", cut)
+    again = replace(setting.request, resume=True)
+    assert conductor.conduct(replace(again, budget_seconds=3600.0)) == INTERRUPTED
+    assert (setting.folder / "result.1.json").is_file()
+    assert conductor.conduct(again) == INTERRUPTED
+    assert "is finished" not in capsys.readouterr().out
+    (first, then), (second, later) = planned
+    assert first == second == 3600.0
+    assert then - later == pytest.approx(100.0, abs=5.0)
+    for part, before in (("search", 50.0), ("wall", 300.0)):  # sessions are added up
+        assert before < took[0][part] < took[1][part] < before + 120.0
+
+
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Ray, and nothing trained in advance."""
+    ray = SimpleNamespace(dashboard_url=None)
+    monkeypatch.setattr(conductor, "_enter", lambda *_a: ray)
+    context = StudyContext(**toy_context())
+    monkeypatch.setattr(_Study, "_prepare", lambda _self: (context, context))
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -157,6 +215,46 @@ def test_ctrl_c_once_more_while_everything_is_closed(
 
     monkeypatch.setattr(conductor, "_conduct", interrupted)
     assert conductor.conduct(request_) == INTERRUPTED
+
+
+def test_a_disk_that_is_full_while_everything_is_closed_changes_no_exit_code(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def stopped(_request: Request, stack: ExitStack, _began: float) -> int:
+        stack.callback(full)
+        return BROKEN_DOWN
+
+    monkeypatch.setattr(conductor, "_conduct", stopped)
+    assert conductor.conduct(request_) == BROKEN_DOWN
+
+
+@pytest.mark.parametrize("part", ["_prepare", "_finish"])
+def test_sigterm_outside_of_the_search_leaves_with_the_way_on(
+    setting: Setting, part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def terminated(*_arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    @contextmanager
+    def ray(_address: None) -> Iterator[Any]:
+        signal.signal(signal.SIGTERM, lambda *_: pytest.fail("Ray's handler"))
+        yield SimpleNamespace(dashboard_url=None)
+
+    with begun(setting) as journal:
+        journal.set_attr("split", setting.split.to_dict())
+    without_ray(monkeypatch)
+    monkeypatch.setattr(conductor, "session", ray)
+    monkeypatch.setattr(conductor, "_enter", _enter)
+    monkeypatch.setattr(_Study, "_search", lambda *_a: SimpleNamespace(interrupted=False))
+    monkeypatch.setattr(_Study, part, terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    assert conductor.conduct(replace(setting.request, resume=True)) == INTERRUPTED
+    assert "go on with:" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_study_that_runs_already_is_refused(

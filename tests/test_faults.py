@@ -137,6 +137,26 @@ def test_a_study_cut_after_any_write_or_amid_it_goes_on_as_if_nothing_had_happen
         assert len(again) == steps - finished, f"cut at line {cut}: {lines[cut]!r}"
 
 
+@pytest.mark.usefixtures("no_ray")
+def test_a_trial_whose_checkpoint_was_cut_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    """A promoted one: it is compared again, and may go on at once, at the rung that it comes to."""
+
+    def scores(records: Sequence[TrialRecord]) -> list[Any]:
+        return [(r.state, r.reason, [(g.rung, g.metrics) for g in r.rungs]) for r in records]
+
+    wanted = scores(session(tmp_path))
+    journal, log = tmp_path / "study/journal.log", tmp_path / "steps.log"
+    lines, steps = journal.read_bytes().splitlines(keepends=True), log.read_text().splitlines()
+    promotion = next(n for n, line in enumerate(lines) if b'"promoted"' in line)
+    journal.write_bytes(b"".join(lines[: promotion + 1]))
+    with Journal(tmp_path, "study") as opened:
+        (promoted,) = (r for r in opened.records() if r.attrs.get("promoted") is not None)
+    os.truncate(Path(promoted.rungs[-1].checkpoint, "state.pt"), 100)
+    rungs = sum(b'"rung/' in line for line in lines[:promotion])
+    assert scores(session(tmp_path)) == wanted
+    assert len(log.read_text().splitlines()) - len(steps) == len(steps) - rungs + 1
+
+
 # Through Ray: its processes die
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from test_study import record
 
 from tuner.live import LiveTable
 
@@ -15,7 +17,14 @@ HERE = Path("checkpoint")
 
 
 def scores(loss: float) -> dict[str, float]:
-    return {"L": loss, "J": 0.3, "recognisability": 0.7, "coverage": 0.4, "copy_share": 0.05}
+    return {
+        "L": loss,
+        "J": 0.3,
+        "recognisability": 0.7,
+        "coverage": 0.4,
+        "copy_share": 0.05,
+        "complete": 1.0,
+    }
 
 
 def play(table: LiveTable) -> None:
@@ -57,6 +66,18 @@ def test_without_a_terminal_every_event_is_one_plain_line():
     assert lines[-1].endswith("trial 2 failed: diverged: critic loss is nan")
 
 
+@pytest.mark.parametrize(
+    ("rung", "place", "cell"), [(0, "before rung 1", "0/3"), (1, "between rung 1 and 2", "1/3")]
+)
+def test_a_trial_that_the_clock_cut_has_not_come_to_the_next_rung(rung, place, cell):
+    out = io.StringIO()
+    with make(out) as table:
+        table.trial_started(0, "", {}, {"width": 8})
+        table.rung_reached(0, rung, scores(0.5) | {"complete": 0.0}, [], HERE, "done")
+        assert cell in rendered(table, 100)
+    assert f"trial 0 {place}: L .50" in out.getvalue()
+
+
 def test_quiet_says_nothing():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True)
@@ -78,11 +99,27 @@ def test_the_footer_counts_trials_time_and_what_is_paused():
     table = make(io.StringIO())
     play(table)
     table.rung_reached(3, 0, scores(0.5), [], HERE, "pause")
-    assert "01:30 left · 3 of 12 trials over, 0 running · paused 1 at rung 1 · 1 failed" in (
+    assert "01:30 left · 3 trials over (12 planned), 0 running · paused 1 at rung 1 · 1 failed" in (
         rendered(table, 120)
     )
     table.trial_promoted(3)
-    assert "01:30 left · 3 of 12 trials over, 1 running · 1 failed" in rendered(table, 120)
+    assert "01:30 left · 3 trials over (12 planned), 1 running · 1 failed" in rendered(table, 120)
+
+
+def test_after_a_resume_the_table_knows_what_earlier_sessions_did():
+    out = io.StringIO()
+    told = [
+        replace(record(n, (1e9, loss), state=state), config={"width": 8})
+        for n, (loss, state) in enumerate([(0.5, "COMPLETE"), (0.1, "FAIL"), (0.7, "RUNNING")])
+    ]
+    with make(out, width=120) as table:
+        table.recall([*told, record(3, state="WAITING")])
+        assert out.getvalue() == ""
+        shown = rendered(table, 120)
+        assert "2 trials over (12 planned), 0 running · 1 failed" in shown
+        assert [line.split()[0] for line in shown.splitlines()[2:-1]] == ["*0", "2", "1"]
+        table.trial_started(2, "", {}, {"width": 8})
+        assert "2 trials over (12 planned), 1 running" in rendered(table, 120)
 
 
 def test_time_left_never_turns_negative():

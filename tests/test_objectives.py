@@ -11,7 +11,8 @@ from test_study import record
 
 from trainables.errors import UserError
 from tuner.objectives import OBJECTIVES, losses, pareto_front, parse_objectives
-from tuner.study import StudyRun, far_trials
+from tuner.standing import far_trials
+from tuner.study import StudyRun
 from tuner.summary import _pareto
 
 

@@ -6,12 +6,14 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from test_study import record
 
 from trainables.errors import UserError
 from tuner.ranking import describe, number, print_ranking, ranked, short_parameters
@@ -38,6 +40,7 @@ from tuner.result import (
     validate,
     versions,
 )
+from tuner.summary import _trial
 
 SCORES = {"L": 1.25, "J": 0.3, "recognisability": 0.7, "coverage": 0.4, "copy_share": 0.05}
 PLAN = {
@@ -330,6 +333,20 @@ def test_without_a_test_the_verdict_is_about_validation_classes(tmp_path):
     # J .30 of the champion against .61 of the augmented shots, no interval
     assert "validation classes" in verdict
     assert "worse" in verdict
+
+
+def test_a_trial_tells_its_point_its_overrides_and_where_the_clock_cut_it(tmp_path):
+    full = record(0, (1e9, 1.0), (2e9, 0.5), state="PRUNED")
+    cut = replace(full.rungs[1], metrics={**full.rungs[1].metrics, "complete": 0.0})
+    attrs = {"point": {"lr": 0.1}, "overrides": {"mode": "faithful"}}
+    paper = replace(full, rungs=(full.rungs[0], cut), attrs=attrs)
+    facts = SimpleNamespace(plan=SimpleNamespace(seed=0), runs={}, folder=tmp_path)
+    told = _trial(paper, facts)
+    assert (told.params, told.overrides) == ({"lr": 0.1}, {"mode": "faithful"})
+    assert [(rung.rung, rung.complete) for rung in told.rungs] == [(0, True), (1, False)]
+    sampled = _trial(replace(full, params={"lr": 0.2}), facts)
+    assert (sampled.params, sampled.overrides) == ({"lr": 0.2}, {})
+    assert [t.number for t in ranked([told, replace(sampled, number=1)])] == [1, 0]
 
 
 def test_stopped_trials_rank_behind_finished_ones_whatever_their_loss(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.search import Searcher
@@ -73,7 +75,7 @@ def rung(k, value, *, decision="continue", checkpoint="/nowhere", complete=1.0):
 
 def checkpoint_in(folder):
     folder.mkdir(parents=True)
-    (folder / "state.pt").touch()
+    torch.save({"done": 1}, folder / "state.pt")
     return folder
 
 
@@ -179,12 +181,31 @@ def test_a_paused_trial_is_promoted_before_a_new_one_begins_and_survives_a_kill(
             journal.add_rung(number, rung(0, value, decision="pause", checkpoint=there))
         promoted = search.suggest("4")
         assert (promoted["trial_number"], promoted["resume_from"]) == (0, str(there))
-        assert promoted["rungs_done"] == 1
+        assert (promoted["rungs_done"], promoted["part"]) == (1, 2)
         assert search.suggest("5")["trial_number"] == 3
     with open_journal(tmp_path) as journal:
         search = search_of(journal, trials=4)
         assert [search.suggest(str(n))["trial_number"] for n in range(2)] == [0, 3]
         assert [r.number for r in journal.records() if r.paused] == [1, 2]
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_trial_that_died_while_it_was_paused_waits_only_if_its_checkpoint_is_there(
+    tmp_path, checkpointed
+):
+    with open_journal(tmp_path) as journal:
+        rungs = Rungs(3, planned=4)
+        search = search_of(journal, trials=4, rungs=rungs)
+        for number, value in enumerate([1.0, 5.0, 5.5]):
+            search.suggest(str(number))
+            rungs.restore(0, number, [value], paused=True)
+        if checkpointed:
+            journal.add_rung(0, rung(0, 1.0, decision="pause"))
+        search.on_trial_complete("0", error=True)
+        again = search.suggest("3")
+        assert (again["trial_number"], again["rungs_done"]) == (0, int(checkpointed))
+        assert rungs.paused == (2, 0, 0)
+        assert search.suggest("4")["trial_number"] == 3
 
 
 def test_a_searcher_waits_for_others_before_it_says_that_it_is_over(tmp_path):
@@ -229,6 +250,28 @@ def test_the_last_checkpoint_is_one_of_a_finished_rung(tmp_path):
         journal.add_rung(0, rung(0, 1.0, checkpoint=there))
         journal.add_rung(0, rung(1, 1.0, checkpoint=there.parent, complete=0.0))
         assert last_checkpoint(journal.record(0)) == str(there)
+
+
+def test_a_cut_checkpoint_is_no_checkpoint(tmp_path):
+    first, second = checkpoint_in(tmp_path / "rung_0"), checkpoint_in(tmp_path / "rung_1")
+    with open_journal(tmp_path) as journal:
+        search_of(journal).suggest("1")
+        journal.add_rung(0, rung(0, 1.0, checkpoint=first))
+        journal.add_rung(0, rung(1, 0.9, checkpoint=second))
+        assert last_checkpoint(journal.record(0)) == str(second)
+        for kept in (200, 0):
+            os.truncate(second / "state.pt", kept)
+            assert last_checkpoint(journal.record(0)) == str(first)
+
+
+def test_a_promoted_trial_whose_checkpoint_was_lost_may_be_paused_there_again(tmp_path):
+    with open_journal(tmp_path) as journal:
+        search_of(journal).suggest("1")
+        for _ in range(2):
+            journal.add_rung(0, rung(0, 1.0, decision="pause"))
+            assert journal.record(0).paused
+            journal.promote(0)
+            assert not journal.record(0).paused
 
 
 def test_a_study_is_held_by_one_process(tmp_path):

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from joblib.externals import loky
+from picture_files import write_mnist
 from test_launch import pictures
 
 from trainables.errors import UserError
-from tuner import conductor
+from tuner import conductor, launch
 from tuner.conductor import _Study
 from tuner.journal import Journal
 from tuner.launch import STUDY_NAME
 from tuner.setting import (
     Request,
     Setting,
+    _open_data,
     is_finished,
     look_around,
     new_plan,
     recorded_plan,
     reopened,
     show,
+    search_on,
 )
 
 
@@ -144,7 +148,12 @@ def test_the_next_study_gets_a_number_and_resume_takes_the_newest(request_: Requ
     assert second.study == f"{first.study}-2"
     assert second.title == first.title
     second.folder.mkdir()
-    assert look_around(replace(request_, resume=True), None).study == second.study
+    resume = replace(request_, resume=True)
+    assert look_around(resume, None).study == second.study
+    (second.folder / "result.json").touch()
+    assert look_around(resume, None).study == first.study  # the last unfinished one
+    (first.folder / "result.json").touch()
+    assert look_around(resume, None).study == second.study
 
 
 def test_a_resumed_study_keeps_its_rungs_and_a_new_budget_is_searched(request_: Request) -> None:
@@ -159,6 +168,32 @@ def test_a_resumed_study_keeps_its_rungs_and_a_new_budget_is_searched(request_: 
     rest = before["budget_seconds"] - before["search_seconds"]
     assert plan.search_seconds == 7200.0 - rest
     assert plan.trials == plan.most_trials == 40
+
+
+def test_what_a_resume_asked_for_holds_for_the_next_one(request_: Request) -> None:
+    setting = look_around(request_, None)
+    with begun(setting) as journal:
+        journal.set_attr("search_seconds", 400.0)
+        (setting.folder / "result.json").write_text("the first")
+        more = replace(setting, request=replace(request_, resume=True, budget_seconds=7200.0))
+        wanted = recorded_plan(journal, more)
+        search_on(journal, more)
+        plain = replace(setting, request=replace(request_, resume=True, budget_seconds=None))
+        assert not is_finished(plain)
+        assert (setting.folder / "result.1.json").read_text() == "the first"
+        assert recorded_plan(journal, plain) == wanted
+        assert journal.attr("search_seconds") == 0.0
+
+        journal.set_attr("search_seconds", 50.0)  # and then it was killed
+        search_on(journal, plain)
+        assert journal.attr("search_seconds") == 50.0
+        (setting.folder / "result.json").write_text("the second")
+        trials = replace(plain, request=replace(plain.request, trials=40))
+        search_on(journal, trials)
+        assert journal.attr("search_seconds") == 0.0
+        assert (setting.folder / "result.2.json").read_text() == "the second"
+        plan = recorded_plan(journal, plain)
+        assert (plan.budget_seconds, plan.most_trials) == (7200.0, 40)
 
 
 @pytest.mark.parametrize("asked", [{"sampler": "random"}, {"objectives": ("L", "coverage")}])
@@ -182,6 +217,22 @@ def test_a_finished_study_says_so(request_: Request) -> None:
     resumed = look_around(replace(request_, resume=True, budget_seconds=None), None)
     assert is_finished(resumed)
     assert not is_finished(replace(resumed, request=replace(resumed.request, trials=40)))
+
+
+def test_another_optuna_cannot_search_on_and_may_deliver(
+    request_: Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = look_around(replace(request_, budget_seconds=None), None)
+    with begun(setting) as journal:
+        versions = journal.attr("versions")
+        journal.set_attr("versions", {**versions, "torch": "1.0"})
+        recorded_plan(journal, setting)
+        assert f"torch 1.0 then, {versions['torch']} now" in capsys.readouterr().out
+        journal.set_attr("versions", {**versions, "optuna": "1.0"})
+        with pytest.raises(UserError, match=r"begun with optuna 1\.0"):
+            recorded_plan(journal, setting)
+        (setting.folder / "result.json").touch()
+        recorded_plan(journal, setting)
 
 
 def test_other_data_cannot_go_on_with_a_study(request_: Request, tmp_path: Path) -> None:
@@ -221,3 +272,23 @@ def test_the_resume_command_leads_to_the_same_places_without_credentials(
     assert "my pictures'" in command
     assert "--tracking-uri http://host:5000" in command
     assert "secret" not in command
+
+
+def test_the_resume_command_finds_the_data_again_without_the_environment(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "sets/MNIST/raw", per_class=(20, 20))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEWSHOT_DATA", "sets")
+    asked = replace(request_, experiment="reptile_mnist", data=None, tracking_uri="sqlite:///m.db")
+    setting = look_around(asked, None)
+    command = shlex.split(_Study(setting, new_plan(setting), 0.0)._resume_command())
+
+    monkeypatch.delenv("FEWSHOT_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
+    monkeypatch.chdir("/")
+    arguments = launch.build_parser().parse_args(command[3:])
+    again = launch._request(arguments)
+    assert again.tracking_uri == f"sqlite:///{tmp_path}/m.db"
+    images, _ = _open_data(again, setting.experiment, lambda _line: None)
+    assert images.fingerprint == setting.data.fingerprint

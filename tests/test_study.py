@@ -24,7 +24,8 @@ from tuner.journal import Journal, RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.recorder import RETRIES, LeaveLoop, Recorder
 from tuner.search import JournalSearch
-from tuner.study import best_trial, rebuilt_rungs
+from tuner.standing import best_trial
+from tuner.study import rebuilt_rungs
 
 
 def trial_config(number=0, *, deadline=math.inf, resume_from=None, known=False, **toy):
@@ -332,6 +333,14 @@ def test_rungs_are_rebuilt_as_they_were(study):
             "Failure # 1 (occurred at 2026-01-01)\n"
             "The actor died unexpectedly before finishing this task.\n\tclass_name: ToyTrainable\n",
             "worker died: The actor died unexpectedly before finishing this task.",
+        ),
+        (
+            "Failure # 1 (occurred at 2026-01-01)\n"
+            "1 worker(s) were killed due to the node running low on memory. Memory on the node "
+            "was 6.16GB used / 6.50GB limit (0.95)\nOOM kill reason: Memory usage exceeded\n"
+            "PID\tMEM(GB)\tCOMMAND\n4711\t0.16\tray::ToyTrainable.train\n"
+            "Refer to the documentation on how to address the out of memory issue.\n",
+            "out of memory (killed)",
         ),
         (None, "crashed"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import sqlite3
@@ -180,8 +181,7 @@ def test_the_best_is_registered_once_and_crowned_only_through_the_gate(storage):
     late = Tracker(None, storage=storage, **options([]))
     late.study_ended(wins, {"split": "abc"})  # there was no champion when it met none
     assert late.registry.champion("reptile_omniglot").number == 1
-    versions = client(storage).search_model_versions("name = 'reptile_omniglot'")
-    assert sorted(int(version.version) for version in versions) == [1, 2, 3]
+    assert registered(storage) == [1, 2, 3]
 
 
 def test_the_champions_files_come_from_its_own_run(storage, tmp_path):
@@ -193,6 +193,50 @@ def test_the_champions_files_come_from_its_own_run(storage, tmp_path):
     got = tracker.registry.download("reptile_omniglot", 1, "weights.safetensors", tmp_path)
     assert got.read_bytes() == (storage / "my study" / made.best.weights).read_bytes()
     assert tracker.registry.champion("no such model") is None
+
+
+def test_a_crowned_study_that_is_searched_on_leaves_the_version_it_registered_alone(
+    storage, tmp_path
+):
+    def delivered(weights, *, crowned, against):
+        checkpoint(storage / "my study", 1, 1)
+        made = result(storage / "my study")
+        (made.folder / made.best.weights).write_bytes(weights)
+        gate = replace(made.gate, crowned=crowned, against=against, margin=None)
+        tracker = Tracker(None, storage=storage, **options([], parent_run_id=parent))
+        tracker.study_ended(replace(made, gate=gate), {})
+        files = {
+            version: tracker.registry.download(
+                "reptile_omniglot", version, "weights.safetensors", tmp_path / f"{version}"
+            ).read_bytes()
+            for version in registered(storage)
+        }
+        return tracker, files
+
+    parent = None
+    tracker, files = delivered(b"first", crowned=True, against=None)
+    parent = tracker.parent_run_id
+    assert files == {1: b"first"}
+
+    tracker, files = delivered(b"worse", crowned=False, against=1)
+    assert tracker.registry.champion("reptile_omniglot").number == 1
+    assert files == {1: b"first", 2: b"worse"}
+
+    tracker, files = delivered(b"better", crowned=True, against=1)
+    assert tracker.registry.champion("reptile_omniglot").number == 3
+    assert files == {1: b"first", 2: b"worse", 3: b"better"}
+
+    note = client(storage).get_run(parent).data.tags["mlflow.note.content"]
+    (picture,) = set(re.findall(r"best-[0-9a-f]{12}/grid.png", note))
+    folders = client(storage).list_artifacts(parent)
+    assert len([item for item in folders if item.path.startswith("best-")]) == 3
+    newest = client(storage).get_model_version("reptile_omniglot", "3")
+    assert newest.tags["folder"] == picture.partition("/")[0]
+
+
+def registered(storage: Path) -> list[int]:
+    found = client(storage).search_model_versions("name = 'reptile_omniglot'")
+    return sorted(int(version.version) for version in found)
 
 
 def test_the_studys_own_run_holds_the_outcome(storage):
@@ -211,11 +255,11 @@ def test_the_studys_own_run_holds_the_outcome(storage):
     assert run.data.tags["pareto_front"] == "1, 0"
     note = run.data.tags["mlflow.note.content"]
     assert made.verdict in note
-    assert "best/grid.png" in note
+    assert re.search("best-[0-9a-f]{12}/grid.png", note)
     assert "| 1 | [trial 1" in note
     assert "| | augmented shots | | 1.25 | .61 |" in note
     paths = {item.path for item in store.list_artifacts(tracker.parent_run_id)}
-    assert paths == {"best", "result.json"}
+    assert {path.partition("-")[0] for path in paths} == {"best", "result.json"}
 
 
 def test_a_resumed_study_goes_on_in_its_runs_and_doubles_nothing(storage):
@@ -553,7 +597,7 @@ def told_of_two_rungs(tracker, storage):
     tracker.trial_ended(0, "COMPLETE", "")
 
 
-def has_all_of_two_rungs(storage, tracker):
+def has_all_of_two_rungs(storage, tracker, *, in_order=True):
     (run,) = trial_runs(storage, tracker).values()
     assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "COMPLETE")
     store = client(storage)
@@ -561,6 +605,8 @@ def has_all_of_two_rungs(storage, tracker):
         name: [point.step for point in store.get_metric_history(run.info.run_id, name)]
         for name in run.data.metrics
     }
+    if not in_order:
+        points = {name: sorted(steps) for name, steps in points.items()}
     assert points["score/L"] == points["training/rung"] == [1000, 3000]
     assert points["training/critic_loss"] == [1, 2, 3, 4, 5, 11, 12, 13, 14, 15]
 
@@ -598,6 +644,35 @@ def test_a_server_that_answers_500_now_and_then_gets_everything_in_order(storage
     assert all("the search goes on" in line for line in lines)
     assert lines
     has_all_of_two_rungs(storage, tracker)
+
+
+def test_a_rung_that_was_refused_is_delivered_by_the_next_session(storage, monkeypatch):
+    """A proxy or a server's permissions: no second try would have been answered otherwise."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+    from mlflow.tracking import MlflowClient
+
+    real, refused = MlflowClient.log_batch, []
+
+    def forbidden(self, run_id, metrics=(), **named):
+        if any(metric.step == 1000 for metric in metrics) and not refused:
+            refused.append(run_id)
+            raise MlflowException("no access", error_code=PERMISSION_DENIED)
+        return real(self, run_id, metrics=metrics, **named)
+
+    lines: list[str] = []
+    tracker = Tracker(None, storage=storage, **options(lines))
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", forbidden)
+        told_of_two_rungs(tracker, storage)
+        tracker.close()
+    assert refused
+    assert lines[-1].startswith("1 records did not reach")
+    again = Tracker(None, storage=storage, parent_run_id=tracker.parent_run_id, **options(lines))
+    told_of_two_rungs(again, storage)
+    again.close()
+    assert len(lines) == 1
+    has_all_of_two_rungs(storage, again, in_order=False)
 
 
 @pytest.mark.faults

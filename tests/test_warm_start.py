@@ -211,7 +211,7 @@ def test_a_registered_champion_gives_its_settings(tmp_path: Path) -> None:
     run = store.create("study", {})
     store.log_file(run, tmp_path / "config.json", MODEL)
     asked: Any = {"storage": tmp_path, "tracking_uri": None, "experiment": REPTILE}
-    version = store.register("mine", run, {})
+    version = store.register("mine", run, MODEL, {})
     with pytest.raises(UserError, match="has no champion of 'mine'"):
         known_settings([], ["models:/mine@champion"], **asked)
     store.crown("mine", version)

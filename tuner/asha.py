@@ -122,8 +122,8 @@ class Rungs:
             scores.pop(trial, None)
 
     def promote(self, trial: int) -> None:
-        """A paused trial runs again."""
-        del self._paused[trial]
+        """A trial runs again, where it was paused."""
+        self._paused.pop(trial, None)
 
     @property
     def entered(self) -> tuple[int, ...]:

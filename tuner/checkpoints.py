@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.journal import Journal, TrialRecord
+from tuner.standing import front_trials, ranked_trials
 
 MOST = 1000  # checkpoints of a study
 SHARE = 0.5  # of the room that there is for them when a session begins
@@ -22,21 +23,27 @@ class CheckpointCap:
     """
 
     def __init__(
-        self, journal: Journal, *, most: int = MOST, most_bytes: int | None = None
+        self,
+        journal: Journal,
+        *,
+        full: float,
+        most: int = MOST,
+        most_bytes: int | None = None,
     ) -> None:
         """Look at what is there; no trial may be running.
 
         Args:
             journal: the study.
+            full: FLOPs of the last rung.
             most: checkpoints.
             most_bytes: of all of them; None takes half of the room there is.
         """
-        self._journal, self._most = journal, most
+        self._journal, self._full, self._most = journal, full, most
         named = [Path(rung.checkpoint) for r in journal.records() for rung in r.rungs]
         within = {path.parts[-3:] for path in named}  # of the study's folder, which may have moved
         for path in journal.folder.glob("session_*/*/checkpoint_*"):
             if path.parts[-3:] not in within:
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)  # a worker without a driver may write it
         self._sizes = {path: size for path in named if (size := _size(path))}
         free = shutil.disk_usage(journal.folder).free
         room = int(SHARE * (free + sum(self._sizes.values())))
@@ -48,7 +55,8 @@ class CheckpointCap:
         self._sizes[checkpoint] = _size(checkpoint)
         if not self._over():
             return
-        for path in expendable(self._journal.records()):
+        journal = self._journal
+        for path in expendable(journal.records(), self._full, journal.objectives):
             if path in self._sizes:
                 _empty(path)
                 del self._sizes[path]
@@ -71,24 +79,23 @@ class CheckpointCap:
         pass
 
 
-def expendable(records: Sequence[TrialRecord]) -> list[Path]:
+def expendable(
+    records: Sequence[TrialRecord], full: float, objectives: Sequence[str] = ("L",)
+) -> list[Path]:
     """Checkpoints that no resume, promotion or final needs, the least useful first.
 
     Older rungs of a trial, then failed trials, then ended ones from the worst on; never the last
-    one of a running or paused trial, of a reference, or of the best that ended.
+    one of a running or paused trial, of a reference, of the best that ended, or of the Pareto front
+    where there are several objectives.
     """
     older = [rung.checkpoint for r in records for rung in r.rungs[:-1]]
     failed = [r.rungs[-1].checkpoint for r in records if r.state == "FAIL" and r.rungs]
-    ended = [r for r in records if r.state in ("COMPLETE", "PRUNED") and r.rungs]
-    furthest = max((r.fidelity for r in ended), default=0.0)
-    worst_first = sorted(
-        (r for r in ended if not r.attrs.get("reference")),
-        key=lambda r: (r.fidelity >= furthest / 2, -(r.score or 0.0), -r.number),
-    )
-    return [
-        Path(place)
-        for place in older + failed + [r.rungs[-1].checkpoint for r in worst_first[:-BEST]]
-    ]
+    best_first = [r for r in ranked_trials(records, full) if not r.attrs.get("reference")]
+    kept = [r.number for r in best_first[:BEST]]
+    if len(objectives) > 1:
+        kept += [r.number for r in front_trials(records, full, objectives)]
+    ended = [r.rungs[-1].checkpoint for r in reversed(best_first) if r.number not in kept]
+    return [Path(place) for place in older + failed + ended]
 
 
 def _size(checkpoint: Path) -> int:

@@ -11,10 +11,30 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from trainables.errors import UserError
-from tuner.journal import Journal, Space
+from tuner.journal import PACKAGE, Journal, Space, installed
 from tuner.known_points import Probe
 
 _SHOWN = 5  # differences
+_SAME = (PACKAGE, "optuna")  # packages of which another version would draw other settings
+
+
+def require_same_versions(journal: Journal) -> str:
+    """Refuse to go on where other code would choose -> what else differs, in a line; or "".
+
+    Raises:
+        UserError: this project or Optuna is of another version than when the study began.
+    """
+    now = installed()
+    other = {p: v for p, v in journal.attr("versions", {}).items() if v != now.get(p)}
+    told = [f"{package} {then} then, {now.get(package)} now" for package, then in other.items()]
+    for package in _SAME:
+        if package in other:
+            raise UserError(
+                f"Study {journal.study.study_name!r} was begun with {package} {other[package]}, "
+                f"and {now[package]} is installed: install {package}=={other[package]} to go on "
+                "with it, or begin another study."
+            )
+    return ", ".join(told)
 
 
 def require_same_space(journal: Journal, space: Space, base: Any) -> None:

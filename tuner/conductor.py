@@ -23,7 +23,7 @@ from trainables.evaluation import Scorer, make_scorer, null_baselines, prepare_s
 from trainables.pipeline import StudyContext
 from trainables.pretraining import damaged_sources
 from trainables.tasks import Part, Split, split_record
-from tuner.breakdown import breakdown_behind
+from tuner.breakdown import breakdown_behind, is_full_disk
 from tuner.champion import challenge, identity
 from tuner.finals import Finals, Played, own_stop, save_champion
 from tuner.journal import Journal
@@ -32,6 +32,7 @@ from tuner.plan import RETRAININGS, Plan
 from tuner.ranking import print_ranking
 from tuner.result import git_commit, load, versions
 from tuner.setting import (
+    RESULT,
     SIZE,
     Request,
     Setting,
@@ -41,12 +42,14 @@ from tuner.setting import (
     new_plan,
     recorded_plan,
     reopened,
+    search_on,
     show,
 )
-from tuner.study import StudyRun, ranked_trials, run_study
+from tuner.standing import ranked_trials
+from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
 from tuner.tracking import Tracker, provenance_tags
-from tuner.tracking_uri import strip_credentials
+from tuner.tracking_uri import resolve_uri, strip_credentials
 
 PARTS: tuple[Part, ...] = ("validation", "test")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
@@ -63,13 +66,25 @@ def conduct(request: Request) -> int:
     """
     began = time.monotonic()
     code: int | None = None
+    terminate = signal.getsignal(signal.SIGTERM)
+    _heed_sigterm()
     try:
         with ExitStack() as stack:
             code = _conduct(request, stack, began)
     except KeyboardInterrupt:  # once more, while everything is closed
         if code is None:
             raise
+    except Exception as error:
+        if code is None or not is_full_disk(str(error)):  # said already, or nothing depends on it
+            raise
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
     return code
+
+
+def _heed_sigterm() -> None:
+    """SIGTERM is Ctrl-C; Ray has handlers of its own, which leave without a word."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _conduct(request: Request, stack: ExitStack, began: float) -> int:
@@ -90,9 +105,11 @@ def _conduct(request: Request, stack: ExitStack, began: float) -> int:
 
 def _enter(stack: ExitStack, address: str | None) -> Session:
     try:
-        return stack.enter_context(session(address))
+        entered = stack.enter_context(session(address))
     except (ConnectionError, ValueError) as error:
         raise UserError(str(error)) from error
+    _heed_sigterm()  # Ray has just set its handler
+    return entered
 
 
 class _Study:
@@ -100,12 +117,16 @@ class _Study:
 
     def __init__(self, setting: Setting, plan: Plan, began: float) -> None:
         self.setting, self.plan, self.began = setting, plan, began
+        # Seconds by part, those of earlier sessions included once the journal is open.
         self.timings: dict[str, float] = {"plan": time.monotonic() - began}
 
     def run(self, stack: ExitStack, ray: Session | None, journal: Journal | None) -> int:
         """Start or go on -> exit code."""
         try:
-            return self._search_and_finish(stack, ray, self._open(stack, journal))
+            tracker = self._open(stack, journal)
+            if journal is not None:
+                search_on(journal, self.setting)
+            return self._search_and_finish(stack, ray, tracker)
         except Exception as error:
             breakdown = breakdown_behind(error, self.setting.folder)
             if breakdown is None:
@@ -120,7 +141,7 @@ class _Study:
             started = time.monotonic()
             if ray is None:
                 ray = _enter(stack, None)
-            self.timings["ray"] = time.monotonic() - started
+            self._took("ray", started)
             setting.say(f"Dashboard  {_dashboard(ray)}")
             run = self._search(context, tracker)
             if run.interrupted:
@@ -131,11 +152,11 @@ class _Study:
 
     def deliver(self, stack: ExitStack, journal: Journal) -> int:
         """Tell MLflow what it does not have yet of a finished study -> the study's exit code."""
-        result = load(self.setting.folder / "result.json")
+        result = load(self.setting.folder / RESULT)
         tracker = self._open(stack, journal)
         tracker.study_ended(result, self._identity())
         self.setting.say(
-            f"Study {self.setting.study!r} is finished, see {self.setting.folder / 'result.json'}: "
+            f"Study {self.setting.study!r} is finished, see {self.setting.folder / RESULT}: "
             "add --budget to search on."
         )
         return 0 if result.best is not None else 1
@@ -152,6 +173,10 @@ class _Study:
         elif known != place:  # the store is another one, or a new one
             journal.set_attr("mlflow", place)
         self._journal = journal
+        earlier = dict(journal.attr("timings", {}))
+        self.began -= earlier.pop("wall", 0.0)
+        for part, seconds in earlier.items():
+            self.timings[part] = self.timings.get(part, 0.0) + seconds
         self._runs = {
             key.removeprefix(_RUN): value
             for key, value in journal.study.user_attrs.items()
@@ -159,6 +184,12 @@ class _Study:
         }
         replay(journal, tracker)
         return tracker
+
+    def _took(self, part: str, started: float) -> None:
+        """Note what a part of the run took, for the result of whichever session gets there."""
+        seconds = time.monotonic() - started
+        self.timings[part] = self.timings.get(part, 0.0) + seconds
+        self._journal.set_attr("timings", self.timings | {"wall": time.monotonic() - self.began})
 
     def _tracker(self, parent: str | None) -> Tracker:
         setting = self.setting
@@ -201,7 +232,7 @@ class _Study:
         setting = self.setting
         search = self._context()
         last = replace(search, split=setting.split.joined().to_dict())
-        self.timings["preparation"] = time.monotonic() - started
+        self._took("preparation", started)
         return search, last
 
     def _context(self) -> StudyContext:
@@ -231,18 +262,18 @@ class _Study:
     def _search(self, context: StudyContext, tracker: Tracker) -> StudyRun:
         journal, plan = self._journal, self.plan
         used = float(journal.attr("search_seconds", 0.0))
-        if self.setting.request.resume and self.setting.request.budget_seconds is not None:
-            used = 0.0  # a budget given anew is meant anew
         left = max(0.0, plan.search_seconds - used)
         deadline = time.time() + left
         self._ends = time.monotonic() + left + plan.budget_seconds - plan.search_seconds
-        clock = _Clock(journal, used)
-        with LiveTable(
+        clock = _Clock(journal, used, self._took)
+        table = LiveTable(
             trials=plan.trials,
             rungs=len(plan.rungs),
             deadline=deadline,
             console=self.setting.console,
-        ) as table:
+        )
+        table.recall(journal.records())
+        with table:
             run = run_study(
                 plan,
                 self.setting.experiment,
@@ -252,7 +283,6 @@ class _Study:
                 observers=(table, tracker, clock),
             )
         clock.stop()
-        self.timings["search"] = run.seconds
         for rung in sorted(run.untelling):
             self.setting.say(
                 f"Rung {rung + 1} foretold too little of the last one's scores to stop a trial by: "
@@ -282,7 +312,7 @@ class _Study:
         for part, scorer in scorers.items():
             for name, scores in null_baselines(scorer).items():
                 baselines.setdefault(name, {})[part] = scores.metrics
-        self.timings["test"] = time.monotonic() - started
+        self._took("test", started)
         result = summarise(
             run,
             Facts(
@@ -380,20 +410,24 @@ class _Study:
         return INTERRUPTED
 
     def _resume_command(self, *more: str) -> str:
-        """What goes on with this study; credentials come from the environment, as they did."""
+        """What goes on with this study, from any folder; credentials come from the environment, as
+        they did."""
         request, uri = self.setting.request, self.setting.request.tracking_uri
-        named = request.data is not None and is_name(request.data)
+        named = request.data is None or is_name(request.data)
+        # Said even where the environment said it, which may be another one then.
+        read = named and not self.setting.data.stand_in
+        root = Path(self.setting.data.source) if read else request.data_root
         words = [sys.executable, "-m", "tuner.launch", request.experiment, "--resume"]
         words += ["--study", self.setting.study, "--storage", str(request.storage)]
         for option, value in (
             ("--scale", None if request.scale == "auto" else request.scale),
-            ("--data-root", request.data_root and request.data_root.absolute()),
+            ("--data-root", root and root.absolute()),
             ("--data", request.data and (request.data if named else request.data.absolute())),
             ("--size", None if request.size == SIZE else request.size),
             ("--target", request.target and ",".join(request.target)),
             ("--base", request.base and ",".join(request.base)),
             ("--address", request.address),
-            ("--tracking-uri", uri and strip_credentials(uri)),
+            ("--tracking-uri", uri and strip_credentials(resolve_uri(uri, request.storage))),
         ):
             if value:
                 words += [option, str(value)]
@@ -402,6 +436,7 @@ class _Study:
 
 def replay(journal: Journal, tracker: Tracker) -> None:
     """Tell MLflow again what earlier sessions did; it takes what an interruption left out."""
+    journal.settle()
     for record in journal.records():
         if record.state == "WAITING" or not record.config:
             continue
@@ -445,11 +480,15 @@ def _newest_line(console: Console) -> Iterator[Callable[[str], None]]:
 class _Clock:
     """Writes into the journal how long the search has run, so that a resume knows what is left."""
 
-    def __init__(self, journal: Journal, used: float) -> None:
-        self._journal, self._used, self._began = journal, used, time.monotonic()
+    def __init__(self, journal: Journal, used: float, took: Callable[[str, float], None]) -> None:
+        self._journal, self._used, self._took = journal, used, took
+        self._noted = time.monotonic()
 
     def stop(self) -> None:
-        self._journal.set_attr("search_seconds", self._used + time.monotonic() - self._began)
+        started, self._noted = self._noted, time.monotonic()
+        self._used += self._noted - started
+        self._journal.set_attr("search_seconds", self._used)
+        self._took("search", started)
 
     def trial_started(self, *_event: Any) -> None:
         pass

@@ -27,6 +27,7 @@ State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 Decision = Literal["continue", "pause", "done"]
 FORMAT = 1  # of what is in a journal; another one cannot be gone on with
 PACKAGE = "few-shot-tuner"
+DECIDING = (PACKAGE, "optuna", "ray", "torch")  # packages that a study's course depends on
 Space = Callable[[Any, Any], Any]  # (optuna trial, base config) -> frozen config
 
 
@@ -142,17 +143,18 @@ class Journal:
         self.objectives = tuple(self.study.metric_names or ("L",))
         if fresh:
             self.set_attr("format", FORMAT)
-            self.set_attr("version", importlib.metadata.version(PACKAGE))
+            self.set_attr("versions", installed())
         self._require_format()
 
     def _require_format(self) -> None:
         written = self.attr("format", FORMAT)
         if written != FORMAT:
             self.close()
+            then, now = self.attr("versions", {}).get(PACKAGE), installed()[PACKAGE]
             raise UserError(
-                f"The study in {self.folder} was written by {PACKAGE} {self.attr('version')} in "
-                f"journal format {written}, and {importlib.metadata.version(PACKAGE)} reads format "
-                f"{FORMAT}: go on with that version, or begin another study."
+                f"The study in {self.folder} was written by {PACKAGE} {then} in journal format "
+                f"{written}, and {now} reads format {FORMAT}: go on with that version, or begin "
+                "another study."
             )
 
     def close(self) -> None:
@@ -253,6 +255,9 @@ class Journal:
         }
         step = int(rung.metrics["train_flops"] / 1e9)
         self._storage.set_trial_intermediate_value(self._id(number), step, rung.metrics["L"])
+        if self.trial_attr(number, "promoted") == rung.rung:
+            # It came here again, since its checkpoint was lost, and may wait here again.
+            self.set_trial_attr(number, "promoted", None)
         # Last, because it is what a resume looks at.
         self.set_trial_attr(number, f"rung/{rung.rung}", content)
 
@@ -315,6 +320,11 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         rungs=tuple(sorted(rungs, key=lambda rung: rung.rung)),
         attrs=attrs,
     )
+
+
+def installed() -> dict[str, str]:
+    """Versions of the packages that decide, by name."""
+    return {package: importlib.metadata.version(package) for package in DECIDING}
 
 
 class _WholeLines(JournalFileBackend):

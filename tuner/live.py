@@ -19,9 +19,11 @@ from tuner.ranking import COLUMNS, SCORE_WIDTHS, describe, fitted_table
 from tuner.ranking import number as two_decimals
 
 if TYPE_CHECKING:
+    from tuner.journal import TrialRecord
     from tuner.result import StudyResult
 
 STATES = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed"}
+WAITING = "waiting"  # cut off with an earlier session, and to be taken up again
 REFRESH_PER_SECOND = 2
 # Columns that go first when the terminal is narrow, and the width that each one needs.
 OPTIONAL = {"recognisability": 72, "J": 64, "state": 58, "coverage": 48, "rung": 40}
@@ -34,6 +36,10 @@ class _Row:
     state: str = "running"
     rung: int = -1
     metrics: dict[str, float] = field(default_factory=dict)
+
+    def reach(self, rung: int, metrics: Mapping[str, float]) -> None:
+        """Scores at a rung, or on the way to it."""
+        self.rung, self.metrics = rung if metrics["complete"] else rung - 1, dict(metrics)
 
     @property
     def loss(self) -> float:
@@ -93,6 +99,17 @@ class LiveTable:
         if self._live is not None:
             self._live.stop()
 
+    def recall(self, records: Sequence[TrialRecord]) -> None:
+        """Take in what earlier sessions did, which was said then."""
+        for record in records:
+            if not record.config:
+                continue
+            title = describe(record.label, record.params)
+            row = self._rows[record.number] = _Row(number=record.number, title=title)
+            row.state = STATES.get(record.state, "paused" if record.paused else WAITING)
+            if record.rungs:
+                row.reach(record.rungs[-1].rung, record.rungs[-1].metrics)
+
     def say(self, line: str) -> None:
         """Print a line, above the table if there is one."""
         if not self._quiet:
@@ -124,7 +141,7 @@ class LiveTable:
         """A trial was scored."""
         with self._lock:
             row = self._rows[number]
-            row.rung, row.metrics = rung, dict(metrics)
+            row.reach(rung, metrics)
             if decision == "pause":
                 row.state = "paused"
         scores = ", ".join(
@@ -132,7 +149,10 @@ class LiveTable:
             for name in COLUMNS
             if name in metrics
         )
-        self._line(f"trial {number} rung {rung + 1}/{self._rungs}: {scores} -> {decision}")
+        place = f"rung {rung + 1}/{self._rungs}"
+        if not metrics["complete"]:
+            place = f"between rung {rung} and {rung + 1}" if rung else "before rung 1"
+        self._line(f"trial {number} {place}: {scores} -> {decision}")
 
     def trial_promoted(self, number: int) -> None:
         """A paused trial goes on."""
@@ -201,10 +221,10 @@ class LiveTable:
         states = Counter(row.state for row in rows)
         minutes, seconds = divmod(max(0, int(self._deadline - time.time())), 60)
         paused = Counter(row.rung for row in rows if row.state == "paused")
-        ended = len(rows) - states["running"] - states["paused"]
+        ended = sum(states[state] for state in STATES.values())
         parts = [
             f"{minutes:02}:{seconds:02} left",
-            f"{ended} of {self._trials} trials over, {states['running']} running",
+            f"{ended} trials over ({self._trials} planned), {states['running']} running",
         ]
         if paused:
             counts = ", ".join(f"{paused[rung]} at rung {rung + 1}" for rung in sorted(paused))

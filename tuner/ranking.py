@@ -98,7 +98,7 @@ def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
 
     def key(trial: TrialResult) -> tuple[int, int, float, int]:
         order = {"COMPLETE": 0, "PRUNED": 1, "FAIL": 2}[trial.state]
-        reached = trial.rungs[-1].rung if trial.rungs else -1
+        reached = max((rung.rung for rung in trial.rungs if rung.complete), default=-1)
         loss = trial.scores["L"] if trial.scores else float("inf")
         return (order, 0 if order == 0 else -reached, loss, trial.number)
 

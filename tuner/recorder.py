@@ -18,6 +18,7 @@ from tuner.journal import Decision, Journal, RungRecord, ending_of
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.25
+_MEMORY_MONITOR = "running low on memory"  # in what Ray says of its kills
 RETRIES = 2  # of a trial whose process died, each from its last checkpoint
 
 
@@ -254,6 +255,8 @@ def _why(trial: Any) -> str:
     except (OSError, TypeError):
         return "crashed"
     last = text.rpartition("Failure # ")[2]
+    if _MEMORY_MONITOR in last:
+        return "out of memory (killed)"  # samplers know these words
     lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
     if "Traceback" in last or "ray::" in last:
         return f"crashed: {lines[-1]}"

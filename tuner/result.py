@@ -47,6 +47,7 @@ class Rung:
     rung: int
     train_flops: float
     metrics: Metrics
+    complete: bool = True  # older files have full rungs alone, or do not tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ class TrialResult:
     scores: Metrics | None
     mlflow_run_id: str | None
     checkpoint: str | None
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

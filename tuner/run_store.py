@@ -39,7 +39,8 @@ MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 5000, 250  # characters
 CHECK_SECONDS = 5  # for each question asked before the search starts
 
 CHAMPION = "champion"  # alias of a registered model
-MODEL = "best"  # artifact folder of a study's run: what is registered
+MODEL = "best"  # artifact folders of a study's run: what is registered
+FOLDER = "folder"  # tag of a version: which of them it is
 
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
@@ -94,8 +95,9 @@ class Models:
 
         Its run says where it lies: a version's own source may be any place.
         """
-        run_id = str(self._client.get_model_version(name, str(version)).run_id)
-        return Path(self._client.download_artifacts(run_id, f"{MODEL}/{file}", str(folder)))
+        found = self._client.get_model_version(name, str(version))
+        place = f"{found.tags.get(FOLDER, MODEL)}/{file}"
+        return Path(self._client.download_artifacts(str(found.run_id), place, str(folder)))
 
 
 class RunStore(Models):
@@ -208,20 +210,21 @@ class RunStore(Models):
         """Write an artifact."""
         self._client.log_text(run_id, text, name)
 
-    def register(self, name: str, run_id: str, tags: Mapping[str, str]) -> int:
-        """Make a run's artifacts `MODEL` a version of a registered model, once -> its number."""
+    def register(self, name: str, run_id: str, folder: str, tags: Mapping[str, str]) -> int:
+        """Make an artifact folder of a run a version of a registered model, once -> its number."""
         from mlflow.exceptions import MlflowException
 
-        there = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-        if there:
-            return int(there[0].version)
+        for there in self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+            if there.tags.get(FOLDER) == folder:
+                return int(there.version)
         try:
             self._client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{self._client.get_run(run_id).info.artifact_uri}/{MODEL}"
-        made = self._client.create_model_version(name, source, run_id, tags=_fit_tags(tags))
+        source = f"{self._client.get_run(run_id).info.artifact_uri}/{folder}"
+        tags = _fit_tags({**tags, FOLDER: folder})
+        made = self._client.create_model_version(name, source, run_id, tags=tags)
         return int(made.version)
 
     def crown(self, name: str, version: int) -> None:

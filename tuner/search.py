@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,6 +61,7 @@ class JournalSearch(Searcher):
         self._new = max(0, trials - begun)
         self._arriving = False
         self._live: dict[str, int] = {}  # what was handed out and is not over, by Ray's ids
+        self._parts: Counter[int] = Counter()  # how often each trial was handed out
         journal.study.sampler = SeededSampler(
             sampler,
             seed=seed,
@@ -98,6 +101,7 @@ class JournalSearch(Searcher):
         return None
 
     def _config(self, record: TrialRecord) -> dict[str, Any]:
+        self._parts[record.number] += 1
         return {
             **self._common,
             "trial_number": record.number,
@@ -108,6 +112,7 @@ class JournalSearch(Searcher):
             "reference": bool(record.attrs.get("reference", False)),
             "known": bool(record.label),
             "rungs_done": len(record.rungs),
+            "part": self._parts[record.number],
         }
 
     def on_trial_complete(
@@ -123,6 +128,8 @@ class JournalSearch(Searcher):
         number = self._live.pop(trial_id)
         if error:
             self._unfinished.append(number)
+            if not self._journal.record(number).paused:  # died before the checkpoint of its pause
+                self._rungs.promote(number)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the journal is the state."""
@@ -133,14 +140,19 @@ class JournalSearch(Searcher):
 
 
 def last_checkpoint(record: TrialRecord) -> str | None:
-    """The newest checkpoint of a trial's finished rungs that is still there."""
+    """The newest checkpoint of a trial's finished rungs that is still there, and whole."""
     for rung in reversed(record.rungs):
-        if rung.complete and _exists(rung.checkpoint):
+        if rung.complete and _is_whole(rung.checkpoint):
             return rung.checkpoint
     return None
 
 
-def _exists(checkpoint: str) -> bool:
+def _is_whole(checkpoint: str) -> bool:
+    """PyTorch writes zip files, whose end is looked at: a cut one has none."""
     place = tune.Checkpoint(checkpoint)
-    files = place.filesystem
-    return bool(files and files.get_file_info(f"{place.path}/state.pt").is_file)
+    assert place.filesystem is not None
+    try:
+        with place.filesystem.open_input_file(f"{place.path}/state.pt") as state:
+            return zipfile.is_zipfile(state)
+    except (FileNotFoundError, ValueError):  # the latter where it is shorter than any zip
+        return False

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,7 @@ from trainables.evaluation import samples_wanted
 from trainables.image_set import ImageSet
 from trainables.pipeline import load_pipeline
 from trainables.tasks import EPISODES, Split, split_classes
-from tuner.compatible import require_same_space
+from tuner.compatible import require_same_space, require_same_versions
 from tuner.experiments import Experiment, Scale, find_experiment
 from tuner.journal import Journal
 from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
@@ -44,6 +45,7 @@ SIZE = 32  # pixels a side, unless asked for otherwise
 LONGEST_TITLE = 94  # a study's name has at most 100 letters, its number included
 SAMPLER = "tpe"
 FEW_CLASSES = 5  # to train on; the sets of ten classes leave six
+RESULT = "result.json"  # of a finished study, in its folder
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
 
@@ -207,7 +209,8 @@ def _title(experiment: Experiment, images: ImageSet, request: Request) -> str:
 
 
 def _study_name(request: Request, title: str) -> str:
-    """The study asked for; else the newest of this title to resume, or the next free name."""
+    """The study asked for; else the newest of this title to resume, unfinished ones before others,
+    or the next free name."""
     taken = sorted(
         (
             path.name
@@ -226,7 +229,8 @@ def _study_name(request: Request, title: str) -> str:
     if request.resume:
         if not taken:
             raise UserError(f"There is no study of {title!r} in {request.storage} to resume.")
-        return taken[-1]
+        unfinished = [name for name in taken if not (request.storage / name / RESULT).is_file()]
+        return (unfinished or taken)[-1]
     if not taken:
         return title
     last = taken[-1].removeprefix(title).removeprefix("-") or "1"
@@ -248,11 +252,30 @@ def reopened(setting: Setting) -> Journal:
 def is_finished(setting: Setting) -> bool:
     """Whether the study to resume has its result, and no more of it was asked for."""
     more = setting.request.budget_seconds is not None or setting.request.trials is not None
-    return (setting.folder / "result.json").is_file() and not more
+    return (setting.folder / RESULT).is_file() and not more
+
+
+def search_on(journal: Journal, setting: Setting) -> None:
+    """Note what `--budget` and `--trials` of a resume ask for, so that the next one needs neither.
+
+    A budget given anew is meant anew, and trials given to a finished study need time as well. The
+    result is put aside, last, since without one the study is unfinished.
+    """
+    request, result = setting.request, setting.folder / RESULT
+    asked = {"budget_seconds": request.budget_seconds, "trials": request.trials}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if given:
+        journal.set_attr("asked", journal.attr("asked", {}) | given)
+    if result.is_file() or request.budget_seconds is not None:
+        journal.set_attr("search_seconds", 0.0)
+    if result.is_file():
+        places = (setting.folder / f"result.{number}.json" for number in count(1))
+        result.rename(next(place for place in places if not place.exists()))
 
 
 def recorded_plan(journal: Journal, setting: Setting) -> Plan:
-    """The plan a study began with, with what `--budget` and `--trials` change of it."""
+    """The plan a study began with, with what `--budget` and `--trials` change of it, now or in an
+    earlier resume."""
     recorded, began = journal.attr("plan"), journal.attr("data")
     if recorded is None or began is None:
         raise UserError(
@@ -270,6 +293,8 @@ def recorded_plan(journal: Journal, setting: Setting) -> Plan:
             f"data found now is another ({setting.images.name!r} from {setting.data.source}): "
             "give the same --data-root, --data and --size."
         )
+    if not is_finished(setting) and (others := require_same_versions(journal)):
+        setting.say(f"Versions   {others}: scores may differ in their last digits")
     plan = Plan.from_dict(recorded)
     if plan.scale != setting.experiment.scale:
         raise UserError(
@@ -280,10 +305,11 @@ def recorded_plan(journal: Journal, setting: Setting) -> Plan:
     _packed(setting, plan.cpus_per_trial, plan.gpus_per_trial)  # it must still fit
     request = setting.request
     _require_same_search(plan, request, setting.study)
-    if request.budget_seconds is not None:
-        plan = plan.with_budget(request.budget_seconds)
-    if request.trials is not None:
-        plan = replace(plan, trials=request.trials, most_trials=request.trials)
+    earlier = journal.attr("asked", {})
+    if (budget := request.budget_seconds or earlier.get("budget_seconds")) is not None:
+        plan = plan.with_budget(budget)
+    if (trials := request.trials or earlier.get("trials")) is not None:
+        plan = replace(plan, trials=trials, most_trials=trials)
     return plan
 
 

@@ -23,9 +23,9 @@ from tuner.journal import Journal, Space, TrialRecord
 from tuner.known_points import KnownPoint
 from tuner.recorder import LeaveLoop, Observer, Recorder
 from tuner.search import JournalSearch
+from tuner.standing import best_trial
 
 _OVERTIME_SECONDS = 120.0  # a trial that does not end itself after the deadline is ended by force
-_CHAMPION_FIDELITY = 0.5  # of the furthest trial's; below it a score says too little
 
 _QUIET_TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -123,37 +123,6 @@ class StudyRun:
     untelling: frozenset[int]
 
 
-def best_trial(records: Sequence[TrialRecord], full: float) -> TrialRecord | None:
-    """The lowest L among trials that came at least half as far as the furthest one.
-
-    Fidelity is training compute, so the best never comes from a low rung, and a trial that the
-    clock cut on its way up may still win. Failed trials never do. Equal scores: the earlier trial.
-
-    Args:
-        records: all trials.
-        full: FLOPs of the last rung; a large net's last step overshoots it, and wins nothing by it.
-    """
-    return next(iter(ranked_trials(records, full)), None)
-
-
-def ranked_trials(records: Sequence[TrialRecord], full: float) -> list[TrialRecord]:
-    """All that were scored, as `best_trial` ranks them: those that came far before the others."""
-    scored = [r for r in records if r.state in ("COMPLETE", "PRUNED") and r.score is not None]
-    far = _far(scored, full)
-    return sorted(scored, key=lambda r: (r.fidelity < far, r.score, r.number))
-
-
-def far_trials(records: Sequence[TrialRecord], full: float) -> list[TrialRecord]:
-    """Those of `ranked_trials` that came far, whose scores can be compared."""
-    ranked = ranked_trials(records, full)
-    far = _far(ranked, full)
-    return [record for record in ranked if record.fidelity >= far]
-
-
-def _far(scored: Sequence[TrialRecord], full: float) -> float:
-    return _CHAMPION_FIDELITY * min(full, max((r.fidelity for r in scored), default=0.0))
-
-
 def run_study(
     plan: StudyPlan,
     experiment: StudyExperiment,
@@ -201,7 +170,7 @@ def run_study(
             "threads": plan.threads,
         },
     )
-    recorder = Recorder(journal, [*observers, CheckpointCap(journal)])
+    recorder = Recorder(journal, [*observers, CheckpointCap(journal, full=plan.rungs[-1])])
     if time.time() < deadline:
         _fit(plan, search, Asha(rungs), recorder, journal.folder, deadline, trainable)
     if recorder.error is not None:
@@ -298,15 +267,17 @@ class _Overtime(tune.Stopper):
 
 
 def _folder_name(trial: Any) -> str:
-    """A promoted trial has a new folder: Ray numbers its checkpoints from 0 again."""
-    name, done = f"trial_{trial.config['trial_number']:04d}", trial.config["rungs_done"]
-    return f"{name}_from_rung_{done}" if done else name
+    """A trial that is handed out again, promoted or after a death, has a new folder: Ray numbers
+    its checkpoints from 0 again."""
+    name, part = f"trial_{trial.config['trial_number']:04d}", trial.config["part"]
+    return f"{name}_part_{part}" if part > 1 else name
 
 
 def _session_name(folder: Path) -> str:
     """Each session has its own folder: Ray numbers a trial's checkpoints from 0 every time, and
     would write over those that the journal names."""
-    return f"session_{1 + sum(1 for _ in folder.glob('session_*')):02d}"
+    there = [int(path.name.removeprefix("session_")) for path in folder.glob("session_*")]
+    return f"session_{1 + max(there, default=0):02d}"
 
 
 @contextmanager

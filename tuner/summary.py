@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tuner.champion import Verdict
 from tuner.finals import Contender, Kept, Tested, margin
 from tuner.journal import RungRecord, TrialRecord
 from tuner.known_points import trial_seed
-from tuner.objectives import OBJECTIVES, losses, pareto_front
+from tuner.objectives import OBJECTIVES
 from tuner.plan import Plan
 from tuner.result import (
     Best,
@@ -33,7 +34,8 @@ from tuner.result import (
     in_study,
     versions,
 )
-from tuner.study import StudyRun, far_trials
+from tuner.standing import front_trials
+from tuner.study import StudyRun
 from tuner.tracking import Tracker
 from tuner.tracking_uri import strip_credentials, study_page, ui_command
 
@@ -125,7 +127,8 @@ def _trial(record: TrialRecord, facts: Facts) -> TrialResult:
         label=record.label,
         state=state,
         reason=record.reason,
-        params=dict(record.params),
+        params=_params(record),
+        overrides=dict(record.attrs.get("overrides", {})),
         config=dict(record.config),
         seed=trial_seed(facts.plan.seed, record.number),
         updates=int(metrics.get("updates", 0)),
@@ -133,13 +136,23 @@ def _trial(record: TrialRecord, facts: Facts) -> TrialResult:
         train_seconds=metrics.get("train_seconds", 0.0),
         score_seconds=metrics.get("score_seconds", 0.0),
         rungs=tuple(
-            Rung(rung=r.rung, train_flops=r.metrics["train_flops"], metrics=dict(r.metrics))
+            Rung(
+                rung=r.rung,
+                complete=r.complete,
+                train_flops=r.metrics["train_flops"],
+                metrics=dict(r.metrics),
+            )
             for r in record.rungs
         ),
         scores=dict(metrics) if last else None,
         mlflow_run_id=facts.runs.get(str(record.number)),
         checkpoint=_kept(last, facts.folder),
     )
+
+
+def _params(record: TrialRecord) -> dict[str, Any]:
+    """A point with overrides has its parameters beside the trial, where no sampler looks."""
+    return dict(record.attrs.get("point", record.params))
 
 
 def _rematch(facts: Facts) -> Rematch | None:
@@ -174,7 +187,7 @@ def _best(record: TrialRecord, facts: Facts) -> Best:
     return Best(
         number=record.number,
         label=record.label,
-        params=dict(record.params),
+        params=_params(record),
         scores=dict(record.rungs[-1].metrics),
         grid=in_study(kept.grid, facts.folder) if kept else None,
         weights=in_study(kept.weights, facts.folder) if kept else None,
@@ -196,12 +209,11 @@ def _pareto(run: StudyRun, plan: Plan) -> Pareto | None:
     names = plan.objectives
     if len(names) == 1:
         return None
-    compared = [
+    front = [
         FrontTrial(number=r.number, values={n: r.rungs[-1].metrics[n] for n in names})
-        for r in far_trials(run.records, plan.rungs[-1])
+        for r in front_trials(run.records, plan.rungs[-1], names)
     ]
-    best = pareto_front([losses([t.values[n] for n in names], names) for t in compared])
-    front = sorted((compared[index] for index in best), key=lambda t: (t.values["L"], t.number))
+    front.sort(key=lambda t: (t.values["L"], t.number))
     return Pareto(objectives={n: OBJECTIVES[n] for n in names}, front=tuple(front))
 
 

@@ -6,6 +6,7 @@ The driver alone writes, in a background thread, so that the search never waits 
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import tempfile
 import time
@@ -94,6 +95,7 @@ class Tracker:
         self._new_runs: deque[tuple[int, str]] = deque()
         self._notices: deque[str] = deque()
         self._steps: dict[int, set[int]] = {}  # at which a run of an earlier session has its rungs
+        self._gaps: set[int] = set()  # trials of which the store refused something for good
         self._closed = False
         self._store = RunStore(self.uri, experiment=experiment, storage=storage)
         self.experiment_id = self._store.experiment_id
@@ -143,7 +145,7 @@ class Tracker:
                 self._store.log_text(run_id, text, "config.json")
             self._store.log_tags(run_id, {"state": "RUNNING"})
 
-        self._put(write)
+        self._put_of(number, write)
 
     def rung_reached(
         self,
@@ -202,12 +204,13 @@ class Tracker:
             tags |= {"state": "PAUSED"} if decision == "pause" else {}
             self._store.log_metrics(run_id, points, tags)
 
-        self._put(write)
+        self._put_of(number, write)
 
     def trial_promoted(self, number: int) -> None:
         """A paused trial goes on."""
         if number not in self._settled:
-            self._put(lambda: self._store.log_tags(self._run_of(number), {"state": "RUNNING"}))
+            tags = {"state": "RUNNING"}
+            self._put_of(number, lambda: self._store.log_tags(self._run_of(number), tags))
 
     def trial_ended(
         self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str
@@ -227,9 +230,10 @@ class Tracker:
             self._store.end(run_id, RUN_STATUS[state], now)
             # Last: a state that tells of an end is not looked at again.
             tags = {"state": state} | ({"reason": reason} if reason else {})
-            self._store.log_tags(run_id, tags)
+            if number not in self._gaps:
+                self._store.log_tags(run_id, tags)
 
-        self._put(write)
+        self._put_of(number, write)
 
     def tick(self) -> None:
         """Hand over what the writer learned: new run ids, and trouble."""
@@ -254,7 +258,8 @@ class Tracker:
         best = result.best
         files = [] if best is None else [best.grid, best.weights, best.config]
         paths = [result.folder / path for path in files if path is not None]
-        pictures = [f"{MODEL}/{path.name}" for path in paths if path.suffix == ".png"]
+        folder = _model_folder(paths)
+        pictures = [f"{folder}/{path.name}" for path in paths if path.suffix == ".png"]
         # The result's own time: delivered again, a point is the same point.
         now = int(datetime.fromisoformat(result.created).timestamp() * 1000)
 
@@ -262,7 +267,7 @@ class Tracker:
             run_id = self.parent_run_id
             self._store.log_text(run_id, text, "result.json")
             for path in paths:
-                self._store.log_file(run_id, path, MODEL)
+                self._store.log_file(run_id, path, folder)
             note = [result.verdict, *(_picture(run_id, name) for name in pictures)]
             pages = {
                 n: f"#/experiments/{self.experiment_id}/runs/{r}" for n, r in self._runs.items()
@@ -274,7 +279,7 @@ class Tracker:
                 tags["pareto_front"] = ", ".join(str(t.number) for t in result.pareto.front)
             self._store.log_metrics(run_id, points, tags)
             if result.gate is not None:
-                self._register(result, result.gate, identity)
+                self._register(result, result.gate, folder, identity)
 
         self._put(write)
         self._end_study(STUDY_STATUS[result.outcome], result.outcome, now)
@@ -301,6 +306,19 @@ class Tracker:
     def _put(self, job: Callable[[], None]) -> None:
         self.tick()
         self._writer.put(job)
+
+    def _put_of(self, number: int, job: Callable[[], None]) -> None:
+        """As `_put`, of a trial: what is refused for good is delivered by another session."""
+
+        def noted() -> None:
+            try:
+                job()
+            except Exception as error:
+                if not is_passing(error):
+                    self._gaps.add(number)
+                raise
+
+        self._put(noted)
 
     def _hiccup(self, why: str) -> None:
         self._notices.append(
@@ -368,11 +386,13 @@ class Tracker:
             self._steps[number] = self._store.steps(run_id, MARKER)
         return self._steps[number]
 
-    def _register(self, result: StudyResult, gate: Gate, identity: Mapping[str, str]) -> None:
+    def _register(
+        self, result: StudyResult, gate: Gate, folder: str, identity: Mapping[str, str]
+    ) -> None:
         scores = {} if result.test is None else result.test.metrics
         tags = {**self._tags, **identity}
         tags |= {f"test_{name}": f"{scores[name]:.4f}" for name in COLUMNS if name in scores}
-        version = self._store.register(gate.name, self.parent_run_id, tags)
+        version = self._store.register(gate.name, self.parent_run_id, folder, tags)
         present = self._store.champion(gate.name)
         # Another study may have ended since the models met.
         if gate.crowned and (None if present is None else present.number) == gate.against:
@@ -415,6 +435,15 @@ def _source(experiment: str) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": f"tuner.launch {experiment}",
     }
+
+
+def _model_folder(files: Sequence[Path]) -> str:
+    """A folder for each result: a study that is searched on has another model, and the version that
+    is registered of it keeps its files."""
+    content = hashlib.sha256()
+    for path in files:
+        content.update(_read(path) or b"")
+    return f"{MODEL}-{content.hexdigest()[:12]}"
 
 
 def _outcome_metrics(result: StudyResult) -> dict[str, float]:

@@ -14,7 +14,7 @@ from tuner.experiments import Experiment, find_experiment
 from tuner.journal import Journal
 from tuner.known_points import KnownPoint, check_known_point, point_of
 from tuner.run_store import CHAMPION, Models, usable
-from tuner.study import far_trials
+from tuner.standing import far_trials
 from tuner.tracking_uri import resolve_uri, scheme_of, sqlite_path, strip_credentials
 
 BEST = 3  # trials that an earlier study contributes
