@@ -75,6 +75,15 @@ def identity(pipeline: str, fingerprint: str, split: Split, images: ImageSet) ->
     }
 
 
+def can_meet(registry: Registry, name: str, own: Mapping[str, str]) -> bool:
+    """Whether there seems to be a champion that a new model will have to meet."""
+    try:
+        present = registry.champion(name)
+    except Exception:  # whatever stores and drivers raise; the gate asks again
+        return False
+    return present is not None and not _differences(present, own)
+
+
 def challenge(
     registry: Registry,
     name: str,
@@ -97,7 +106,7 @@ def challenge(
         present = registry.champion(name)
         if present is None:
             return Verdict(name=name, crowned=True, reason=f"{name} had no champion before")
-        if other := [key for key, value in own.items() if present.tags.get(key) != value]:
+        if other := _differences(present, own):
             return Verdict(
                 name=name,
                 crowned=False,
@@ -106,6 +115,8 @@ def challenge(
                 "they cannot meet; it stays",
             )
         theirs = _tested(registry, name, present, finals, scorer)
+        if theirs is None:
+            raise MemoryError("it cannot draw in the memory that there is")
     except Exception as error:  # whatever stores, drivers and damaged files raise
         told = " ".join(str(error).split())[:200]
         return Verdict(name=name, crowned=False, reason=f"the champion could not be met: {told}")
@@ -125,9 +136,13 @@ def decide(name: str, present: int, new: Tested, old: Tested) -> Verdict:
     return Verdict(name=name, crowned=high < 0, reason=reason, against=present, margin=(low, high))
 
 
+def _differences(present: Version, own: Mapping[str, str]) -> list[str]:
+    return [key for key, value in own.items() if present.tags.get(key) != value]
+
+
 def _tested(
     registry: Registry, name: str, version: Version, finals: Finals, scorer: Scorer
-) -> Tested:
+) -> Tested | None:
     with tempfile.TemporaryDirectory() as folder:
         config_path, weights_path = (
             registry.download(name, version.number, file, Path(folder)) for file in FILES
