@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -261,3 +266,68 @@ def test_a_champion_that_cannot_be_trained_is_its_last_checkpoint(
     Rigged.losses = {0: [0.1, None], 1: [0.5, 0.6]}
     made = rigged().last_models([record(0, 0.1), record(1, 0.5)], again=1)
     assert made == ["kept ", 0.6]
+
+
+# The champion's folder
+
+
+def keep(folder: Path, width: int) -> None:
+    pictures = np.full((1, 4, 1, 2, 2), width, np.uint8)
+    tested = SimpleNamespace(
+        adapt_steps=7, shots=pictures, samples=pictures, grid=np.zeros((2, 2, 3), np.uint8)
+    )
+    kept = replace(record(0, 0.5), config={"width": width})
+    model: Any = {"generator": torch.full((3,), float(width))}
+    finals.save_champion("toy", kept, model, tested, folder)  # type: ignore[arg-type]
+
+
+def width_kept(folder: Path) -> set[float]:
+    """What its files say, all of them."""
+    return {
+        json.loads((folder / "config.json").read_text())["config"]["width"],
+        float(safetensors.torch.load_file(folder / "weights.safetensors")["generator"][0]),
+        float(np.load(folder / "samples.npz")["samples"].max()),
+    }
+
+
+@pytest.mark.parametrize("killed_at", ["save_file", "write_text", "savez_compressed", "fsync"])
+def test_a_kill_leaves_the_champion_before_whole(
+    killed_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_arguments: Any, **_more: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finals.ray, "get", lambda model: model)
+    keep(tmp_path / "champion", 8)
+    owner = {"save_file": finals.safetensors.torch, "write_text": Path, "fsync": finals.os}
+    with monkeypatch.context() as patch:
+        patch.setattr(owner.get(killed_at, np), killed_at, killed)
+        with pytest.raises(KeyboardInterrupt):
+            keep(tmp_path / "champion", 16)
+    assert width_kept(tmp_path / "champion") == {8}
+    keep(tmp_path / "champion", 16)
+    assert width_kept(tmp_path / "champion") == {16}
+    assert [path.name for path in tmp_path.iterdir()] == ["champion"]
+
+
+def test_a_kill_between_the_renames_leaves_two_whole_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finals.ray, "get", lambda model: model)
+    keep(tmp_path / "champion", 8)
+    rename = Path.rename
+
+    def once(self: Path, target: Path) -> Path:
+        if self.name == "champion.new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", once)
+        with pytest.raises(KeyboardInterrupt):
+            keep(tmp_path / "champion", 16)
+    assert width_kept(tmp_path / "champion.old") == {8}
+    assert width_kept(tmp_path / "champion.new") == {16}
+    keep(tmp_path / "champion", 32)
+    assert width_kept(tmp_path / "champion") == {32}
+    assert [path.name for path in tmp_path.iterdir()] == ["champion"]

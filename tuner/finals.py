@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -387,23 +389,39 @@ def save_champion(
     """Keep the champion outside of its trial's folder, where people look for it.
 
     Writes grid.png, samples.npz (shots and samples, uint8), weights.safetensors and config.json:
-    the pipeline, the trial's config, and the steps of adaptation after which to draw.
+    the pipeline, the trial's config, and the steps of adaptation after which to draw. A champion
+    that is there is replaced when all of these are whole.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = Kept(
-        grid=folder / "grid.png",
-        weights=folder / "weights.safetensors",
-        config=folder / "config.json",
-    )
-    safetensors.torch.save_file(
-        {n: w.contiguous() for n, w in ray.get(model).items()}, kept.weights
-    )
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)  # a kill left it
+    new.mkdir(parents=True)
+    weights = {name: weight.contiguous() for name, weight in ray.get(model).items()}
+    safetensors.torch.save_file(weights, new / "weights.safetensors")
     config = {
         "pipeline": pipeline,
         "config": dict(record.config),
         "adapt_steps": tested.adapt_steps,
     }
-    kept.config.write_text(json.dumps(config, indent=2), encoding="utf-8")
-    np.savez_compressed(folder / "samples.npz", shots=tested.shots, samples=tested.samples)
-    Image.fromarray(tested.grid).save(kept.grid)
-    return kept
+    (new / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    np.savez_compressed(new / "samples.npz", shots=tested.shots, samples=tested.samples)
+    Image.fromarray(tested.grid).save(new / "grid.png")
+    _replace(folder, new)
+    return Kept(
+        grid=folder / "grid.png",
+        weights=folder / "weights.safetensors",
+        config=folder / "config.json",
+    )
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put a folder of files in the place of another; whenever a kill comes, one is whole."""
+    for path in (*new.iterdir(), new):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    old = folder.with_name(f"{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
