@@ -281,7 +281,15 @@ class _Study:
         played = self._play(run, finals, scorers["test"], gate=meets)
         gate = None
         if played.champion is not None:
-            gate = challenge(registry, setting.title, played.champion, own, finals, scorers["test"])
+            gate = challenge(
+                registry,
+                setting.title,
+                played.champion,
+                own,
+                finals,
+                scorers["test"],
+                setting.folder,
+            )
         self.timings["test"] = time.monotonic() - started
         result = summarise(
             run,

@@ -145,6 +145,7 @@ class Gate:
     reason: str
     against: int | None
     margin: tuple[float, float] | None
+    against_run: str | None = None  # files of older studies have none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
