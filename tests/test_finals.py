@@ -83,7 +83,7 @@ class Rigged(Finals):
     losses: ClassVar[dict[int, list[float | None]]]
     totals: ClassVar[list[int]]
 
-    def _trained(self, trainings: Any, context: Any, what: str) -> Any:
+    def _trained(self, trainings: Any, context: Any, what: str, seconds: float = 0.0) -> Any:
         return [self.losses[record.number][turn] for record, turn in trainings]
 
     def _draw(
@@ -202,15 +202,14 @@ def test_a_pace_is_the_last_rungs_without_what_happens_once_a_process() -> None:
 
 
 def test_what_comes_after_the_rematch_by_hand() -> None:
-    """Meta-training at 1e-9 s a FLOP, adaptation at .1 s a step: two last trainings of 9e9 FLOPs
-    on one slot, then 5 episodes of 20 steps for the champion, for the one before it and for the
-    paper's settings, 5 s of the paper's scores each."""
+    """Meta-training at 1e-9 s a FLOP, adaptation at .1 s a step: 5 episodes of 20 steps take 10 s
+    on one slot, for the champion, for the one before it and for the paper's settings, and 5 s of
+    the paper's scores each."""
     metrics = {"train_seconds": 9.0, "train_flops": 9e9, "score_seconds": 10.0}
     metrics |= {"score_steps": 100.0, "adapt_steps": 20.0}
     record = with_rungs(metrics, adapt_steps=40.0)
-    known: dict[str, Any] = {"episodes": 5, "full": 9e9, "slots": 1, "source_seconds": 0.0}
-    assert forecast.ending([record], record, gate=True, **known) == pytest.approx(18 + 3 * 15)
-    assert forecast.ending([record], None, gate=False, **known) == pytest.approx(9 + 15)
+    assert forecast.testing([record], record, gate=True, episodes=5, slots=1) == 3 * 15
+    assert forecast.testing([record], None, gate=False, episodes=5, slots=1) == 15
     assert forecast.training([record] * 3, turns=2, full=9e9, slots=4) == pytest.approx(18)
 
 
@@ -264,7 +263,7 @@ def test_a_champion_that_cannot_be_trained_is_its_last_checkpoint(
 ) -> None:
     monkeypatch.setattr(finals.kept_model, "remote", lambda folder: f"kept {folder}")
     Rigged.losses = {0: [0.1, None], 1: [0.5, 0.6]}
-    made = rigged().last_models([record(0, 0.1), record(1, 0.5)], again=1)
+    made = rigged().last_models([record(0, 0.1), record(1, 0.5)], again=1, ends=math.inf)
     assert made == ["kept ", 0.6]
 
 

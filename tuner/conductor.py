@@ -328,26 +328,23 @@ class _Study:
             return Played()
         reference = next((r for r in run.records if r.attrs.get("reference") and r.rungs), None)
         setting.say(f"Finals: trial {' and '.join(str(r.number) for r in ranked)} trained again")
-        ending = forecast.ending(
-            ranked,
-            reference,
-            gate=gate,
-            episodes=len(scorer.episodes),
-            full=finals.full,
-            slots=finals.slots,
-            source_seconds=plan.source_seconds,
+        tests = forecast.testing(
+            ranked, reference, gate=gate, episodes=len(scorer.episodes), slots=finals.slots
         )
+        last = [ranked[0], *([] if reference is None else [reference])]
+        training = forecast.training(last, turns=1, full=finals.full, slots=finals.slots)
+        ends = self._ends - self.timings["ray"] - tests  # Ray's start is of the budget, too
         contenders = finals.rematch(
             ranked,
             self._scorer(finals.fresh_context, "validation"),
             seeds=plan.final_seeds,
-            ends=self._ends - self.timings["ray"] - ending,  # Ray's start is of the budget
+            ends=ends - training - plan.source_seconds,
         )
         winner = contenders[0].record if contenders else ranked[0]
         stop = contenders[0].adapt_steps if contenders else own_stop(winner)
         setting.say(f"Finals: trial {winner.number} meets the test classes")
         others = [r for r in (reference,) if r is not None and r is not winner]
-        models = finals.last_models([winner, *others], again=plan.final_seeds + 1)
+        models = finals.last_models([winner, *others], again=plan.final_seeds + 1, ends=ends)
         champion = finals.test(winner, models[0], scorer, stop=stop)
         if champion is None:
             setting.say(f"Finals: trial {winner.number} could not be tested, memory is too small")

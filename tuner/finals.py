@@ -213,18 +213,23 @@ class Finals:
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def last_models(self, records: Sequence[TrialRecord], *, again: int) -> list[Model]:
+    def last_models(
+        self, records: Sequence[TrialRecord], *, again: int, ends: float
+    ) -> list[Model]:
         """Models trained on all classes but the test's, side by side; where that fails, those of
         the trials' last checkpoints.
 
         Args:
             records: trials with at least one scored rung.
             again: number of this training; no earlier one of a trial may have had it.
+            ends: when it should be over, by `time.monotonic`; a training is cut that has taken
+                well over its forecast, and longer than this.
         """
         models = self._trained(
             [(record, again) for record in records],
             self.last_context,
             "on the validation classes, too",
+            seconds=ends - time.monotonic() if len(records) <= self.slots else 0.0,
         )
         return [
             kept_model.remote(record.rungs[-1].checkpoint) if model is None else model
@@ -232,9 +237,15 @@ class Finals:
         ]
 
     def _trained(
-        self, trainings: Sequence[tuple[TrialRecord, int]], context: StudyContext, what: str
+        self,
+        trainings: Sequence[tuple[TrialRecord, int]],
+        context: StudyContext,
+        what: str,
+        *,
+        seconds: float = 0.0,
     ) -> list[Model | None]:
-        """Models of (trial, number of the training); None where a seed cannot be trained."""
+        """Models of (trial, number of the training); None where a seed cannot be trained. One is
+        cut that has taken `seconds`, and well over its forecast."""
         remote = trained_again.options(
             num_cpus=self.cpus, num_gpus=self.gpus, num_returns=2, max_retries=0
         )
@@ -244,7 +255,7 @@ class Finals:
                 asdict(context),
                 trial_seed(self.seed, record.number, turn),
                 self.full,
-                OVERRUN * self.full * Pace.of(record).flop or math.inf,
+                max(seconds, OVERRUN * self.full * Pace.of(record).flop) or math.inf,
                 self.threads,
             )
             for record, turn in trainings

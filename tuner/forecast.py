@@ -45,10 +45,6 @@ class Pace:
         """Of adapting to `count` episodes for `stop` steps on all slots, and scoring them."""
         return in_a_row(count, slots) * (stop * self.step + self.score)
 
-    def test(self, count: int, stop: int, slots: int) -> float:
-        """Of a test."""
-        return self.episodes(count, stop, slots) + PAPERS_SECONDS
-
 
 def _ratio(record: TrialRecord, what: str, of: str) -> float:
     last = record.rungs[-1].metrics
@@ -68,32 +64,29 @@ def training(records: Sequence[TrialRecord], *, turns: int, full: float, slots: 
     return rounds * full * max(Pace.of(record).flop for record in records)
 
 
-def ending(
+def testing(
     finalists: Sequence[TrialRecord],
     reference: TrialRecord | None,
     *,
     gate: bool,
     episodes: int,
-    full: float,
     slots: int,
-    source_seconds: float,
 ) -> float:
-    """Of all that comes after the rematch: the last trainings, and the tests.
+    """Of the tests at the end.
 
     Args:
         finalists: one of which will be the champion.
         reference: is tested, too, if it is not the champion.
         gate: whether the champion has to meet the one before.
         episodes: of a test.
-        full: FLOPs of a training.
-        source_seconds: of the last pre-training.
     """
-    others = [] if reference is None else [reference]
-    test = max(Pace.of(r).test(episodes, own_stop(r), slots) for r in finalists)
-    tests = test * (1 + gate)
-    tests += sum(Pace.of(r).test(episodes, own_stop(r), slots) for r in others)
-    both = [max(finalists, key=lambda r: Pace.of(r).flop), *others]
-    return source_seconds + training(both, turns=1, full=full, slots=slots) + tests
+    longest = max(_test(record, episodes, slots) for record in finalists)
+    others = 0.0 if reference is None else _test(reference, episodes, slots)
+    return longest * (1 + gate) + others
+
+
+def _test(record: TrialRecord, episodes: int, slots: int) -> float:
+    return Pace.of(record).episodes(episodes, own_stop(record), slots) + PAPERS_SECONDS
 
 
 def affordable_episodes(
