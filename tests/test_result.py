@@ -29,7 +29,6 @@ from tuner.result import (
     TestScore,
     TrackingPlace,
     TrialResult,
-    compare_to_augmented,
     describe_schema,
     git_commit,
     in_study,
@@ -309,27 +308,6 @@ def test_paths_are_relative_inside_the_study_only(tmp_path):
     assert in_study(tmp_path / "trial-1" / "grid.png", tmp_path) == "trial-1/grid.png"
     assert in_study(Path("/elsewhere/grid.png"), tmp_path) == "/elsewhere/grid.png"
     assert in_study(None, tmp_path) is None
-
-
-@pytest.mark.parametrize(
-    ("interval", "word"),
-    [((0.33, 0.45), "worse"), ((0.55, 0.65), "not distinguishable"), ((0.62, 0.7), "better")],
-)
-def test_the_verdict_takes_the_side_that_the_interval_allows(tmp_path, interval, word):
-    made = result(tmp_path)
-    assert made.test is not None
-    test = replace(made.test, intervals={"J": interval})
-    verdict = compare_to_augmented(made.best, test, made.null_baselines)
-    assert word in verdict
-    assert "test classes" in verdict
-
-
-def test_without_a_test_the_verdict_is_about_validation_classes(tmp_path):
-    made = result(tmp_path)
-    verdict = compare_to_augmented(made.best, None, made.null_baselines)
-    # J .30 of the champion against .61 of the augmented shots, no interval
-    assert "validation classes" in verdict
-    assert "worse" in verdict
 
 
 def test_stopped_trials_rank_behind_finished_ones_whatever_their_loss(tmp_path):

@@ -20,7 +20,7 @@ from rich.text import Text
 from cluster.session import Session, session
 from trainables.datasets import user_cache
 from trainables.errors import UserError
-from trainables.evaluation import Scorer, make_scorer, null_baselines, prepare_scorer
+from trainables.evaluation import Scorer, Scores, make_scorer, null_baselines, prepare_scorer
 from trainables.pipeline import StudyContext
 from trainables.tasks import Part, Split, split_record
 from tuner import forecast
@@ -272,10 +272,10 @@ class _Study:
         finals = self._finals(*contexts)
         scorers = {part: self._scorer(c, part) for part, c in zip(PARTS, contexts, strict=True)}
         # First, so that the rest of the finals knows how much time there is.
-        baselines: dict[str, dict[str, dict[str, float]]] = {}
+        baselines: dict[str, dict[str, Scores]] = {}
         for part, scorer in scorers.items():
             for name, scores in null_baselines(scorer).items():
-                baselines.setdefault(name, {})[part] = scores.metrics
+                baselines.setdefault(name, {})[part] = scores
         own, registry = self._identity(), tracker.registry
         meets = can_meet(registry, setting.title, own)
         played = self._play(run, finals, scorers["test"], gate=meets)

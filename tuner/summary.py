@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from trainables.evaluation import Scores
 from tuner.champion import Verdict
 from tuner.finals import Contender, Kept, Tested, margin
 from tuner.journal import RungRecord, TrialRecord
@@ -19,7 +20,6 @@ from tuner.result import (
     Finalist,
     FrontTrial,
     Gate,
-    Metrics,
     Pareto,
     Reference,
     Rematch,
@@ -28,7 +28,6 @@ from tuner.result import (
     TestScore,
     TrackingPlace,
     TrialResult,
-    compare_to_augmented,
     git_commit,
     in_study,
     versions,
@@ -36,6 +35,7 @@ from tuner.result import (
 from tuner.study import StudyRun, far_trials
 from tuner.tracking import Tracker
 from tuner.tracking_uri import strip_credentials, study_page, ui_command
+from tuner.verdict import judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Facts:
     plan: Plan
     wall_seconds: float
     timings: dict[str, float]
-    baselines: dict[str, dict[str, Metrics]]
+    baselines: Mapping[str, Mapping[str, Scores]]  # by name and part
     contenders: Sequence[Contender]
     champion: Tested | None
     kept: Kept | None
@@ -78,7 +78,10 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
         wall_seconds=facts.wall_seconds,
         timings=facts.timings,
         trials=tuple(_trial(r, facts) for r in run.records if r.state != "WAITING"),
-        null_baselines=facts.baselines,
+        null_baselines={
+            name: {part: scores.metrics for part, scores in parts.items()}
+            for name, parts in facts.baselines.items()
+        },
         fidelity={str(rung): value for rung, value in run.fidelity.items()},
         rematch=_rematch(facts),
         best=best,
@@ -86,7 +89,7 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
         reference=_reference(facts),
         gate=None if facts.gate is None else Gate(**asdict(facts.gate)),
         pareto=_pareto(run, facts.plan),
-        verdict=compare_to_augmented(best, test, facts.baselines),
+        verdict=_verdict(facts),
         versions=versions(),
         git_commit=git_commit(),
         tracking=TrackingPlace(
@@ -102,6 +105,15 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
             "ray_dashboard": facts.dashboard,
             "search_on": facts.resume,
         },
+    )
+
+
+def _verdict(facts: Facts) -> str:
+    champion, reference = facts.champion, facts.reference
+    return judge(
+        None if champion is None else champion.scores,
+        facts.baselines.get("augmented_shots", {}).get("test"),
+        None if reference is None else reference[1].scores,
     )
 
 
