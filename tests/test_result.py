@@ -92,7 +92,7 @@ def result(folder: Path, **changes: object) -> StudyResult:
         wall_seconds=612.5,
         timings={"search": 580.0},
         trials=(
-            trial(0, label="paper", scores=SCORES | {"L": 2.5}),
+            trial(0, label="paper", scores=SCORES | {"L": 2.5}, train_seconds=21.4),
             trial(1),
             trial(2, state="PRUNED", reason="asha: rung 0", rungs=trial(2).rungs[:1]),
             trial(3, state="FAIL", reason="diverged", rungs=(), scores=None, checkpoint=None),
@@ -332,6 +332,8 @@ def test_the_ranking_shows_every_score_of_every_trial(tmp_path, width):
     assert "augmented shots" in text
     assert ".61" in text
     assert "J .39 [.33, .45]" in text
+    assert "the best trial, 900 updates in 40 s: " in text
+    assert "paper's settings, 900 updates in 21 s: " in text
     assert str(tmp_path / "trial-1/rung-1/grid.png") in text
     assert "mlflow ui: mlflow ui --port 5000" in text
     assert "worse than strongly augmenting the shots." in text
