@@ -160,7 +160,7 @@ def test_short_time_takes_episodes_first_and_then_the_rematch(
     both: dict[int, list[float | None]] = {0: [0.1, 0.2], 1: [0.5, 0.6]}
     assert len(rematch(both, seconds=70)) == 2
     assert Rigged.totals == [6, 6]
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "Finals: trial 0 and 1 trained again\n"
     assert rematch(both, seconds=60) == []
     assert Rigged.totals == []
     assert "no time is left for a rematch" in capsys.readouterr().out

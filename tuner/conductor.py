@@ -27,7 +27,7 @@ from tuner import forecast
 from tuner.breakdown import breakdown_behind
 from tuner.champion import can_meet, challenge, identity
 from tuner.finals import Finals, Played, save_champion
-from tuner.forecast import own_stop
+from tuner.forecast import Pace, own_stop
 from tuner.journal import Journal
 from tuner.live import LiveTable
 from tuner.plan import Plan
@@ -327,11 +327,11 @@ class _Study:
         if not ranked:
             return Played()
         reference = next((r for r in run.records if r.attrs.get("reference") and r.rungs), None)
-        setting.say(f"Finals: trial {' and '.join(str(r.number) for r in ranked)} trained again")
         tests = forecast.testing(
             ranked, reference, gate=gate, episodes=len(scorer.episodes), slots=finals.slots
         )
-        last = [ranked[0], *([] if reference is None else [reference])]
+        slowest = max(ranked, key=lambda record: Pace.of(record).flop)
+        last = [slowest, *([] if reference is None else [reference])]
         training = forecast.training(last, turns=1, full=finals.full, slots=finals.slots)
         ends = self._ends - self.timings["ray"] - tests  # Ray's start is of the budget, too
         contenders = finals.rematch(

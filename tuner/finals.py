@@ -142,6 +142,8 @@ class Finals:
         training = forecast.training(records, turns=seeds, full=self.full, slots=self.slots)
         models: list[Model | None] = []
         if self._affordable(records, scorer, seeds=seeds, left=ends - time.monotonic() - training):
+            numbers = " and ".join(str(record.number) for record in records)
+            self._say(f"Finals: trial {numbers} trained again")
             models = self._trained(
                 [(record, turn) for record in records for turn in range(1, seeds + 1)],
                 self.fresh_context,
