@@ -27,6 +27,8 @@ MANY_SLOTS = 6  # from here on three finalists are trained side by side, twice e
 DEFAULT_BUDGET_SECONDS: dict[Scale, float] = {"cpu": 600.0, "paper": 86_400.0}
 START_SECONDS = 30.0  # Ray, the actors and their imports
 FINISH_SECONDS = 150.0  # the champion adapts to all validation and test classes, and longer
+# Of a pre-trained model, whose adaptation is counted as its training: baselines and writing.
+FINISH_PRETRAINED_SECONDS = 60.0
 # Large classes are scored picture by picture: CPU time of baselines, finals and tests, shared by
 # as many threads as there are slots.
 LARGE_SCORING_SECONDS = 160.0
@@ -173,7 +175,8 @@ def make_plan(
             0 if every trial trains its model from nothing.
         sampler, objectives: as in `Plan`.
     """
-    once = START_SECONDS + FINISH_SECONDS + 2 * source_seconds
+    finish = FINISH_PRETRAINED_SECONDS if source_seconds > 0 else FINISH_SECONDS
+    once = START_SECONDS + finish + 2 * source_seconds
     once += LARGE_SCORING_SECONDS / slots if large_classes else 0.0
     relative = (budget_seconds - once) * slots / (2 * DEFAULT_BUDGET_SECONDS["cpu"])
     count = trials or max(FEWEST_TRIALS, round(FEWEST_TRIALS * max(0.0, relative) ** 0.5))
