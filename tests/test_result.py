@@ -166,6 +166,13 @@ def test_what_is_written_is_read_back(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]
 
 
+def test_a_model_that_was_cut_before_its_first_step_has_a_result(tmp_path):
+    made = result(tmp_path)
+    assert made.test is not None
+    replace(made, test=replace(made.test, adapt_steps=0)).write(tmp_path / "result.json")
+    assert load(tmp_path / "result.json").test.adapt_steps == 0
+
+
 finite = st.floats(allow_nan=False, allow_infinity=False)
 plain = st.dictionaries(st.text(), st.one_of(st.integers(), finite, st.text(), st.booleans()))
 
