@@ -35,6 +35,11 @@ def test_large_classes_have_a_scorer_of_their_own() -> None:
     assert isinstance(made, ClassScorer)
 
 
+def test_side_by_side_is_one_after_another(scorer: ClassScorer) -> None:
+    both = make_scorer(large_images(), SPLIT, large_nets(), part="validation", workers=3)
+    assert both.score(scorer.reals).metrics == scorer.score(scorer.reals).metrics
+
+
 def test_one_class_too_small_makes_a_set_of_small_classes() -> None:
     images = large_images()
     held_out = images.held_out.copy()

@@ -74,10 +74,29 @@ def test_every_experiment_gets_the_same_share(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conductor = Conductor()
+    clock = iter([0.0, 100.0, 100.0, 200.0, 200.0, 300.0])  # they take their share
+    monkeypatch.setattr(every.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(every, "conduct", conductor)
     assert every.conduct_all(request_, NAMES) == 0
     assert [r.experiment for r in conductor.asked] == list(NAMES)
-    assert {r.budget_seconds for r in conductor.asked} == {100.0}
+    assert [r.budget_seconds for r in conductor.asked] == [100.0] * 3
+
+
+def test_what_a_study_leaves_over_goes_to_the_others_and_so_does_what_it_takes_too_much(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 of 300 s for the first leave 120 s each; then 230 s leave 10 s, and half a share is 50."""
+    conductor, now = Conductor(), [0.0]
+    lengths = {"first": 60.0, "second": 230.0, "third": 1.0}
+
+    def conduct(request: Request) -> int:
+        now[0] += lengths[request.experiment]
+        return conductor(request)
+
+    monkeypatch.setattr(every, "conduct", conduct)
+    monkeypatch.setattr(every.time, "monotonic", lambda: now[0])
+    every.conduct_all(request_, NAMES)
+    assert [r.budget_seconds for r in conductor.asked] == [100.0, 120.0, 50.0]
 
 
 def test_a_resume_goes_on_with_what_was_interrupted(
@@ -95,13 +114,93 @@ def test_a_resume_goes_on_with_what_was_interrupted(
         ("second", "second-2", True),
         ("third", "third-2", False),
     ]
-    assert conductor.asked[-1].budget_seconds == 100.0
+    assert conductor.asked[-2].budget_seconds is None  # as much as its plan has left
+    assert conductor.asked[-1].budget_seconds == pytest.approx(300.0, abs=1)  # all took no time
+
+
+def test_a_resume_takes_up_all_options_and_new_ones_go_first(
+    request_: Request, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    conductor = Conductor("second")
+    monkeypatch.setattr(every, "conduct", conductor)
+    asked = replace(
+        request_,
+        seed=7,
+        trials=5,
+        scale="paper",
+        size=64,
+        tracking_uri="http://me:secret@server:5000",
+        data_root=tmp_path / "data",
+        cpus_per_trial=2.0,
+        objectives=("L", "coverage"),
+    )
+    every.conduct_all(asked, NAMES)
+    assert "secret" not in (tmp_path / every.RECORD).read_text(encoding="utf-8")
+    bare = replace(request_, resume=True, budget_seconds=None)
+    every.conduct_all(replace(bare, seed=8), NAMES)
+    last = conductor.asked[-1]
+    assert last == replace(
+        asked,
+        experiment="third",
+        study="third-2",
+        budget_seconds=last.budget_seconds,
+        seed=8,
+        tracking_uri="http://server:5000",
+    )
+
+
+def test_a_budget_given_anew_is_for_what_is_left(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conductor = Conductor("second")
+    monkeypatch.setattr(every, "conduct", conductor)
+    every.conduct_all(request_, NAMES)
+    every.conduct_all(replace(request_, resume=True, budget_seconds=800.0), NAMES)
+    resumed, last = conductor.asked[-2:]
+    assert resumed.resume
+    assert [resumed.budget_seconds, last.budget_seconds] == pytest.approx([400.0, 800.0], abs=1)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"each": 1, "studies": {}}', '{"options": {}, "spent": "no"}']
+)
+def test_a_damaged_record_is_one_line(request_: Request, content: str) -> None:
+    (request_.storage / every.RECORD).write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match="resume its studies one by one"):
+        every.conduct_all(replace(request_, resume=True), NAMES)
+
+
+@pytest.mark.parametrize("error", [UserError("the disk went away"), KeyboardInterrupt()])
+def test_what_ends_it_midway_tells_how_to_go_on(
+    error: BaseException,
+    request_: Request,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    conductor = Conductor()
+
+    def conduct(request: Request) -> int:
+        if request.experiment == "second":
+            raise error
+        return conductor(request)
+
+    monkeypatch.setattr(every, "conduct", conduct)
+    if isinstance(error, UserError):
+        with pytest.raises(UserError):
+            every.conduct_all(request_, NAMES)
+    else:
+        assert every.conduct_all(request_, NAMES) == INTERRUPTED
+    assert "all --resume --storage" in capsys.readouterr().err
+    monkeypatch.setattr(every, "conduct", conductor)
+    assert every.conduct_all(replace(request_, resume=True, budget_seconds=None), NAMES) == 0
+    assert [r.experiment for r in conductor.asked] == list(NAMES)
 
 
 def test_a_study_that_never_began_begins(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = {"each": 100.0, "studies": {"first": "first-7"}}
+    options = dict.fromkeys(every.OPTIONS)
+    record = {"options": options, "spent": 0.0, "studies": {"first": "first-7"}}
     (request_.storage / every.RECORD).write_text(json.dumps(record), encoding="utf-8")
     conductor = Conductor()
     monkeypatch.setattr(every, "conduct", conductor)

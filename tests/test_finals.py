@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from toy_pipeline import toy_context
 
-from trainables.pipeline import StudyContext
+from trainables.pipeline import Diverged, StudyContext
+from tuner import final_tasks, finals, forecast
+from tuner.final_tasks import PIECES, got, sample, train_within, trained_again
 from tuner.finals import Contender, Finals, affordable_stops, earliest_best, margin
 from tuner.journal import RungRecord, TrialRecord
 
@@ -45,6 +54,9 @@ EPISODES = 6
 HARD = np.linspace(0, 2, EPISODES)  # of each episode, alike for all
 
 
+UNDRAWABLE = 99.0
+
+
 class Told:
     """Scores that a model's pictures spell out."""
 
@@ -59,7 +71,7 @@ class Told:
 class Reader:
     """A scorer of pictures that are their own scores."""
 
-    episodes = (None,) * EPISODES
+    episodes = tuple(SimpleNamespace(class_index=n % 3) for n in range(EPISODES))
 
     def score(self, samples: Any) -> Told:
         return Told(float(samples))
@@ -69,21 +81,24 @@ class Rigged(Finals):
     """No Ray: a model is its loss, which depends on how often its trial was trained."""
 
     losses: ClassVar[dict[int, list[float | None]]]
+    totals: ClassVar[list[int]]
 
-    def _trained(self, trainings: Any, context: Any, what: str) -> Any:
+    def _trained(self, trainings: Any, context: Any, what: str, seconds: float = 0.0) -> Any:
         return [self.losses[record.number][turn] for record, turn in trainings]
 
     def _draw(
         self, config: Any, model: Any, context: Any, total: int, stops: Any, what: str
     ) -> Any:
         assert context.episode_seed != self.context.episode_seed
-        assert total == EPISODES
-        return [np.array(model) for _ in stops]
+        self.totals.append(total)
+        return None if model == UNDRAWABLE else [np.array(model) for _ in stops]
 
 
 def record(number: int, loss: float) -> TrialRecord:
     metrics = {"L": loss, "complete": 1.0, "train_flops": 9e9, "adapt_steps": 5.0}
-    metrics |= {"score_seconds": 1.0, "score_steps": 100.0}
+    # 1 s an episode and a step, .5 s for drawing and scoring an episode.
+    metrics |= {"train_seconds": 100.0, "updates": 100.0}
+    metrics |= {"score_seconds": 50.0, "score_steps": 100.0}
     rung = RungRecord(
         rung=0, metrics=metrics, losses=(), checkpoint="", seconds=1.0, decision="done", episodes=()
     )
@@ -93,18 +108,23 @@ def record(number: int, loss: float) -> TrialRecord:
     )  # fmt: skip
 
 
-def rematch(losses: dict[int, list[float | None]], seeds: int = 1) -> list[Contender]:
-    """Contenders of trials whose loss in the search comes first, then those of fresh seeds."""
-
-    Rigged.losses = losses
+def rigged() -> Rigged:
     context = StudyContext(**toy_context())
-    finals = Rigged(
+    return Rigged(
         pipeline="toy", context=context, last_context=context, images=None, full=9e9,
         seed=0, slots=1, cpus=1, gpus=0, threads=1, console=Console(),
     )  # fmt: skip
+
+
+def rematch(
+    losses: dict[int, list[float | None]], seeds: int = 1, seconds: float = math.inf
+) -> list[Contender]:
+    """Contenders of trials whose loss in the search comes first, then those of fresh seeds."""
+
+    Rigged.losses, Rigged.totals = losses, []
     records = [record(number, own[0]) for number, own in losses.items()]
     records.sort(key=lambda r: r.score)
-    return finals.rematch(records, Reader(), seeds=seeds, ends=math.inf)
+    return rigged().rematch(records, Reader(), seeds=seeds, ends=time.monotonic() + seconds)
 
 
 def test_a_lucky_seed_loses():
@@ -126,3 +146,187 @@ def test_a_trial_that_a_seed_cannot_train_is_out():
     assert [c.record.number for c in rematch({0: [0.1, None], 1: [0.5, 0.6]})] == [1]
     assert rematch({0: [0.1, None]}) == []
     assert margin(rematch({0: [0.1, 0.2]})) is None
+
+
+def test_a_model_that_cannot_be_drawn_is_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [c.record.number for c in rematch({0: [0.1, UNDRAWABLE], 1: [0.5, 0.6]})] == [1]
+    assert "trial 0 is out" in capsys.readouterr().out
+
+
+def test_short_time_takes_episodes_first_and_then_the_rematch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two finalists at 5 s of adaptation and .5 s of scoring an episode: 6 episodes take 66 s."""
+    both: dict[int, list[float | None]] = {0: [0.1, 0.2], 1: [0.5, 0.6]}
+    assert len(rematch(both, seconds=70)) == 2
+    assert Rigged.totals == [6, 6]
+    assert capsys.readouterr().out == "Finals: trial 0 and 1 trained again\n"
+    assert rematch(both, seconds=60) == []
+    assert Rigged.totals == []
+    assert "no time is left for a rematch" in capsys.readouterr().out
+
+
+def test_fewer_episodes_are_of_all_classes_alike() -> None:
+    counts = [forecast.affordable_episodes(18, 3, float, left) for left in (18, 17, 9, 6, 5)]
+    assert counts == [18, 15, 9, 6, 0]
+    assert [forecast.affordable_episodes(20, 20, float, left) for left in (20, 13, 4)] == [
+        20,
+        13,
+        0,
+    ]
+    assert forecast.affordable_episodes(3, 1, float, 3) == 3
+
+
+# Forecasts
+
+
+def with_rungs(*metrics: dict[str, float], **config: float) -> TrialRecord:
+    rungs = tuple(
+        RungRecord(rung=n, metrics=m, losses=(), checkpoint="", seconds=1.0, decision="done",
+                   episodes=())
+        for n, m in enumerate(metrics)
+    )  # fmt: skip
+    return TrialRecord(
+        number=0, label="", state="COMPLETE", reason="", params={}, config=config, rungs=rungs,
+        attrs={},
+    )  # fmt: skip
+
+
+def test_a_pace_is_the_last_rungs_without_what_happens_once_a_process() -> None:
+    """10 s of opening a scorer are in both of the first rung's times; then 2 s a step."""
+    first = {"train_seconds": 30.0, "updates": 10.0, "score_seconds": 13.0, "score_steps": 6.0}
+    last = {"train_seconds": 70.0, "updates": 30.0, "score_seconds": 16.0, "score_steps": 12.0}
+    assert forecast.Pace.of(with_rungs(first, last)) == forecast.Pace(flop=0, step=2, score=0.5)
+    assert forecast.Pace.of(with_rungs(first)).step == 3
+    assert forecast.Pace.of(with_rungs(first, first)).step == 3  # the clock cut it at once
+
+
+def test_what_comes_after_the_rematch_by_hand() -> None:
+    """Meta-training at 1e-9 s a FLOP, adaptation at .1 s a step: 5 episodes of 20 steps take 10 s
+    on one slot, for the champion, for the one before it and for the paper's settings, and 5 s of
+    the paper's scores each."""
+    metrics = {"train_seconds": 9.0, "train_flops": 9e9, "score_seconds": 10.0}
+    metrics |= {"score_steps": 100.0, "adapt_steps": 20.0}
+    record = with_rungs(metrics, adapt_steps=40.0)
+    assert forecast.testing([record], record, gate=True, episodes=5, slots=1) == 3 * 15
+    assert forecast.testing([record], None, gate=False, episodes=5, slots=1) == 15
+    assert forecast.training([record] * 3, turns=2, full=9e9, slots=4) == pytest.approx(18)
+
+
+# In Ray's processes
+
+
+def test_a_training_is_cut_by_the_clock_between_its_pieces() -> None:
+    done: list[float] = []
+    assert train_within(done.append, 40.0, math.inf) == 1
+    assert done == [40 * (n + 1) / PIECES for n in range(PIECES)]
+
+    def slow(flops: float) -> None:
+        time.sleep(0.02)
+
+    assert train_within(slow, 40.0, 0.03) < 1
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried"), Diverged("nan")]
+)
+def test_what_does_not_fit_gives_no_model_and_no_pictures(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: Any, **_more: Any) -> None:
+        raise error
+
+    broken = SimpleNamespace(sample=fail)
+    monkeypatch.setattr(final_tasks, "load_pipeline", lambda _name: fail)
+    trial = {"pipeline": "toy", "config": {}}
+    assert trained_again._function(trial, toy_context(), 0, 1.0, 1.0, 1) == (None, 0.0)
+    monkeypatch.setattr(final_tasks, "load_pipeline", lambda _name: broken)
+    assert sample._function(trial, {}, toy_context(), "test", range(1), [1], 1) is None
+
+
+def test_a_dead_process_gives_nothing_and_a_dead_ray_ends_the_study(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def died(_reference: Any) -> None:
+        raise final_tasks.ray.exceptions.WorkerCrashedError
+
+    monkeypatch.setattr(final_tasks.ray, "get", died)
+    monkeypatch.setattr(final_tasks, "dead_processes", list)
+    assert got(None) is None
+    monkeypatch.setattr(final_tasks, "dead_processes", lambda: ["raylet"])
+    with pytest.raises(final_tasks.ray.exceptions.WorkerCrashedError):
+        got(None)
+
+
+def test_a_champion_that_cannot_be_trained_is_its_last_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(finals.kept_model, "remote", lambda folder: f"kept {folder}")
+    Rigged.losses = {0: [0.1, None], 1: [0.5, 0.6]}
+    made = rigged().last_models([record(0, 0.1), record(1, 0.5)], again=1, ends=math.inf)
+    assert made == ["kept ", 0.6]
+
+
+# The champion's folder
+
+
+def keep(folder: Path, width: int) -> None:
+    pictures = np.full((1, 4, 1, 2, 2), width, np.uint8)
+    tested = SimpleNamespace(
+        adapt_steps=7, shots=pictures, samples=pictures, grid=np.zeros((2, 2, 3), np.uint8)
+    )
+    kept = replace(record(0, 0.5), config={"width": width})
+    model: Any = {"generator": torch.full((3,), float(width))}
+    finals.save_champion("toy", kept, model, tested, folder)  # type: ignore[arg-type]
+
+
+def width_kept(folder: Path) -> set[float]:
+    """What its files say, all of them."""
+    return {
+        json.loads((folder / "config.json").read_text())["config"]["width"],
+        float(safetensors.torch.load_file(folder / "weights.safetensors")["generator"][0]),
+        float(np.load(folder / "samples.npz")["samples"].max()),
+    }
+
+
+@pytest.mark.parametrize("killed_at", ["save_file", "write_text", "savez_compressed", "fsync"])
+def test_a_kill_leaves_the_champion_before_whole(
+    killed_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_arguments: Any, **_more: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finals.ray, "get", lambda model: model)
+    keep(tmp_path / "champion", 8)
+    owner = {"save_file": finals.safetensors.torch, "write_text": Path, "fsync": finals.os}
+    with monkeypatch.context() as patch:
+        patch.setattr(owner.get(killed_at, np), killed_at, killed)
+        with pytest.raises(KeyboardInterrupt):
+            keep(tmp_path / "champion", 16)
+    assert width_kept(tmp_path / "champion") == {8}
+    keep(tmp_path / "champion", 16)
+    assert width_kept(tmp_path / "champion") == {16}
+    assert [path.name for path in tmp_path.iterdir()] == ["champion"]
+
+
+def test_a_kill_between_the_renames_leaves_two_whole_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finals.ray, "get", lambda model: model)
+    keep(tmp_path / "champion", 8)
+    rename = Path.rename
+
+    def once(self: Path, target: Path) -> Path:
+        if self.name == "champion.new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", once)
+        with pytest.raises(KeyboardInterrupt):
+            keep(tmp_path / "champion", 16)
+    assert width_kept(tmp_path / "champion.old") == {8}
+    assert width_kept(tmp_path / "champion.new") == {16}
+    keep(tmp_path / "champion", 32)
+    assert width_kept(tmp_path / "champion") == {32}
+    assert [path.name for path in tmp_path.iterdir()] == ["champion"]

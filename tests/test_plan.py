@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tuner.plan import (
     describe,
     episode_counts,
     final_field,
+    in_a_row,
     make_plan,
     makespan,
     parse_budget,
@@ -29,6 +31,8 @@ def plan(**changed: Any) -> Plan:
         "trials": None,
         "validation_episodes": 20,
         "validation_classes": 20,
+        "test_episodes": 20,
+        "large_classes": False,
         "slots": 2,
         "threads": 1,
         "cpus_per_trial": 1.0,
@@ -69,8 +73,10 @@ def test_the_plan_says_how_it_searches_and_reads_what_older_ones_did_not_say() -
     assert "by gp, seed 0" in text
     assert "L (minimized), coverage (maximized)" in text
     assert Plan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
-    older = {k: v for k, v in plan().to_dict().items() if k not in ("sampler", "objectives")}
-    assert Plan.from_dict(older) == plan()
+    new = ("sampler", "objectives", "source_seconds", "rest_seconds")
+    older = Plan.from_dict({k: v for k, v in plan().to_dict().items() if k not in new})
+    assert older == replace(plan(), source_seconds=0.0, rest_seconds=0.0)
+    assert older.with_budget(1200.0).search_seconds == plan().with_budget(1200.0).search_seconds
 
 
 def test_more_budget_is_more_and_longer_trials() -> None:
@@ -127,12 +133,47 @@ def test_one_fine_tuning_is_scored_on_the_same_episodes_at_all_rungs() -> None:
     assert made.episodes == (6, 6, 6)
 
 
-def test_last_trainings_and_pre_trainings_are_paid_from_the_budget() -> None:
-    """search + 2 pre-trainings + 2 rounds of full trials + start and finish = budget."""
-    made = plan(source_seconds=30.0)
+def test_last_trainings_are_paid_from_the_budget() -> None:
+    """search + a rematch of 2 and 2 last trainings on 2 slots + start and finish = budget."""
+    made = plan()
     full = made.rungs[-1] / made.flops_per_second
-    assert made.search_seconds + 30 + 2 * full + 180 == pytest.approx(600)
-    assert full < plan().rungs[-1] / made.flops_per_second
+    assert made.search_seconds + 2 * full + 180 == pytest.approx(600)
+    assert made.search_seconds + made.rest_seconds == pytest.approx(600)
+
+
+def test_fine_tunings_of_the_finals_are_paid_from_the_budget() -> None:
+    """On 2 slots 18 and 20 episodes are 10 in a row each: 2 finalists, champion and reference
+    take 40, and a full trial fine-tunes to 6. Pre-training happens twice, once in the search."""
+    made = plan(
+        budget_seconds=1800.0, validation_episodes=18, validation_classes=3, source_seconds=30.0
+    )
+    full = made.rungs[-1] / made.flops_per_second
+    assert made.search_seconds + 30 + 40 / 6 * full + 90 == pytest.approx(1800)
+    assert made.search_seconds + made.rest_seconds == pytest.approx(1800)
+
+
+def test_scoring_large_classes_is_paid_from_the_budget() -> None:
+    small, large = plan(), plan(large_classes=True)
+    assert large.search_seconds < small.search_seconds
+    assert large.search_seconds + large.rest_seconds == pytest.approx(600)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "slots", "turns"), [(18, 1, 18), (18, 2, 10), (20, 4, 5), (20, 64, 5), (3, 2, 3)]
+)
+def test_slots_share_episodes_five_by_five(episodes: int, slots: int, turns: int) -> None:
+    assert in_a_row(episodes, slots) == turns
+
+
+def test_a_budget_that_start_and_finish_use_up_is_warned_of() -> None:
+    """180 s of these beside 50 s of search, trials of the finals included; 6 minutes are enough."""
+    made = plan(budget_seconds=100.0)
+    warning = describe(made, cpus=2, gpus=0)[-1]
+    assert warning.startswith("WARNING")
+    assert "may take 3:50" in warning
+    assert "--budget 6m" in warning
+    assert not any("WARNING" in line for line in describe(plan(), cpus=2, gpus=0))
+    assert "WARNING" in describe(plan().with_budget(100.0), cpus=2, gpus=0)[-1]
 
 
 @pytest.mark.parametrize(

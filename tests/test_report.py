@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from test_result import result
 
 from trainables.errors import UserError
 from tuner import report
-from tuner.report import PUBLISHED, newest_results, table1
+from tuner.report import (
+    PUBLISHED,
+    SCORES,
+    find_results,
+    print_table,
+    remarks,
+    studies,
+    table1,
+    unfinished,
+)
 from tuner.result import StudyResult
 
 
@@ -29,19 +40,76 @@ def test_the_newest_study_on_the_real_data_is_taken(tmp_path: Path) -> None:
     other = study(tmp_path, "mine", created="2026-01-09T00:00:00+00:00")
     stand_in = replace(other, data=replace(other.data, name="strokes", stand_in=True))
     stand_in.write(tmp_path / "mine" / "result.json")
-    assert newest_results(tmp_path)["reptile_omniglot"].study == "reptile_omniglot-2"
+    assert find_results(tmp_path)[0]["reptile_omniglot"].study == "reptile_omniglot-2"
+
+
+def test_a_short_try_replaces_no_study(tmp_path: Path) -> None:
+    long = study(tmp_path, "reptile_omniglot", created="2026-01-01T00:00:00+00:00")
+    study(tmp_path, "try", created="2026-01-02T00:00:00+00:00", trials=long.trials[:1])
+    results, _ = find_results(tmp_path)
+    assert results["reptile_omniglot"].study == "reptile_omniglot"
+    assert any("study reptile_omniglot:" in line for line in remarks(results))
+
+
+def test_a_folder_or_classes_of_ones_own_make_no_row(tmp_path: Path) -> None:
+    made = study(tmp_path, "reptile_omniglot")
+    assert made.gate is not None
+    other = replace(made.gate, name="reptile_omniglot-classes-0123abcd")
+    study(tmp_path, "classes", created="2026-02-01T00:00:00+00:00", gate=other)
+    assert find_results(tmp_path)[0]["reptile_omniglot"].study == "reptile_omniglot"
+
+
+def test_a_result_that_cannot_be_read_is_skipped_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study(tmp_path, "reptile_omniglot")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "result.json").write_text('{"format": 1', encoding="utf-8")
+    assert report.main(["table1", "--storage", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert "our champion" in told.out
+    assert told.err.startswith("Skipped: ")
+    assert "torn" in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_what_has_begun_is_not_finished_yet(tmp_path: Path) -> None:
+    for name in ("reptile_mnist-2", "dcgan_fashion_mnist-64px"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "journal.log").touch()
+    lines = remarks({}, unfinished(tmp_path))
+    assert "Not finished yet: Reptile, MNIST." in lines
+    assert "DCGAN, FashionMNIST" in lines[-1]
+    assert lines[-1].startswith("Not run yet")
+
+
+@pytest.mark.parametrize("width", [80, 100, 150])
+def test_every_score_is_shown_in_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+    study(tmp_path, "reptile_omniglot")
+    out = io.StringIO()
+    print_table(table1(find_results(tmp_path)[0]), Console(file=out, width=width))
+    assert all(heading in out.getvalue() for heading in SCORES.values())
+    assert max(map(len, out.getvalue().splitlines())) <= width
+    assert "…" not in out.getvalue()
+    assert ("[0.33, 0.45]" in out.getvalue()) == (width >= 100)
+
+
+def test_a_champion_without_a_label_reads_well(tmp_path: Path) -> None:
+    study(tmp_path, "reptile_omniglot")
+    text = "\n".join(studies(find_results(tmp_path)[0], tmp_path))
+    assert "The champion is trial 1, drawn after 100 steps" in text
 
 
 def test_no_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="finished studies"):
-        newest_results(tmp_path)
+        find_results(tmp_path)
     assert report.main(["table1", "--storage", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_every_published_row_is_there_and_what_was_run_beside_it(tmp_path: Path) -> None:
     made = study(tmp_path, "reptile_omniglot")
-    rows = table1(newest_results(tmp_path))
+    rows = table1(find_results(tmp_path)[0])
     published = [row for row in rows if row.what == "paper, as published"]
     assert len(published) == len(PUBLISHED)
     assert made.test is not None

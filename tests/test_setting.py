@@ -26,8 +26,8 @@ from tuner.setting import (
     new_plan,
     recorded_plan,
     reopened,
-    show,
     search_on,
+    show,
 )
 
 

@@ -183,6 +183,16 @@ def test_the_best_is_registered_once_and_crowned_only_through_the_gate(storage):
     assert late.registry.champion("reptile_omniglot").number == 1
     assert registered(storage) == [1, 2, 3]
 
+    # It beat another store's version 1, which is not the one here.
+    elsewhere = replace(wins, gate=replace(wins.gate, against=1, against_run="of another store"))
+    moved = Tracker(None, storage=storage, **options([]))
+    moved.study_ended(elsewhere, {"split": "abc"})
+    assert moved.registry.champion("reptile_omniglot").number == 1
+    ours = replace(wins, gate=replace(wins.gate, against=1, against_run=champion.run_id))
+    better = Tracker(None, storage=storage, **options([]))
+    better.study_ended(ours, {"split": "abc"})
+    assert better.registry.champion("reptile_omniglot").number == 5
+
 
 def test_the_champions_files_come_from_its_own_run(storage, tmp_path):
     checkpoint(storage / "my study", 1, 1)

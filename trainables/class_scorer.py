@@ -8,6 +8,7 @@ two-sample scores depend on how many are compared.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -88,7 +89,14 @@ class ClassScorer:
     """
 
     def __init__(
-        self, images: ImageSet, split: Split, nets: Path, *, part: Part, seed: int = 0
+        self,
+        images: ImageSet,
+        split: Split,
+        nets: Path,
+        *,
+        part: Part,
+        seed: int = 0,
+        workers: int = 1,
     ) -> None:
         """Open the nets and embed the real pictures.
 
@@ -98,11 +106,12 @@ class ClassScorer:
             nets: a folder of `prepare_scorer` for the same set and split.
             part: "validation" in the search, "test" once at its end.
             seed: of the episodes.
+            workers: episodes scored side by side, each with the threads set for torch.
         Raises:
             UserError: the nets are absent or damaged, or a class has too few pictures.
         """
         classes = split.validation if part == "validation" else split.test
-        self.part, self.seed = part, seed
+        self.part, self.seed, self._workers = part, seed, workers
         self.episodes = make_episodes(
             images,
             classes,
@@ -159,7 +168,8 @@ class ClassScorer:
                 f"`samples` must be uint8 [1 to {len(self.episodes)}, {expected}], "
                 f"got {samples.dtype} {samples.shape}."
             )
-        rows = [self._score(e, drawn) for e, drawn in enumerate(samples)]
+        with ThreadPoolExecutor(self._workers) as pool:
+            rows = list(pool.map(self._score, range(len(samples)), samples))
         scores = ClassScores.of({name: np.array([row[name] for row in rows]) for name in rows[0]})
         if self.part == "test":
             count = len(samples)

@@ -65,7 +65,15 @@ class Scorer(Protocol):
         ...
 
 
-def make_scorer(images: ImageSet, split: Split, nets: Path, *, part: Part, seed: int = 0) -> Scorer:
+def make_scorer(
+    images: ImageSet,
+    split: Split,
+    nets: Path,
+    *,
+    part: Part,
+    seed: int = 0,
+    workers: int = 1,
+) -> Scorer:
     """The scorer that a set's classes are large enough for.
 
     Args:
@@ -74,11 +82,13 @@ def make_scorer(images: ImageSet, split: Split, nets: Path, *, part: Part, seed:
         nets: a folder of `prepare_scorer` for the same set and split.
         part: "validation" in the search, "test" once at its end.
         seed: of the episodes.
+        workers: episodes of large classes scored side by side; the scores are the same.
     Raises:
         UserError: the nets are absent or damaged, or a class has too few pictures.
     """
-    kind = ClassScorer if large_classes(images) else PooledScorer
-    return kind(images, split, nets, part=part, seed=seed)
+    if large_classes(images):
+        return ClassScorer(images, split, nets, part=part, seed=seed, workers=workers)
+    return PooledScorer(images, split, nets, part=part, seed=seed)
 
 
 def samples_wanted(images: ImageSet) -> int:

@@ -80,7 +80,7 @@ class TrialTrainable(tune.Trainable):
         except Unfit as error:
             return self._failed(str(error))
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return self._failed("out of memory")
         self._grid = report.grid
@@ -161,7 +161,8 @@ def require_finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error tells that the memory of this machine or its accelerator ended."""
     # torch raises a plain RuntimeError where the CPU's memory ends, a subclass on accelerators.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         words in str(error).lower() for words in _MEMORY_WORDS

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import ray
@@ -22,10 +24,13 @@ from trainables.evaluation import Scorer
 from trainables.image_set import ImageSet
 from trainables.tasks import Split
 from tuner import bootstrap
+from tuner.breakdown import breakdown_behind
 from tuner.finals import Finals, Tested
-from tuner.run_store import Version
+from tuner.run_store import Version, is_passing
 
 FILES = ("config.json", "weights.safetensors")
+WAITS = (1.0, 4.0, 10.0)  # seconds between questions that a registry did not answer
+T = TypeVar("T")
 
 
 class Registry(Protocol):
@@ -47,6 +52,7 @@ class Verdict:
         crowned: the alias moves to the new model.
         reason: one sentence.
         against: the champion's version before, if there was one.
+        against_run: the MLflow run that it came from.
         margin: 95 % interval of the new model's L less the champion's, if they were compared.
     """
 
@@ -55,6 +61,7 @@ class Verdict:
     reason: str
     against: int | None = None
     margin: tuple[float, float] | None = None
+    against_run: str | None = None
 
 
 def identity(pipeline: str, fingerprint: str, split: Split, images: ImageSet) -> dict[str, str]:
@@ -75,6 +82,15 @@ def identity(pipeline: str, fingerprint: str, split: Split, images: ImageSet) ->
     }
 
 
+def can_meet(registry: Registry, name: str, own: Mapping[str, str]) -> bool:
+    """Whether there seems to be a champion that a new model will have to meet."""
+    try:
+        present = registry.champion(name)
+    except Exception:  # whatever stores and drivers raise; the gate asks again
+        return False
+    return present is not None and not _differences(present, own)
+
+
 def challenge(
     registry: Registry,
     name: str,
@@ -82,6 +98,7 @@ def challenge(
     own: Mapping[str, str],
     finals: Finals,
     scorer: Scorer,
+    folder: Path,
 ) -> Verdict:
     """Let the new model meet the champion on the test episodes.
 
@@ -92,45 +109,77 @@ def challenge(
         own: its `identity`.
         finals: runs the champion.
         scorer: of the test part.
+        folder: of the study.
+    Raises:
+        Breakdown: the disk is full, or Ray died: the study can be resumed, and they meet then.
     """
     try:
-        present = registry.champion(name)
+        present = _answer(lambda: registry.champion(name))
         if present is None:
             return Verdict(name=name, crowned=True, reason=f"{name} had no champion before")
-        if other := [key for key, value in own.items() if present.tags.get(key) != value]:
+        if other := _differences(present, own):
             return Verdict(
                 name=name,
                 crowned=False,
                 against=present.number,
+                against_run=present.run_id,
                 reason=f"version {present.number} is of another {' and '.join(other)}, so that "
                 "they cannot meet; it stays",
             )
         theirs = _tested(registry, name, present, finals, scorer)
+        if theirs is None:
+            raise MemoryError("it cannot draw in the memory that there is")
     except Exception as error:  # whatever stores, drivers and damaged files raise
+        if (breakdown := breakdown_behind(error, folder)) is not None:
+            raise breakdown from error
         told = " ".join(str(error).split())[:200]
         return Verdict(name=name, crowned=False, reason=f"the champion could not be met: {told}")
-    return decide(name, present.number, tested, theirs)
+    return decide(name, present, tested, theirs)
 
 
-def decide(name: str, present: int, new: Tested, old: Tested) -> Verdict:
+def decide(name: str, present: Version, new: Tested, old: Tested) -> Verdict:
     """The gate itself."""
     ours, theirs = new.scores.contributions("L")[None], old.scores.contributions("L")[None]
     low, high = bootstrap.paired_interval(ours, theirs)
     change = float(np.mean(ours) - np.mean(theirs))
     told = f"L {change:+.2f} [{low:+.2f}, {high:+.2f}] on the same episodes"
     if high < 0:
-        reason = f"better than version {present}: {told}"
+        reason = f"better than version {present.number}: {told}"
     else:
-        reason = f"version {present} stays: the new model has {told}"
-    return Verdict(name=name, crowned=high < 0, reason=reason, against=present, margin=(low, high))
+        reason = f"version {present.number} stays: the new model has {told}"
+    return Verdict(
+        name=name,
+        crowned=high < 0,
+        reason=reason,
+        against=present.number,
+        against_run=present.run_id,
+        margin=(low, high),
+    )
+
+
+def _answer(ask: Callable[[], T]) -> T:
+    """What a registry answers; an outage may pass."""
+    for seconds in WAITS:
+        try:
+            return ask()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            time.sleep(seconds)
+    return ask()
+
+
+def _differences(present: Version, own: Mapping[str, str]) -> list[str]:
+    return [key for key, value in own.items() if present.tags.get(key) != value]
 
 
 def _tested(
     registry: Registry, name: str, version: Version, finals: Finals, scorer: Scorer
-) -> Tested:
+) -> Tested | None:
     with tempfile.TemporaryDirectory() as folder:
         config_path, weights_path = (
-            registry.download(name, version.number, file, Path(folder)) for file in FILES
+            _answer(partial(registry.download, name, version.number, file, Path(folder)))
+            for file in FILES
         )
         config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
         weights = safetensors.torch.load_file(weights_path)

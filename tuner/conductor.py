@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import shlex
 import signal
 import sys
@@ -13,22 +13,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.text import Text
 
 from cluster.session import Session, session
 from trainables.datasets import user_cache
 from trainables.errors import UserError
-from trainables.evaluation import Scorer, make_scorer, null_baselines, prepare_scorer
+from trainables.evaluation import Scorer, Scores, make_scorer, null_baselines, prepare_scorer
 from trainables.pipeline import StudyContext
 from trainables.pretraining import damaged_sources
 from trainables.tasks import Part, Split, split_record
+from tuner import forecast
 from tuner.breakdown import breakdown_behind, is_full_disk
-from tuner.champion import challenge, identity
-from tuner.finals import Finals, Played, own_stop, save_champion
+from tuner.champion import can_meet, challenge, identity
+from tuner.finals import Finals, Played, save_champion
+from tuner.forecast import Pace, own_stop
 from tuner.journal import Journal
 from tuner.live import LiveTable
-from tuner.plan import RETRAININGS, Plan
+from tuner.plan import Plan
 from tuner.ranking import print_ranking
 from tuner.result import git_commit, load, versions
 from tuner.setting import (
@@ -299,19 +302,28 @@ class _Study:
     ) -> int:
         started = time.monotonic()
         setting = self.setting
+        torch.set_num_threads(self.plan.threads)  # as trials have it, of a resumed study, too
         finals = self._finals(*contexts)
         scorers = {part: self._scorer(c, part) for part, c in zip(PARTS, contexts, strict=True)}
-        played = self._play(run, finals, scorers["test"])
-        gate = None
-        if played.champion is not None:
-            own = self._identity()
-            gate = challenge(
-                tracker.registry, setting.title, played.champion, own, finals, scorers["test"]
-            )
-        baselines: dict[str, dict[str, dict[str, float]]] = {}
+        # First, so that the rest of the finals knows how much time there is.
+        baselines: dict[str, dict[str, Scores]] = {}
         for part, scorer in scorers.items():
             for name, scores in null_baselines(scorer).items():
-                baselines.setdefault(name, {})[part] = scores.metrics
+                baselines.setdefault(name, {})[part] = scores
+        own, registry = self._identity(), tracker.registry
+        meets = can_meet(registry, setting.title, own)
+        played = self._play(run, finals, scorers["test"], gate=meets)
+        gate = None
+        if played.champion is not None:
+            gate = challenge(
+                registry,
+                setting.title,
+                played.champion,
+                own,
+                finals,
+                scorers["test"],
+                setting.folder,
+            )
         self._took("test", started)
         result = summarise(
             run,
@@ -341,37 +353,45 @@ class _Study:
         print_ranking(result, setting.console)
         return 0 if run.best is not None else 1
 
-    def _play(self, run: StudyRun, finals: Finals, scorer: Scorer) -> Played:
+    def _play(self, run: StudyRun, finals: Finals, scorer: Scorer, *, gate: bool) -> Played:
         """The best trials meet again; the winner, trained on all classes but the test's, meets
-        these, and so do the paper's settings."""
+        these, and so do the paper's settings. `gate`: and so will a champion that is there."""
         setting, plan = self.setting, self.plan
         ranked = ranked_trials(run.records, plan.rungs[-1])[: plan.finalists]
         if not ranked:
             return Played()
-        setting.say(f"Finals: trial {' and '.join(str(r.number) for r in ranked)} trained again")
-        retraining = math.ceil(RETRAININGS / plan.slots) * plan.rungs[-1] / plan.flops_per_second
+        reference = next((r for r in run.records if r.attrs.get("reference") and r.rungs), None)
+        tests = forecast.testing(
+            ranked, reference, gate=gate, episodes=len(scorer.episodes), slots=finals.slots
+        )
+        slowest = max(ranked, key=lambda record: Pace.of(record).flop)
+        last = [slowest, *([] if reference is None else [reference])]
+        training = forecast.training(last, turns=1, full=finals.full, slots=finals.slots)
+        ends = self._ends - self.timings["ray"] - tests  # Ray's start is of the budget, too
         contenders = finals.rematch(
             ranked,
             self._scorer(finals.fresh_context, "validation"),
             seeds=plan.final_seeds,
-            ends=self._ends - retraining,
+            ends=ends - training - plan.source_seconds,
         )
         winner = contenders[0].record if contenders else ranked[0]
         stop = contenders[0].adapt_steps if contenders else own_stop(winner)
         setting.say(f"Finals: trial {winner.number} meets the test classes")
-        reference = next((r for r in run.records if r.attrs.get("reference") and r.rungs), None)
         others = [r for r in (reference,) if r is not None and r is not winner]
-        models = finals.last_models([winner, *others], again=plan.final_seeds + 1)
+        models = finals.last_models([winner, *others], again=plan.final_seeds + 1, ends=ends)
         champion = finals.test(winner, models[0], scorer, stop=stop)
+        if champion is None:
+            setting.say(f"Finals: trial {winner.number} could not be tested, memory is too small")
+            return Played(contenders=contenders)
+        kept = save_champion(
+            finals.pipeline, winner, models[0], champion, setting.folder / "champion"
+        )
+        tested = [(r, finals.test(r, models[1], scorer, stop=own_stop(r))) for r in others]
         return Played(
             contenders=contenders,
             champion=champion,
-            kept=save_champion(
-                finals.pipeline, winner, models[0], champion, setting.folder / "champion"
-            ),
-            reference=next(
-                ((r, finals.test(r, models[1], scorer, stop=own_stop(r))) for r in others), None
-            ),
+            kept=kept,
+            reference=next(((r, done) for r, done in tested if done is not None), None),
         )
 
     def _identity(self) -> dict[str, str]:
@@ -387,6 +407,7 @@ class _Study:
             Path(context.scorer),
             part=part,
             seed=context.episode_seed,
+            workers=max(1, len(os.sched_getaffinity(0)) // self.plan.threads),
         )
 
     def _finals(self, context: StudyContext, last: StudyContext) -> Finals:

@@ -6,72 +6,171 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import replace
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from trainables.errors import UserError
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED, conduct
 from tuner.journal import Journal
-from tuner.setting import Request, look_around
+from tuner.setting import SIZE, Request, look_around
+from tuner.tracking_uri import strip_credentials
 
 RECORD = "all.json"  # in the storage folder: what a resume goes by
+LEAST_SHARE = 0.5  # of an equal one, for those that come after studies that took too long
+# What is recorded of a request, and what stands for an option that was not given.
+OPTIONS: dict[str, Any] = {
+    "trials": None,
+    "budget_seconds": None,
+    "scale": "auto",
+    "seed": 0,
+    "data_root": None,
+    "size": SIZE,
+    "tracking_uri": None,
+    "address": None,
+    "cpus_per_trial": None,
+    "gpus_per_trial": None,
+    "sampler": None,
+    "objectives": None,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Record:
+    """What `RECORD` holds: the options, the seconds spent so far, and studies by experiment."""
+
+    options: dict[str, Any]
+    spent: float = 0.0
+    studies: dict[str, str] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_name(f".{path.name}")
+        content = {"options": self.options, "spent": self.spent, "studies": self.studies}
+        whole.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        os.replace(whole, path)
+
+    def share(self, budget: float | None, left: int, of: int) -> float | None:
+        """The next study's budget, of `left` that share what is left of `budget`."""
+        if budget is None:
+            return None
+        return max((budget - self.spent) / left, LEAST_SHARE * budget / of)
 
 
 def conduct_all(request: Request, names: tuple[str, ...]) -> int:
     """Run or resume the studies -> exit code: as `conduct`, and 1 if any of them gives 1.
 
     Args:
-        request: its experiment is not looked at; its budget is shared out evenly.
+        request: its experiment is not looked at; a resume takes up what it leaves open from the
+            request before. Its budget is shared by the studies that are not done.
     Raises:
         UserError: the request cannot be met, or there is nothing to resume.
     """
     path = request.storage / RECORD
-    record = _recorded(path) if request.resume else _new_record(request, names)
+    anew = request.resume and request.budget_seconds is not None
+    record = _Record(options={})
+    if request.resume:
+        record = _recorded(path)
+        request = _completed(request, record.options)
+    record.options = _options(request)
+    record.spent = 0.0 if anew else record.spent
+    try:
+        return _conduct_all(request, names, record, path, anew=anew)
+    except (UserError, KeyboardInterrupt) as error:
+        if not record.studies or request.dry_run:
+            raise
+        _say_what_is_left(request)
+        if isinstance(error, UserError):
+            raise
+        return INTERRUPTED
+
+
+def _conduct_all(
+    request: Request, names: tuple[str, ...], record: _Record, path: Path, *, anew: bool
+) -> int:
     worst = 0
+    done = [name for name in names if _is_done(request.storage, record.studies.get(name))]
+    left = len(names) - len(done)
     for number, name in enumerate(names, start=1):
         print(f"\n{number} of {len(names)}: {name}", flush=True)
-        own = replace(request, experiment=name, budget_seconds=record["each"], resume=False)
-        study = record["studies"].get(name)
-        if study is not None and (request.storage / study / "result.json").is_file():
-            print(f"done, see {request.storage / study / 'result.json'}")
+        study = record.studies.get(name)
+        if name in done:
+            print(f"done, see {request.storage / str(study) / 'result.json'}")
             continue
+        share = record.share(request.budget_seconds, left, len(names))
+        own = replace(request, experiment=name, budget_seconds=share, resume=False)
         if study is not None and _began(request.storage, study):
-            own = replace(own, study=study, resume=True, budget_seconds=None)
+            # Its plan knows what is left of its share, unless there is another budget.
+            own = replace(own, study=study, resume=True, budget_seconds=share if anew else None)
         elif not request.dry_run:
             own = replace(own, study=look_around(own, None).study)
-            record["studies"][name] = own.study
-            _write(path, record)
-        code = conduct(own)
+            record.studies[name] = str(own.study)
+        code = _timed(own, record, path)
         if code in (INTERRUPTED, BROKEN_DOWN):
-            print(f"All that is left: {_resume_command(request)}", file=sys.stderr)
+            _say_what_is_left(request)
             return code
         worst = max(worst, code)
+        left -= 1
     if not request.dry_run:
         report = [sys.executable, "-m", "tuner.report", "table1", "--storage", str(request.storage)]
         print(f"\nTable 1: {shlex.join(report)}")
     return worst
 
 
-def _new_record(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
-    budget = request.budget_seconds
-    return {"each": None if budget is None else budget / len(names), "studies": {}}
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    whole = path.with_name(f".{path.name}")
-    whole.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(whole, path)
-
-
-def _recorded(path: Path) -> dict[str, Any]:
+def _timed(request: Request, record: _Record, path: Path) -> int:
+    """Conduct a study, and record what it took, however it ends."""
+    if request.dry_run:
+        return conduct(request)
+    record.write(path)
+    began = time.monotonic()
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return conduct(request)
+    finally:
+        record.spent += time.monotonic() - began
+        record.write(path)
+
+
+def _options(request: Request) -> dict[str, Any]:
+    """What a resume takes up, as plain data; passwords come from the environment, as they did."""
+    options = {name: getattr(request, name) for name in OPTIONS}
+    if request.data_root is not None:
+        options["data_root"] = str(request.data_root.absolute())
+    if request.tracking_uri is not None:
+        options["tracking_uri"] = strip_credentials(request.tracking_uri)
+    return options
+
+
+def _completed(request: Request, options: dict[str, Any]) -> Request:
+    """A request with the options of the one before, where it gives none anew."""
+    left = {n: options[n] for n, unset in OPTIONS.items() if getattr(request, n) == unset}
+    if left.get("data_root") is not None:
+        left["data_root"] = Path(left["data_root"])
+    if left.get("objectives") is not None:
+        left["objectives"] = tuple(left["objectives"])
+    return replace(request, **left)
+
+
+def _recorded(path: Path) -> _Record:
+    try:
+        record = _Record(**json.loads(path.read_text(encoding="utf-8")))
+        if not (set(OPTIONS) <= set(record.options) and record.spent >= 0):
+            raise ValueError
+        _ = [Path(study) for study in record.studies.values()]
     except FileNotFoundError:
         raise UserError(
             f"There is no run of all experiments in {path.parent} to resume: leave --resume out."
         ) from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} must be what a run of all experiments wrote, and is damaged or of another "
+            "version: resume its studies one by one, by their experiments' names."
+        ) from error
     return record
+
+
+def _is_done(storage: Path, study: str | None) -> bool:
+    return study is not None and (storage / study / "result.json").is_file()
 
 
 def _began(storage: Path, study: str) -> bool:
@@ -82,14 +181,7 @@ def _began(storage: Path, study: str) -> bool:
         return journal.attr("plan") is not None
 
 
-def _resume_command(request: Request) -> str:
+def _say_what_is_left(request: Request) -> None:
     words = [sys.executable, "-m", "tuner.launch", "all", "--resume"]
     words += ["--storage", str(request.storage)]
-    for option, value in (
-        ("--data-root", request.data_root),
-        ("--address", request.address),
-        ("--sampler", request.sampler),
-        ("--objectives", request.objectives and ",".join(request.objectives)),
-    ):
-        words += [option, str(value)] if value else []
-    return shlex.join(words)
+    print(f"All that is left: {shlex.join(words)}", file=sys.stderr)

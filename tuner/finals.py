@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import ray
 import safetensors.torch
-import torch
 from PIL import Image
-from ray import ObjectRef
-from ray.tune import Checkpoint
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
 from trainables.evaluation import Scorer, Scores
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
 from trainables.metrics import Floats
-from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, Unfit, load_pipeline
+from trainables.pipeline import EPISODES_AT_ONCE, StudyContext
 from trainables.tasks import Part
-from tuner import bootstrap
+from tuner import bootstrap, forecast
+from tuner.final_tasks import Model, got, kept_model, sample, trained_again
+from tuner.forecast import Pace, affordable_episodes, own_stop
 from tuner.journal import TrialRecord
 from tuner.known_points import trial_seed
-
-Model = ObjectRef[dict[str, Tensor]]  # weights by name, in Ray's store
 
 FRESH = 1  # seed of the rematch's episodes; the search's have 0
 NOISE = 0.05  # of L, between two stops of one model
 STRETCH = (1, 2, 3)  # multiples of adapt_steps that the champion may adapt for
+OVERRUN = 1.3  # times its forecast that a training may take
 INTERVALS = ("L", "J", "recognisability", "coverage", "density", "copy_share")
 
 
@@ -60,47 +60,6 @@ class Tested:
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals over test classes of what is reported."""
         return {name: self.scores.interval(name) for name in INTERVALS}
-
-
-@ray.remote
-def _kept_model(checkpoint: str) -> dict[str, Tensor]:
-    with Checkpoint(checkpoint).as_directory() as folder:
-        return safetensors.torch.load_file(Path(folder, "weights.safetensors"))
-
-
-@ray.remote
-def _trained_again(
-    trial: Mapping[str, Any], context: Mapping[str, Any], seed: int, flops: float, threads: int
-) -> dict[str, Tensor] | None:
-    """Weights, or None where this seed cannot be trained."""
-    torch.set_num_threads(threads)
-    pipeline = load_pipeline(trial["pipeline"])(trial["config"], StudyContext(**context), seed)
-    try:
-        pipeline.train(flops)
-    except Unfit:
-        return None
-    return {name: weight.cpu() for name, weight in pipeline.weights().items()}
-
-
-@ray.remote
-def _sample(
-    trial: Mapping[str, Any],
-    weights: dict[str, Tensor],
-    context: Mapping[str, Any],
-    part: Part,
-    episodes: range,
-    stops: Sequence[int],
-    threads: int,
-) -> npt.NDArray[np.uint8]:
-    torch.set_num_threads(threads)
-    return load_pipeline(trial["pipeline"]).sample(
-        trial["config"],
-        weights,
-        StudyContext(**context),
-        part=part,
-        episodes=episodes,
-        stops=stops,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -171,37 +130,75 @@ class Finals:
         """Train the best trials again and score them on fresh episodes -> the best by L first.
 
         What made a trial the best of many is in part luck: of its seed, and of the episodes that
-        it was chosen by. Neither helps it here.
+        it was chosen by. Neither helps it here. There are fewer episodes, or there is no rematch,
+        where there is no time.
 
         Args:
             records: trials with at least one scored rung.
             scorer: of the validation part, seeded with `FRESH`.
             seeds: trainings of each; a trial that one of them cannot train is out.
-            ends: when the test should be over, too, by `time.monotonic`; it adapts one model more.
+            ends: when it should be over, by `time.monotonic`.
         """
-        models = self._trained(
-            [(record, turn) for record in records for turn in range(1, seeds + 1)],
-            self.fresh_context,
-            "the best trials again, with other seeds",
-        )
-        seconds = (ends - time.monotonic()) / (len(models) + 1)
+        training = forecast.training(records, turns=seeds, full=self.full, slots=self.slots)
+        models: list[Model | None] = []
+        if self._affordable(records, scorer, seeds=seeds, left=ends - time.monotonic() - training):
+            numbers = " and ".join(str(record.number) for record in records)
+            self._say(f"Finals: trial {numbers} trained again")
+            models = self._trained(
+                [(record, turn) for record in records for turn in range(1, seeds + 1)],
+                self.fresh_context,
+                "the best trials again, with other seeds",
+            )
+        left = ends - time.monotonic()
+        total = self._affordable(records, scorer, seeds=seeds, left=left) if models else 0
+        if not total:
+            self._say("Finals: no time is left for a rematch, so the search alone decides")
+            return []
+        if total < len(scorer.episodes):
+            self._say(f"Finals: time is left for {total} of {len(scorer.episodes)} fresh episodes")
         contenders = []
         for index, record in enumerate(records):
             own = [m for m in models[index * seeds : (index + 1) * seeds] if m is not None]
+            one = None
             if len(own) == seeds:
-                contenders.append(self._contend(record, own, scorer, seconds=seconds))
+                share = left / (len(models) + 1)  # the test adapts one model more
+                one = self._contend(record, own, scorer, total, seconds=share)
+            if one is None:
+                self._say(f"Finals: trial {record.number} is out, it cannot be trained again")
+            else:
+                contenders.append(one)
         return sorted(contenders, key=lambda contender: contender.metrics["L"])
 
+    def _affordable(
+        self, records: Sequence[TrialRecord], scorer: Scorer, *, seeds: int, left: float
+    ) -> int:
+        """How many of the scorer's episodes all of the trials can meet in `left` seconds."""
+        paces = [(Pace.of(record), own_stop(record)) for record in records]
+        return affordable_episodes(
+            len(scorer.episodes),
+            len({episode.class_index for episode in scorer.episodes}),
+            lambda n: seeds * sum(pace.episodes(n, stop, self.slots) for pace, stop in paces),
+            left,
+        )
+
     def _contend(
-        self, record: TrialRecord, models: Sequence[Model], scorer: Scorer, *, seconds: float
-    ) -> Contender:
+        self,
+        record: TrialRecord,
+        models: Sequence[Model],
+        scorer: Scorer,
+        total: int,
+        *,
+        seconds: float,
+    ) -> Contender | None:
         """Score all seeds' models after as many steps as are best for them together: those that
         the trial was best at, or more, which scoring every trial with would have cost too much."""
-        stops, total = self._stops(record, len(scorer.episodes), seconds), len(scorer.episodes)
+        stops = self._stops(record, total, seconds)
         what = f"the finals: trial {record.number} adapts"
         scored = []
         for model in models:
             drawn = self._draw(record.config, model, self.fresh_context, total, stops, what)
+            if drawn is None:
+                return None
             scored.append([scorer.score(samples) for samples in drawn])
         by_stop = list(zip(*scored, strict=True))
         losses = [float(np.mean([s.metrics["L"] for s in seeds])) for seeds in by_stop]
@@ -209,51 +206,76 @@ class Finals:
         return Contender(record=record, adapt_steps=stops[best], scores=by_stop[best])
 
     def _stops(self, record: TrialRecord, episodes: int, seconds: float) -> list[int]:
-        last, own = record.rungs[-1].metrics, own_stop(record)
+        own = own_stop(record)
         if "adapt_steps" not in record.config:  # its rungs have tried every stop there is time for
             return [own]
-        each = episodes * last["score_seconds"] / last["score_steps"] / self.slots
+        each = Pace.of(record).episodes(episodes, 1, self.slots)
         return affordable_stops(own, int(record.config["adapt_steps"]), each=each, seconds=seconds)
 
-    def last_models(self, records: Sequence[TrialRecord], *, again: int) -> list[Model]:
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def last_models(
+        self, records: Sequence[TrialRecord], *, again: int, ends: float
+    ) -> list[Model]:
         """Models trained on all classes but the test's, side by side; where that fails, those of
         the trials' last checkpoints.
 
         Args:
             records: trials with at least one scored rung.
             again: number of this training; no earlier one of a trial may have had it.
+            ends: when it should be over, by `time.monotonic`; a training is cut that has taken
+                well over its forecast, and longer than this.
         """
         models = self._trained(
             [(record, again) for record in records],
             self.last_context,
             "on the validation classes, too",
+            seconds=ends - time.monotonic() if len(records) <= self.slots else 0.0,
         )
         return [
-            _kept_model.remote(record.rungs[-1].checkpoint) if model is None else model
+            kept_model.remote(record.rungs[-1].checkpoint) if model is None else model
             for record, model in zip(records, models, strict=True)
         ]
 
     def _trained(
-        self, trainings: Sequence[tuple[TrialRecord, int]], context: StudyContext, what: str
+        self,
+        trainings: Sequence[tuple[TrialRecord, int]],
+        context: StudyContext,
+        what: str,
+        *,
+        seconds: float = 0.0,
     ) -> list[Model | None]:
-        """Models of (trial, number of the training); None where a seed cannot be trained."""
-        remote = _trained_again.options(num_cpus=self.cpus, num_gpus=self.gpus)
-        models = [
+        """Models of (trial, number of the training); None where a seed cannot be trained. One is
+        cut that has taken `seconds`, and well over its forecast."""
+        remote = trained_again.options(
+            num_cpus=self.cpus, num_gpus=self.gpus, num_returns=2, max_retries=0
+        )
+        tasks: list[Any] = [  # references to a model, and to how far it was trained
             remote.remote(
                 self._trial(record.config),
                 asdict(context),
                 trial_seed(self.seed, record.number, turn),
                 self.full,
+                max(seconds, OVERRUN * self.full * Pace.of(record).flop) or math.inf,
                 self.threads,
             )
             for record, turn in trainings
         ]
         with self.console.status(f"training {what}"):
-            done = [(model, ray.get(model)) for model in models]
-        return [None if weights is None else cast(Model, model) for model, weights in done]
+            shares = [got(share) or 0.0 for _, share in tasks]
+        for (record, _), share in zip(trainings, shares, strict=True):
+            if 0 < share < 1:
+                self._say(
+                    f"Finals: time was left for {share:.0%} of trial {record.number}'s training"
+                )
+        return [model if share else None for (model, _), share in zip(tasks, shares, strict=True)]
 
-    def test(self, record: TrialRecord, model: Model, scorer: Scorer, *, stop: int) -> Tested:
-        """Adapt a model to every test episode for `stop` steps, and score it.
+    def test(
+        self, record: TrialRecord, model: Model, scorer: Scorer, *, stop: int
+    ) -> Tested | None:
+        """Adapt a model to every test episode for `stop` steps, and score it; None where that
+        fails for want of memory, or a process died, twice.
 
         Args:
             record: the trial that the model is of.
@@ -264,14 +286,21 @@ class Finals:
 
     def test_model(
         self, config: Mapping[str, Any], model: Model, scorer: Scorer, *, stop: int
-    ) -> Tested:
+    ) -> Tested | None:
         """The same for a model of any origin, of the experiment's pipeline.
 
         Args:
             config: that it was trained with.
         """
         total = len(scorer.episodes)
-        (samples,) = self._draw(config, model, self.last_context, total, [stop], "testing")
+        tries = (
+            self._draw(config, model, self.last_context, total, [stop], what)
+            for what in ("testing", "testing once more")
+        )
+        drawn = next((pictures for pictures in tries if pictures is not None), None)
+        if drawn is None:
+            return None
+        (samples,) = drawn
         shots = np.stack([self.images.images[list(e.shots)] for e in scorer.episodes])
         return Tested(
             scores=scorer.score(samples),
@@ -292,9 +321,10 @@ class Finals:
         total: int,
         stops: Sequence[int],
         what: str,
-    ) -> npt.NDArray[np.uint8]:
-        """Pictures of all episodes -> [stops, E, samples, C, S, S]."""
-        remote = _sample.options(num_cpus=self.cpus, num_gpus=self.gpus)
+    ) -> npt.NDArray[np.uint8] | None:
+        """Pictures of the first `total` episodes -> [stops, E, samples, C, S, S]; None where one
+        of the tasks could not draw."""
+        remote = sample.options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)
         trial = self._trial(config)
         part: Part = "test" if context is self.last_context else "validation"
         starts = range(0, total, EPISODES_AT_ONCE)
@@ -313,13 +343,9 @@ class Finals:
         parts = {}
         for _ in track(starts, what, console=self.console, transient=True):
             (ready,), _rest = ray.wait(list(waiting), num_returns=1)
-            parts[waiting.pop(ready)] = ray.get(ready)
-        return np.concatenate([parts[first] for first in starts], axis=1)
-
-
-def own_stop(record: TrialRecord) -> int:
-    """The number of adaptation steps that a trial was best at, at its last rung."""
-    return int(record.rungs[-1].metrics["adapt_steps"])
+            parts[waiting.pop(ready)] = got(ready)
+        drawn = [own for first in starts if (own := parts[first]) is not None]
+        return np.concatenate(drawn, axis=1) if len(drawn) == len(starts) else None
 
 
 def margin(contenders: Sequence[Contender]) -> tuple[float, float] | None:
@@ -376,23 +402,39 @@ def save_champion(
     """Keep the champion outside of its trial's folder, where people look for it.
 
     Writes grid.png, samples.npz (shots and samples, uint8), weights.safetensors and config.json:
-    the pipeline, the trial's config, and the steps of adaptation after which to draw.
+    the pipeline, the trial's config, and the steps of adaptation after which to draw. A champion
+    that is there is replaced when all of these are whole.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = Kept(
-        grid=folder / "grid.png",
-        weights=folder / "weights.safetensors",
-        config=folder / "config.json",
-    )
-    safetensors.torch.save_file(
-        {n: w.contiguous() for n, w in ray.get(model).items()}, kept.weights
-    )
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)  # a kill left it
+    new.mkdir(parents=True)
+    weights = {name: weight.contiguous() for name, weight in ray.get(model).items()}
+    safetensors.torch.save_file(weights, new / "weights.safetensors")
     config = {
         "pipeline": pipeline,
         "config": dict(record.config),
         "adapt_steps": tested.adapt_steps,
     }
-    kept.config.write_text(json.dumps(config, indent=2), encoding="utf-8")
-    np.savez_compressed(folder / "samples.npz", shots=tested.shots, samples=tested.samples)
-    Image.fromarray(tested.grid).save(kept.grid)
-    return kept
+    (new / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    np.savez_compressed(new / "samples.npz", shots=tested.shots, samples=tested.samples)
+    Image.fromarray(tested.grid).save(new / "grid.png")
+    _replace(folder, new)
+    return Kept(
+        grid=folder / "grid.png",
+        weights=folder / "weights.safetensors",
+        config=folder / "config.json",
+    )
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put a folder of files in the place of another; whenever a kill comes, one is whole."""
+    for path in (*new.iterdir(), new):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    old = folder.with_name(f"{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Self
 
 from trainables.errors import UserError
+from trainables.pipeline import EPISODES_AT_ONCE
 from tuner.asha import Rungs
 from tuner.experiments import Scale
 from tuner.objectives import OBJECTIVES
@@ -26,7 +27,13 @@ MANY_SLOTS = 6  # from here on three finalists are trained side by side, twice e
 DEFAULT_BUDGET_SECONDS: dict[Scale, float] = {"cpu": 600.0, "paper": 86_400.0}
 START_SECONDS = 30.0  # Ray, the actors and their imports
 FINISH_SECONDS = 150.0  # the champion adapts to all validation and test classes, and longer
+# Of a pre-trained model, whose adaptation is counted as its training: baselines and writing.
+FINISH_PRETRAINED_SECONDS = 60.0
+# Large classes are scored picture by picture: CPU time of baselines, finals and tests, shared by
+# as many threads as there are slots.
+LARGE_SCORING_SECONDS = 160.0
 SHORTEST_SEARCH = 0.5  # of the budget, where it is too short for start and finish
+TOLERANCE = 1.1  # times its budget that a study may take
 SCORING = 4 / 3  # a trial's time / its training time: scoring takes a quarter of it
 MARGIN = 0.95  # of the search time is planned; a machine slower than measured uses the rest
 SEARCHES = 8  # simulated, of at most so many trials:
@@ -60,6 +67,8 @@ class Plan:
         flops_per_second: measured training speed of one trial among `slots`.
         finalists: best trials that meet again after the search.
         final_seeds: fresh trainings of each of them.
+        source_seconds: of one pre-training; 0 if every trial trains its model from nothing.
+        rest_seconds: what start, later pre-training and finals need beside the search.
     """
 
     scale: Scale
@@ -82,6 +91,8 @@ class Plan:
     final_seeds: int
     sampler: str = "tpe"  # as studies had it before there was a choice
     objectives: tuple[str, ...] = ("L",)
+    source_seconds: float = 0.0  # of older studies nothing is known, nor of the next
+    rest_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -89,7 +100,7 @@ class Plan:
 
     def with_budget(self, budget_seconds: float) -> Self:
         """The same rungs within another budget: what is not search takes as long as before."""
-        rest = self.budget_seconds - self.search_seconds
+        rest = self.rest_seconds or self.budget_seconds - self.search_seconds
         search = max(SHORTEST_SEARCH * budget_seconds, budget_seconds - rest)
         return replace(self, budget_seconds=budget_seconds, search_seconds=search)
 
@@ -137,6 +148,8 @@ def make_plan(
     trials: int | None,
     validation_episodes: int,
     validation_classes: int,
+    test_episodes: int,
+    large_classes: bool,
     slots: int,
     threads: int,
     cpus_per_trial: float,
@@ -155,24 +168,29 @@ def make_plan(
         trials: how many, or None for the plan's choice.
         validation_episodes: that trials can be scored on.
         validation_classes: that these are of.
+        test_episodes: that the champion and the reference are tested on.
+        large_classes: whether every episode is compared with hundreds of pictures.
         flops_per_second: training speed of one trial while all slots train.
         source_seconds: of a pre-training, which happens once in the search and once in the finals;
             0 if every trial trains its model from nothing.
         sampler, objectives: as in `Plan`.
     """
-    once = START_SECONDS + FINISH_SECONDS + 2 * source_seconds
+    finish = FINISH_PRETRAINED_SECONDS if source_seconds > 0 else FINISH_SECONDS
+    once = START_SECONDS + finish + 2 * source_seconds
+    once += LARGE_SCORING_SECONDS / slots if large_classes else 0.0
     relative = (budget_seconds - once) * slots / (2 * DEFAULT_BUDGET_SECONDS["cpu"])
     count = trials or max(FEWEST_TRIALS, round(FEWEST_TRIALS * max(0.0, relative) ** 0.5))
     share = MARGIN / (makespan(count, slots) * SCORING)  # of the search time, a full trial's
     left = max(SHORTEST_SEARCH * budget_seconds, budget_seconds - once)
     finalists, seeds = final_field(count, slots, pretrained=source_seconds > 0)
-    trainings = finalists * seeds
-    # A pre-trained model is fine-tuned anew to every episode: that is its training in the finals.
-    rounds = math.ceil(trainings / slots) + math.ceil(RETRAININGS / slots)
-    fine = left / (1 + rounds * share)
     episodes = episode_counts(validation_episodes, validation_classes)
-    if source_seconds > 0:  # one fine-tuning is scored at all rungs
-        episodes = episodes[1:2] * RUNGS
+    rounds: float = math.ceil(finalists * seeds / slots) + math.ceil(RETRAININGS / slots)
+    if source_seconds > 0:
+        episodes = episodes[1:2] * RUNGS  # one fine-tuning is scored at all rungs
+        # A pre-trained model is fine-tuned anew to every episode: its training in the finals.
+        drawn = finalists * in_a_row(validation_episodes, slots)
+        rounds = (drawn + RETRAININGS * in_a_row(test_episodes, slots)) / episodes[0]
+    fine = left / (1 + rounds * share)
     full = share * fine
     return Plan(
         scale=scale,
@@ -195,7 +213,15 @@ def make_plan(
         final_seeds=seeds,
         sampler=sampler,
         objectives=objectives,
+        source_seconds=source_seconds,
+        rest_seconds=once - source_seconds + rounds * full,
     )
+
+
+def in_a_row(episodes: int, slots: int) -> int:
+    """How many of `episodes` one slot adapts to, if all slots share them."""
+    turns = math.ceil(math.ceil(episodes / EPISODES_AT_ONCE) / slots)
+    return min(episodes, turns * EPISODES_AT_ONCE)
 
 
 def final_field(trials: int, slots: int, *, pretrained: bool) -> tuple[int, int]:
@@ -224,6 +250,19 @@ def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
         f"then the best {plan.finalists} meet again, trained with other seeds, and the winner is "
         "tested on classes nobody has seen",
         *(several if len(plan.objectives) > 1 else []),
+        *_too_short(plan),
+    ]
+
+
+def _too_short(plan: Plan) -> list[str]:
+    """A warning where the search takes a share of the budget that start and finish need."""
+    needed = plan.search_seconds + plan.rest_seconds
+    if needed <= TOLERANCE * plan.budget_seconds:
+        return []
+    enough = math.ceil((2 * needed - plan.budget_seconds) / 60)
+    return [
+        "WARNING    the budget is shorter than what start and finish need beside a search: this "
+        f"may take {clock(needed)}, and --budget {enough}m is enough"
     ]
 
 

@@ -203,19 +203,26 @@ def _print_tests(result: StudyResult, console: Console) -> None:
     lines = [
         f"Test ({episodes} episodes of {classes} never used class{'es' * (classes != 1)}, 95 % "
         "intervals):",
-        f"  the best trial: {_scores(result.test.metrics, result.test.intervals)}",
     ]
+    if (best := result.best) is not None:
+        told = _scores(result.test.metrics, result.test.intervals)
+        lines.append(f"  the best trial, {_training(result, best.number)}: {told}")
     if (reference := result.reference) is not None:
-        updates = next(t.updates for t in result.trials if t.number == reference.number)
         label = LABELS.get(reference.label, reference.label)
         told = _scores(reference.test.metrics, reference.test.intervals)
-        lines.append(f"  {label}, {updates} updates: {told}")
+        lines.append(f"  {label}, {_training(result, reference.number)}: {told}")
     for name, title in BASELINES.items():
         if "test" in result.null_baselines.get(name, {}):
             scores = result.null_baselines[name]["test"]
             told = ", ".join(f"{_word(n)} {number(scores[n])}" for n in TESTED if n in scores)
             lines.append(f"  {title}: {told}")
     console.print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def _training(result: StudyResult, number: int) -> str:
+    """What a trial's training was: equal compute is not equal time, which depends on the nets."""
+    trial = next(t for t in result.trials if t.number == number)
+    return f"{trial.updates} updates in {trial.train_seconds:.0f} s"
 
 
 def _scores(metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,15 +56,13 @@ SCORES = {
     "L": "L",
     "J": "J",
 }
+WIDE = 150  # characters; two tables where there are fewer
 NARROW = (
-    "mse_rgb_sum",
-    "ssim",
-    "brisque",
-    "copy_share",
-    "L",
-    "J",
-)  # if narrower than `WIDE`
-WIDE = 150
+    ("mse_rgb_sum", "ssim", "brisque", "fd", "kid", "density"),
+    ("coverage", "recognisability", "copy_share", "L", "J"),
+)
+MEDIUM = 100  # no intervals where there are fewer
+AS_LONG = 0.8  # of the most training; the newest of the studies that had as much is taken
 INTERVALS = ("L", "J")  # shown; the CSV file has all there are
 BASELINES = {
     "real": "real pictures (ceiling)",
@@ -106,51 +105,82 @@ class Row:
     what: str
     scores: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    study: str = ""  # that it is from
 
-    def cells(self, names: Iterable[str] = tuple(SCORES)) -> list[str]:
+    def cells(self, names: Iterable[str] = tuple(SCORES), *, intervals: bool = True) -> list[str]:
         """Scores, for people."""
-        return [self._cell(name) for name in names]
+        return [self._cell(name, intervals) for name in names]
 
-    def _cell(self, name: str) -> str:
+    def _cell(self, name: str, intervals: bool) -> str:
         if name not in self.scores:
             return ""
         value = self.scores[name]
         text = f"{value:,.0f}" if name in ("mse_rgb_sum", "kid") else f"{value:.2f}"
-        if name in INTERVALS and name in self.intervals:
+        if intervals and name in INTERVALS and name in self.intervals:
             low, high = self.intervals[name]
             text += f" [{low:.2f}, {high:.2f}]"
         return text
 
 
-def newest_results(storage: Path) -> dict[str, StudyResult]:
-    """The newest finished study of each experiment on its real data.
+def find_results(storage: Path) -> tuple[dict[str, StudyResult], list[str]]:
+    """A finished study of each experiment on its real data -> these, and what could not be read.
+
+    Of several the newest of those that trained about as much as any: a short try replaces none.
 
     Raises:
-        UserError: there is none; or a result cannot be read.
+        UserError: there is none.
     """
-    newest: dict[str, StudyResult] = {}
+    found: dict[str, list[StudyResult]] = {}
+    unread = []
     for path in sorted(storage.glob("*/result.json")):
-        result = load(path)
-        if not _belongs(result):
+        try:
+            result = load(path)
+        except UserError as error:
+            unread.append(f"Skipped: {error}")
             continue
-        if (held := newest.get(result.experiment)) is None or held.created < result.created:
-            newest[result.experiment] = result
-    if not newest:
+        if _belongs(result):
+            found.setdefault(result.experiment, []).append(result)
+    if not found:
         raise UserError(
             f"There must be finished studies on real data in {str(storage)!r}, and there are "
             "none: run python -m tuner.launch first, or name another --storage."
         )
-    return newest
+    return {name: _newest(results) for name, results in found.items()}, unread
+
+
+def _newest(results: Sequence[StudyResult]) -> StudyResult:
+    most = max(map(_training, results))
+    return max((r for r in results if _training(r) >= AS_LONG * most), key=lambda r: r.created)
+
+
+def _training(result: StudyResult) -> float:
+    return sum(trial.train_flops for trial in result.trials)
 
 
 def _belongs(result: StudyResult) -> bool:
     """Whether a study has tested what a row of Table 1 is about, in the size it is about."""
     if result.test is None or result.experiment not in PUBLISHED:
         return False
+    # The registered model has the title, which a folder or classes of the user's own change.
+    if result.gate is not None and result.gate.name != result.experiment:
+        return False
     data = find_experiment(result.experiment)("cpu").data
     expected = FIXED_SPLITS[data][1] if data in FIXED_SPLITS else result.test.classes
     sizes = {trial.config.get("size", SIZE) for trial in result.trials}
     return result.data.name == data and result.test.classes == expected and sizes == {SIZE}
+
+
+def unfinished(storage: Path) -> list[str]:
+    """Experiments of which a study has begun in its default place, and none is finished there."""
+    begun = [path.parent for path in storage.glob("*/journal.log")]
+    return [
+        name
+        for name in PUBLISHED
+        if any(
+            re.fullmatch(rf"{name}(-\d+)?", place.name) and not (place / "result.json").exists()
+            for place in begun
+        )
+    ]
 
 
 def table1(results: Mapping[str, StudyResult]) -> list[Row]:
@@ -163,29 +193,40 @@ def table1(results: Mapping[str, StudyResult]) -> list[Row]:
         if (result := results.get(name)) is None:
             continue
         if result.reference is not None:
-            rows.append(_tested(title, "paper's recipe, our code", result.reference.test))
+            test = result.reference.test
+            rows.append(_tested(title, "paper's recipe, our code", test, result.study))
         if result.test is not None:
-            rows.append(_tested(title, "our champion", result.test))
+            rows.append(_tested(title, "our champion", result.test, result.study))
         for baseline, what in BASELINES.items():
             if "test" in result.null_baselines.get(baseline, {}):
-                rows.append(Row(title, what, result.null_baselines[baseline]["test"]))
+                drawn = result.null_baselines[baseline]["test"]
+                rows.append(Row(title, what, drawn, study=result.study))
     return rows
 
 
-def _tested(title: str, what: str, test: TestScore) -> Row:
-    return Row(title, what, test.metrics, test.intervals)
+def _tested(title: str, what: str, test: TestScore, study: str) -> Row:
+    return Row(title, what, test.metrics, test.intervals, study)
 
 
-def remarks(results: Mapping[str, StudyResult]) -> list[str]:
-    """What a reader has to know of single rows."""
+def remarks(results: Mapping[str, StudyResult], begun: Sequence[str] = ()) -> list[str]:
+    """What a reader has to know of single rows; `begun` experiments are not finished."""
     lines = [f"{PUBLISHED[name][0]}: {text}" for name, text in REMARKS.items()]
     few = [title for name, (title, *_) in PUBLISHED.items() if name not in MANY_SHOT]
     lines.append(
         f"Few-shot as published: {', '.join(few)}. All of our rows are: 4 pictures of the class."
     )
-    lines += [f"{PUBLISHED[name][0]}: {results[name].verdict}" for name in _run(results)]
-    missing = [PUBLISHED[name][0] for name in PUBLISHED if name not in results]
-    return [*lines, f"Not run yet: {'; '.join(missing)}."] if missing else lines
+    lines += [
+        f"{PUBLISHED[name][0]}, study {results[name].study}: {results[name].verdict}"
+        for name in _run(results)
+    ]
+    missing = [name for name in PUBLISHED if name not in results]
+    for told, names in (
+        ("Not finished yet", [name for name in missing if name in begun]),
+        ("Not run yet", [name for name in missing if name not in begun]),
+    ):
+        if names:
+            lines.append(f"{told}: {'; '.join(PUBLISHED[name][0] for name in names)}.")
+    return lines
 
 
 def _run(results: Mapping[str, StudyResult]) -> list[str]:
@@ -209,8 +250,8 @@ def studies(results: Mapping[str, StudyResult], folder: Path) -> list[str]:
             f"## {PUBLISHED[name][0]}",
             f"`{command}`: {len(result.trials)} trials in {result.wall_seconds / 60:.1f} minutes"
             f"{commit}. {result.verdict}",
-            f"The champion is trial {best.number} ({best.label}), drawn after {test.adapt_steps} "
-            f"steps on the shots: {params}.",
+            f"The champion is trial {best.number}{f' ({best.label})' if best.label else ''}, drawn "
+            f"after {test.adapt_steps} steps on the shots: {params}.",
         ]
         if best.grid is not None and (result.folder / best.grid).is_file():
             shutil.copyfile(result.folder / best.grid, folder / f"{name}.png")
@@ -225,7 +266,7 @@ def _short(value: object) -> str:
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
     """All scores and intervals with full numbers; columns by their names."""
     data = [
-        {"experiment": row.experiment, "what": row.what, **row.scores}
+        {"experiment": row.experiment, "what": row.what, "study": row.study, **row.scores}
         | {f"{name}_low": ends[0] for name, ends in row.intervals.items()}
         | {f"{name}_high": ends[1] for name, ends in row.intervals.items()}
         for row in rows
@@ -234,18 +275,22 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def print_table(rows: Sequence[Row], console: Console) -> None:
-    """Print the table for people."""
+    """Print the table for people, in two parts where the lines are short."""
+    for names in (tuple(SCORES),) if console.width >= WIDE else NARROW:
+        console.print(_table(rows, names, intervals=console.width >= MEDIUM))
+
+
+def _table(rows: Sequence[Row], names: Sequence[str], *, intervals: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
-    names = SCORES if console.width >= WIDE else NARROW
     for name in names:
         table.add_column(SCORES[name], justify="right", no_wrap=True)
     for row, before in zip(rows, [None, *rows], strict=False):
         if before is None or before.experiment != row.experiment:
             table.add_section()
             table.add_row(Text(row.experiment, style="bold"))
-        table.add_row(Text(f"  {row.what}"), *row.cells(names))
-    console.print(table)
+        table.add_row(Text(f"  {row.what}"), *row.cells(names, intervals=intervals))
+    return table
 
 
 def write_table(
@@ -287,12 +332,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where the files go (default: the storage folder)")
     arguments = parser.parse_args(argv)
     try:
-        results = newest_results(arguments.storage)
-        rows, lines = table1(results), remarks(results)
+        results, unread = find_results(arguments.storage)
+        rows, lines = table1(results), remarks(results, unfinished(arguments.storage))
         paths = write_table(results, rows, lines, arguments.out or arguments.storage)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    for line in unread:
+        print(line, file=sys.stderr)
     console = Console()
     print_table(rows, console)
     for line in (NOTES.replace("\n", " "), *lines, *map(str, paths)):

@@ -147,6 +147,7 @@ class Gate:
     reason: str
     against: int | None
     margin: tuple[float, float] | None
+    against_run: str | None = None  # files of older studies have none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,34 +301,6 @@ def in_study(path: Path | None, folder: Path) -> str | None:
         return None
     absolute, root = path.absolute(), folder.absolute()
     return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
-
-
-def compare_to_augmented(
-    best: Best | None, test: TestScore | None, null_baselines: Mapping[str, Mapping[str, Metrics]]
-) -> str:
-    """On which side of the strongly augmented shots the champion is, in one plain sentence.
-
-    By J on the test classes and its interval; by J on validation classes if it was not tested.
-    """
-    augmented = null_baselines.get("augmented_shots", {})
-    if best is None or not augmented:
-        return "No champion to compare with the strongly augmented shots."
-    part = "test" if test is not None and "test" in augmented else "validation"
-    ours = test.metrics["J"] if test is not None and part == "test" else best.scores["J"]
-    theirs = augmented[part]["J"]
-    interval = test.intervals.get("J") if test is not None and part == "test" else None
-    shown = f"{ours:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
-    low, high = interval or (ours, ours)
-    if low > theirs:
-        side = "better than"
-    elif high < theirs:
-        side = "worse than"
-    else:
-        side = "not distinguishable from"
-    return (
-        f"On {part} classes the champion (J {shown}) is {side} strongly augmenting the shots "
-        f"(J {theirs:.2f})."
-    )
 
 
 def versions() -> dict[str, str]:

@@ -51,9 +51,10 @@ Point = tuple[str, float, int, int]  # name, value, Unix time in ms, step
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """A version of a registered model."""
+    """A version of a registered model; its run tells it from another store's of that number."""
 
     number: int
+    run_id: str
     tags: Mapping[str, str]
 
 
@@ -88,7 +89,7 @@ class Models:
             if _http_status(error) in (400, 404):
                 return None
             raise
-        return Version(number=int(found.version), tags=dict(found.tags))
+        return Version(number=int(found.version), run_id=str(found.run_id), tags=dict(found.tags))
 
     def download(self, name: str, version: int, file: str, folder: Path) -> Path:
         """Copy a file of a registered model below `folder`.

@@ -31,7 +31,7 @@ from trainables.errors import UserError
 from trainables.evaluation import samples_wanted
 from trainables.image_set import ImageSet
 from trainables.pipeline import load_pipeline
-from trainables.tasks import EPISODES, Split, split_classes
+from trainables.tasks import EPISODES, Split, large_classes, split_classes
 from tuner.compatible import require_same_space, require_same_versions
 from tuner.experiments import Experiment, Scale, find_experiment
 from tuner.journal import Journal
@@ -348,6 +348,8 @@ def new_plan(setting: Setting) -> Plan:
         trials=request.trials,
         validation_episodes=max(1, EPISODES // classes) * classes,
         validation_classes=classes,
+        test_episodes=max(1, EPISODES // len(split.test)) * len(split.test),
+        large_classes=large_classes(setting.images),
         slots=packing.slots,
         threads=packing.threads,
         cpus_per_trial=cpus_each,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trainables.evaluation import Scores
 from tuner.champion import Verdict
 from tuner.finals import Contender, Kept, Tested, margin
 from tuner.journal import RungRecord, TrialRecord
@@ -20,7 +21,6 @@ from tuner.result import (
     Finalist,
     FrontTrial,
     Gate,
-    Metrics,
     Pareto,
     Reference,
     Rematch,
@@ -29,7 +29,6 @@ from tuner.result import (
     TestScore,
     TrackingPlace,
     TrialResult,
-    compare_to_augmented,
     git_commit,
     in_study,
     versions,
@@ -38,6 +37,7 @@ from tuner.standing import front_trials
 from tuner.study import StudyRun
 from tuner.tracking import Tracker
 from tuner.tracking_uri import strip_credentials, study_page, ui_command
+from tuner.verdict import judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class Facts:
     plan: Plan
     wall_seconds: float
     timings: dict[str, float]
-    baselines: dict[str, dict[str, Metrics]]
+    baselines: Mapping[str, Mapping[str, Scores]]  # by name and part
     contenders: Sequence[Contender]
     champion: Tested | None
     kept: Kept | None
@@ -80,7 +80,10 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
         wall_seconds=facts.wall_seconds,
         timings=facts.timings,
         trials=tuple(_trial(r, facts) for r in run.records if r.state != "WAITING"),
-        null_baselines=facts.baselines,
+        null_baselines={
+            name: {part: scores.metrics for part, scores in parts.items()}
+            for name, parts in facts.baselines.items()
+        },
         fidelity={str(rung): value for rung, value in run.fidelity.items()},
         rematch=_rematch(facts),
         best=best,
@@ -88,7 +91,7 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
         reference=_reference(facts),
         gate=None if facts.gate is None else Gate(**asdict(facts.gate)),
         pareto=_pareto(run, facts.plan),
-        verdict=compare_to_augmented(best, test, facts.baselines),
+        verdict=_verdict(facts),
         versions=versions(),
         git_commit=git_commit(),
         tracking=TrackingPlace(
@@ -104,6 +107,15 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
             "ray_dashboard": facts.dashboard,
             "search_on": facts.resume,
         },
+    )
+
+
+def _verdict(facts: Facts) -> str:
+    champion, reference = facts.champion, facts.reference
+    return judge(
+        None if champion is None else champion.scores,
+        facts.baselines.get("augmented_shots", {}).get("test"),
+        None if reference is None else reference[1].scores,
     )
 
 

@@ -394,8 +394,8 @@ class Tracker:
         tags |= {f"test_{name}": f"{scores[name]:.4f}" for name in COLUMNS if name in scores}
         version = self._store.register(gate.name, self.parent_run_id, folder, tags)
         present = self._store.champion(gate.name)
-        # Another study may have ended since the models met.
-        if gate.crowned and (None if present is None else present.number) == gate.against:
+        # Another study may have ended since the models met, or the store may be another one.
+        if gate.crowned and (None if present is None else present.run_id) == gate.against_run:
             self._store.crown(gate.name, version)
 
     def _log_bytes(self, run_id: str, content: bytes, name: str) -> None:

@@ -1,0 +1,117 @@
+"""What the finals ask Ray's processes for: models, and the pictures that these draw."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import safetensors.torch
+import torch
+from ray import ObjectRef
+from ray.tune import Checkpoint
+from torch import Tensor
+
+from cluster.session import dead_processes
+from trainables.pipeline import StudyContext, Unfit, load_pipeline
+from trainables.tasks import Part
+from trainables.trainable import is_out_of_memory
+
+Model = ObjectRef[dict[str, Tensor]]  # weights by name, in Ray's store
+
+PIECES = 20  # of a training, between which it looks at the clock
+# Of a task's process, or of the machine it was on.
+DEATHS = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.NodeDiedError,
+)
+T = TypeVar("T")
+
+
+@ray.remote
+def kept_model(checkpoint: str) -> dict[str, Tensor]:
+    """The weights of a checkpoint."""
+    with Checkpoint(checkpoint).as_directory() as folder:
+        return safetensors.torch.load_file(Path(folder, "weights.safetensors"))
+
+
+@ray.remote
+def trained_again(
+    trial: Mapping[str, Any],
+    context: Mapping[str, Any],
+    seed: int,
+    flops: float,
+    seconds: float,
+    threads: int,
+) -> tuple[dict[str, Tensor] | None, float]:
+    """Weights, or None where this seed cannot be trained; and the share of `flops` that there was
+    time for, 1 as a rule."""
+    torch.set_num_threads(threads)
+
+    def train() -> tuple[dict[str, Tensor], float]:
+        pipeline = load_pipeline(trial["pipeline"])(trial["config"], StudyContext(**context), seed)
+        share = train_within(pipeline.train, flops, seconds)
+        return {name: weight.cpu() for name, weight in pipeline.weights().items()}, share
+
+    return _if_it_can(train) or (None, 0.0)
+
+
+def train_within(train: Callable[[float], None], flops: float, seconds: float) -> float:
+    """Train up to `flops`, less far if `seconds` are over -> the share of it that was reached."""
+    began = time.monotonic()
+    for piece in range(1, PIECES + 1):
+        train(flops * piece / PIECES)
+        if time.monotonic() - began > seconds:
+            break
+    return piece / PIECES
+
+
+def _if_it_can(make: Callable[[], T]) -> T | None:
+    """What `make` returns; None where the settings, or the memory, do not allow it."""
+    try:
+        return make()
+    except Unfit:
+        return None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def got(reference: ObjectRef[T]) -> T | None:
+    """What a task returned; None where its process died."""
+    try:
+        return ray.get(reference)
+    except DEATHS:
+        if dead_processes():
+            raise
+        return None
+
+
+@ray.remote
+def sample(
+    trial: Mapping[str, Any],
+    weights: dict[str, Tensor],
+    context: Mapping[str, Any],
+    part: Part,
+    episodes: range,
+    stops: Sequence[int],
+    threads: int,
+) -> npt.NDArray[np.uint8] | None:
+    """Pictures, or None where the memory ended."""
+    torch.set_num_threads(threads)
+    return _if_it_can(
+        lambda: load_pipeline(trial["pipeline"]).sample(
+            trial["config"],
+            weights,
+            StudyContext(**context),
+            part=part,
+            episodes=episodes,
+            stops=stops,
+        )
+    )
