@@ -9,6 +9,7 @@ import pytest
 from tiny_scorer import (
     FROM_REALS,
     known_failures,
+    other_characters,
     prepared_in_a_folder,
     tiny_images,
     tiny_nets,
@@ -202,7 +203,8 @@ def test_few_episodes_tell_the_objective_without_a_bias(scorer, name):
     of log10(FD / FD_real) of whatever is wrong everywhere.
     """
     images = tiny_images()
-    samples = known_failures(scorer, images, split_classes(images))[name]
+    other = other_characters(images, split_classes(images), scorer.reals)
+    samples = known_failures(scorer.shots, scorer.reals, other)[name]
     made = name in FROM_REALS
     whole = scorer.score(samples, from_reals=made).metrics["L"]
     for count, tolerance in ((len(samples) // 4, 0.35), (len(samples) // 2, 0.2)):

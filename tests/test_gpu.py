@@ -27,7 +27,6 @@ def test_reptile_trains_and_adapts(architecture: str) -> None:
         width=8,
         inner_steps=2,
         augmentation=0.5,
-        shared_augmentation=0.5,
     )
     training = MetaTraining(config, torch.Generator("cuda").manual_seed(0))
     losses = training.iterate(shots(2, 5))

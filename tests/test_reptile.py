@@ -114,30 +114,6 @@ def test_adams_first_step_goes_against_the_sign_of_each_gradient(
         torch.testing.assert_close(moved, expected, rtol=1e-2, atol=1e-6)
 
 
-def test_the_critic_sees_real_and_fake_pictures_changed_alike() -> None:
-    """A blank stays blank wherever it is moved, so that neither loss knows of the change; a bar
-    moves, whether a shot has it or the generator drew it."""
-    config = replace(TINY, augmentation=0.0, shared_augmentation=1.0)
-    gan = build_gan(config)
-    start = initial_weights(gan, torch.Generator().manual_seed(0))
-    loop = InnerLoop(gan, config, start, _shots(1, 3), torch.Generator().manual_seed(0))
-    seen: list[torch.Tensor] = []
-    forward = gan.critic.forward
-    gan.critic.forward = lambda w, x: seen.append(x) or forward(w, x)  # type: ignore[method-assign,func-returns-value]
-    bars = torch.full((1, 3, 1, 16, 16), -1.0)
-    bars[..., 6:9, :] = 1.0
-    loop.shots = bars
-    loop._drawn = lambda *_: bars  # type: ignore[method-assign]
-    loop._critic_step()
-    real, fake = seen[0][:, :3], seen[0][:, 3:]
-    assert (real != bars).flatten(2).any(-1).all()
-    assert (fake != bars).flatten(2).any(-1).all()
-    assert not torch.equal(real, fake)
-    loop.shots = torch.full_like(bars, -1.0)
-    loop._critic_step()
-    assert torch.equal(seen[2][:, :3], loop.shots)
-
-
 def test_the_inner_loop_leaves_the_meta_weights_alone() -> None:
     gan = build_gan(TINY)
     start = initial_weights(gan, torch.Generator().manual_seed(0))
@@ -177,7 +153,6 @@ def test_resuming_equals_never_stopping(architecture: str, outer: str, mode: str
         outer_step=0.5 if outer == "interpolation" else 1e-3,
         averaging=0.2,
         augmentation=0.5,
-        shared_augmentation=0.5,
         meta_batch=2,
     )
     straight, stopped = (MetaTraining(config, torch.Generator().manual_seed(7)) for _ in range(2))
@@ -271,7 +246,6 @@ def test_flops_are_those_of_the_updates() -> None:
         ("outer_step", 1.5),
         ("averaging", 1.0),
         ("augmentation", -0.1),
-        ("shared_augmentation", 1.1),
         ("architecture", "vgg"),
         ("penalty", float("inf")),
     ],

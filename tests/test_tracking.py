@@ -212,7 +212,7 @@ def test_a_crowned_study_that_is_searched_on_leaves_the_version_it_registered_al
         checkpoint(storage / "my study", 1, 1)
         made = result(storage / "my study")
         (made.folder / made.best.weights).write_bytes(weights)
-        gate = replace(made.gate, crowned=crowned, against=against, margin=None)
+        gate = replace(made.gate, crowned=crowned, against=against, against_run=parent, margin=None)
         tracker = Tracker(None, storage=storage, **options([], parent_run_id=parent))
         tracker.study_ended(replace(made, gate=gate), {})
         files = {

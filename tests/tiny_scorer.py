@@ -89,16 +89,28 @@ def tiny_scorer() -> PooledScorer:
     return PooledScorer(images, split_classes(images), tiny_nets(), part="test")
 
 
+def other_characters(
+    images: ImageSet, split: Split, reals: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """Drawings of a training character for each episode, as many as `reals`."""
+    order = np.random.default_rng(0).permutation(split.train)
+    rows = [np.flatnonzero(images.labels == c) for c in order]
+    return np.stack([images.images[r[: reals.shape[1]]] for r in rows[: len(reals)]])
+
+
 def known_failures(
-    scorer: PooledScorer, images: ImageSet, split: Split
+    shots: npt.NDArray[np.uint8], reals: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]
 ) -> dict[str, npt.NDArray[np.uint8]]:
-    """Samples whose faults are known, by name; those in FROM_REALS are made of real drawings."""
+    """Samples whose faults are known, by name; those in FROM_REALS are made of real drawings.
+
+    Args:
+        shots: uint8 [E, 4, C, S, S].
+        reals: of the same classes, uint8 [E, n, C, S, S].
+        other: of another class each, as many as `reals`.
+    """
     rng = np.random.default_rng(0)
-    shots, reals = scorer.shots, scorer.reals
     count = reals.shape[1]
     copies = shots[:, np.arange(count) % 4]
-    rows = [np.flatnonzero(images.labels == c) for c in rng.permutation(split.train)]
-    other = np.stack([images.images[r[:count]] for r in rows[: len(reals)]])
 
     def augmented(strength: float) -> npt.NDArray[np.uint8]:
         generator = torch.Generator().manual_seed(0)

@@ -67,7 +67,6 @@ class ReptileConfig:
     meta_batch: int = 4  # tasks an outer step
     averaging: float = 0.1  # share of training that the scored weights average over; 0: the last
     augmentation: float = 0.3  # strength in training and adaptation; 1 is strong, 0 none
-    shared_augmentation: float = 0.0  # of an affine change of real and fake pictures alike
     adapt_steps: int = 150  # most steps of adaptation; the best stop up to it is chosen
     adapt_averaging: float = 0.2  # share of its steps that the drawing generator averages over
 
@@ -93,9 +92,8 @@ class ReptileConfig:
         for name in ("averaging", "adapt_averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
-        for name in ("augmentation", "shared_augmentation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
+        if not 0 <= self.augmentation <= 1:
+            raise ValueError(f"`augmentation` must be in [0, 1], got {self.augmentation}.")
 
     @property
     def faithful(self) -> bool:
@@ -215,21 +213,18 @@ class InnerLoop:
         with torch.no_grad():
             return self.gan.generator.forward(weights, inputs.latent)
 
-    def _changed(self, pictures: Tensor, strength: float) -> Tensor:
-        if not strength:
-            return pictures
-        return augment(pictures.flatten(0, 1), strength, self.rng).view(pictures.shape)
-
-    def _shown(self, pictures: Tensor) -> Tensor:
-        """What the critic gets to see: real and fake pictures changed in the same ways."""
-        return self._changed(pictures, self.config.shared_augmentation)
+    def _real(self) -> Tensor:
+        if not self.config.augmentation:
+            return self.shots
+        changed = augment(self.shots.flatten(0, 1), self.config.augmentation, self.rng)
+        return changed.view(self.shots.shape)
 
     def _critic_step(self) -> Tensor:
         critic, faithful = self.gan.critic, self.config.faithful
-        real = self._shown(self._changed(self.shots, self.config.augmentation))
+        real = self._real()
         count = real.shape[1]
         inputs = self.gan.draw(self._prior, count, self.rng)
-        fake = self._shown(self._drawn(inputs))
+        fake = self._drawn(inputs)
         # No net mixes pictures, so one pass over both is the same as two.
         scores = critic.forward(self.critic, torch.cat([real, fake], dim=1))
         loss = wasserstein_critic(scores[:, :count], scores[:, count:], faithful=faithful)
@@ -244,7 +239,7 @@ class InnerLoop:
 
     def _generator_step(self) -> Tensor:
         inputs = self.gan.draw(self._prior, self.shots.shape[1], self.rng)
-        fake = self._shown(self.gan.generator.forward(self.generator, inputs.latent))
+        fake = self.gan.generator.forward(self.generator, inputs.latent)
         frozen = {name: weight.detach() for name, weight in self.critic.items()}
         scores = self.gan.critic.forward(frozen, fake)
         loss = wasserstein_generator(scores, faithful=self.config.faithful)

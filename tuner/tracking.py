@@ -395,7 +395,8 @@ class Tracker:
         version = self._store.register(gate.name, self.parent_run_id, folder, tags)
         present = self._store.champion(gate.name)
         # Another study may have ended since the models met, or the store may be another one.
-        if gate.crowned and (None if present is None else present.run_id) == gate.against_run:
+        met = (None, None) if present is None else (present.number, present.run_id)
+        if gate.crowned and met == (gate.against, gate.against_run):
             self._store.crown(gate.name, version)
 
     def _log_bytes(self, run_id: str, content: bytes, name: str) -> None:
