@@ -17,7 +17,6 @@ from trainables.pipeline import EPISODES_AT_ONCE, PIPELINES, Diverged, StudyCont
 from trainables.reptile import ReptileConfig, meta_iteration_flops, step_flops
 from trainables.reptile_trial import (
     LOSS_ROWS,
-    SCORING_SHARE,
     ReptileTrial,
     load_model,
     stopping_steps,
@@ -186,10 +185,12 @@ def test_speed_is_measured(config: ReptileConfig) -> None:
     assert ReptileTrial.training_speed(asdict(config), "cpu", 0.05) > 0
 
 
+@pytest.mark.parametrize("share", [0.05, 0.12])
 def test_scoring_keeps_to_its_share_of_the_compute(
-    config: ReptileConfig, context: StudyContext
+    config: ReptileConfig, context: StudyContext, share: float
 ) -> None:
     """However many steps of adaptation a config asks for."""
+    context = replace(context, scoring_share=share)
     patient = replace(config, adapt_steps=10_000)
     trial = ReptileTrial(asdict(patient), context, seed=1)
     scoring = sum(
@@ -199,6 +200,6 @@ def test_scoring_keeps_to_its_share_of_the_compute(
     # A rung cannot be scored with less than one step.
     least = sum(context.episodes) * step_flops(patient, SHOTS)
     training = context.rungs[-1]
-    assert scoring <= SCORING_SHARE / (1 - SCORING_SHARE) * training + least
+    assert scoring <= share / (1 - share) * training + least
     modest = ReptileTrial(asdict(replace(config, adapt_steps=1)), context, seed=1)
     assert modest._affordable_steps(2) == 1

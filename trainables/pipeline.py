@@ -41,6 +41,7 @@ class StudyContext:
     device: str
     store: str  # folder of pre-trained weights, which studies share
     episode_seed: int = 0  # of the scoring episodes; another one gives fresh shots
+    scoring_share: float = 0.12  # of a trial's compute, at most: scoring means adapting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

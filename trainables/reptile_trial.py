@@ -39,9 +39,6 @@ from trainables.tasks import (
 )
 
 STOPS = 2  # stopping steps tried: the last affordable one and its half
-# At most, of a trial's compute: scoring means adapting. Few shots at a time make small, slow matrix
-# products, and what is drawn has to be embedded, so that this is about a quarter of a trial's time.
-SCORING_SHARE = 0.12
 LOSS_ROWS = 40  # rows of the loss curve kept for each rung
 
 
@@ -237,7 +234,8 @@ class ReptileTrial:
         rungs = self.context.rungs
         training = rungs[rung] - (rungs[rung - 1] if rung else 0.0)
         step = self.context.episodes[rung] * step_flops(self.config, SHOTS)
-        affordable = SCORING_SHARE / (1 - SCORING_SHARE) * training / step
+        share = self.context.scoring_share
+        affordable = share / (1 - share) * training / step
         return max(1, min(self.config.adapt_steps, int(affordable)))
 
     def _score(self, rung: int) -> tuple[int, Scores, npt.NDArray[np.uint8]]:

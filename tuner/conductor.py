@@ -31,7 +31,7 @@ from tuner.finals import Finals, Played, save_champion
 from tuner.forecast import Pace, own_stop
 from tuner.journal import Journal
 from tuner.live import LiveTable
-from tuner.plan import Plan
+from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.ranking import print_ranking
 from tuner.result import git_commit, load, versions
 from tuner.setting import (
@@ -260,6 +260,7 @@ class _Study:
             samples=plan.samples,
             device=plan.device,
             store=str(store),
+            scoring_share=SCORING_COMPUTE[plan.scale],
         )
 
     def _search(self, context: StudyContext, tracker: Tracker) -> StudyRun:

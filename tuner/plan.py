@@ -34,7 +34,10 @@ FINISH_PRETRAINED_SECONDS = 60.0
 LARGE_SCORING_SECONDS = 160.0
 SHORTEST_SEARCH = 0.5  # of the budget, where it is too short for start and finish
 TOLERANCE = 1.1  # times its budget that a study may take
-SCORING = 4 / 3  # a trial's time / its training time: scoring takes a quarter of it
+SCORING_TIME: dict[Scale, float] = {"cpu": 0.25, "paper": 0.1}  # share of a trial's time
+# That is about half as much of its compute: few shots at a time make small, slow matrix products,
+# and what is drawn has to be embedded.
+SCORING_COMPUTE: dict[Scale, float] = {"cpu": 0.12, "paper": 0.05}
 MARGIN = 0.95  # of the search time is planned; a machine slower than measured uses the rest
 SEARCHES = 8  # simulated, of at most so many trials:
 SIMULATED_TRIALS = 60
@@ -180,7 +183,8 @@ def make_plan(
     once += LARGE_SCORING_SECONDS / slots if large_classes else 0.0
     relative = (budget_seconds - once) * slots / (2 * DEFAULT_BUDGET_SECONDS["cpu"])
     count = trials or max(FEWEST_TRIALS, round(FEWEST_TRIALS * max(0.0, relative) ** 0.5))
-    share = MARGIN / (makespan(count, slots) * SCORING)  # of the search time, a full trial's
+    # Of the search time, a full trial's training:
+    share = MARGIN * (1 - SCORING_TIME[scale]) / makespan(count, slots)
     left = max(SHORTEST_SEARCH * budget_seconds, budget_seconds - once)
     finalists, seeds = final_field(count, slots, pretrained=source_seconds > 0)
     episodes = episode_counts(validation_episodes, validation_classes)
