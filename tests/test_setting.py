@@ -17,6 +17,7 @@ from tuner import conductor, launch
 from tuner.conductor import _Study
 from tuner.journal import Journal
 from tuner.launch import STUDY_NAME
+from tuner.resume_command import resume_command
 from tuner.setting import (
     Request,
     Setting,
@@ -267,7 +268,7 @@ def test_the_resume_command_leads_to_the_same_places_without_credentials(
     request_: Request,
 ) -> None:
     setting = look_around(request_, None)
-    command = _Study(setting, new_plan(setting), 0.0)._resume_command()
+    command = resume_command(setting)
     assert f"--study {setting.study}" in command
     assert "my pictures'" in command
     assert "--tracking-uri http://host:5000" in command
@@ -282,7 +283,7 @@ def test_the_resume_command_finds_the_data_again_without_the_environment(
     monkeypatch.setenv("FEWSHOT_DATA", "sets")
     asked = replace(request_, experiment="reptile_mnist", data=None, tracking_uri="sqlite:///m.db")
     setting = look_around(asked, None)
-    command = shlex.split(_Study(setting, new_plan(setting), 0.0)._resume_command())
+    command = shlex.split(resume_command(setting))
 
     monkeypatch.delenv("FEWSHOT_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))

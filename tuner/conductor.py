@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.text import Text
 
 from cluster.session import Session, session
 from trainables.datasets import user_cache
@@ -30,17 +27,16 @@ from tuner.champion import can_meet, challenge, identity
 from tuner.finals import Finals, Played, save_champion
 from tuner.forecast import Pace, own_stop
 from tuner.journal import Journal
-from tuner.live import LiveTable
+from tuner.live import LiveTable, newest_line
 from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.ranking import print_ranking
 from tuner.result import git_commit, load, versions
+from tuner.resume_command import resume_command
 from tuner.setting import (
     RESULT,
-    SIZE,
     Request,
     Setting,
     is_finished,
-    is_name,
     look_around,
     new_plan,
     recorded_plan,
@@ -52,13 +48,11 @@ from tuner.standing import ranked_trials
 from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
 from tuner.tracking import Tracker, provenance_tags
-from tuner.tracking_uri import resolve_uri, strip_credentials
 
 PARTS: tuple[Part, ...] = ("validation", "test")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 BROKEN_DOWN = 3  # exit code: a full disk, or Ray died
 _RUN = "mlflow_run/"  # key of a trial's run in the journal, before its number
-QUIET_SECONDS = 15.0  # between lines of progress that no terminal can overwrite
 
 
 def conduct(request: Request) -> int:
@@ -134,7 +128,9 @@ class _Study:
             breakdown = breakdown_behind(error, self.setting.folder)
             if breakdown is None:
                 raise
-            sys.stderr.write(f"Stopped: {breakdown}, then go on with: {self._resume_command()}\n")
+            sys.stderr.write(
+                f"Stopped: {breakdown}, then go on with: {resume_command(self.setting)}\n"
+            )
             return BROKEN_DOWN
 
     def _search_and_finish(self, stack: ExitStack, ray: Session | None, tracker: Tracker) -> int:
@@ -208,7 +204,7 @@ class _Study:
             | {"sampler": self.plan.sampler},
             remember=self._remember,
             report=setting.say,
-            deliver=self._resume_command(),
+            deliver=resume_command(self.setting),
             parent_run_id=parent,
         )
 
@@ -243,7 +239,7 @@ class _Study:
         store = setting.request.storage / "pretrained"
         for line in damaged_sources(store):
             setting.say(line)
-        with _newest_line(setting.console) as report:
+        with newest_line(setting.console) as report:
             nets = prepare_scorer(
                 setting.images,
                 setting.split,
@@ -345,7 +341,7 @@ class _Study:
                 test_classes=tuple(setting.images.classes[c] for c in setting.split.test),
                 tracker=tracker,
                 runs=self._runs,
-                resume=self._resume_command("--budget", f"{self.plan.budget_seconds:.0f}s"),
+                resume=resume_command(self.setting, "--budget", f"{self.plan.budget_seconds:.0f}s"),
                 dashboard=_dashboard(ray),
             ),
         )
@@ -428,32 +424,8 @@ class _Study:
         )
 
     def _interrupted(self) -> int:
-        sys.stderr.write(f"Interrupted; go on with:\n  {self._resume_command()}\n")
+        sys.stderr.write(f"Interrupted; go on with:\n  {resume_command(self.setting)}\n")
         return INTERRUPTED
-
-    def _resume_command(self, *more: str) -> str:
-        """What goes on with this study, from any folder; credentials come from the environment, as
-        they did."""
-        request, uri = self.setting.request, self.setting.request.tracking_uri
-        named = request.data is None or is_name(request.data)
-        # Said even where the environment said it, which may be another one then.
-        read = named and not self.setting.data.stand_in
-        root = Path(self.setting.data.source) if read else request.data_root
-        words = [sys.executable, "-m", "tuner.launch", request.experiment, "--resume"]
-        words += ["--study", self.setting.study, "--storage", str(request.storage)]
-        for option, value in (
-            ("--scale", None if request.scale == "auto" else request.scale),
-            ("--data-root", root and root.absolute()),
-            ("--data", request.data and (request.data if named else request.data.absolute())),
-            ("--size", None if request.size == SIZE else request.size),
-            ("--target", request.target and ",".join(request.target)),
-            ("--base", request.base and ",".join(request.base)),
-            ("--address", request.address),
-            ("--tracking-uri", uri and strip_credentials(resolve_uri(uri, request.storage))),
-        ):
-            if value:
-                words += [option, str(value)]
-        return shlex.join([*words, *more])
 
 
 def replay(journal: Journal, tracker: Tracker) -> None:
@@ -479,24 +451,6 @@ def _dashboard(ray: Session) -> str:
     when = ", while the search runs" if ray.started_here else ""
     token = f" (token: {ray.token_command})" if ray.token_command else ""
     return f"{ray.dashboard_url}{when}{token}"
-
-
-@contextmanager
-def _newest_line(console: Console) -> Iterator[Callable[[str], None]]:
-    """Show progress in place; where there is no terminal, a line now and then."""
-    if console.is_terminal:
-        with console.status("") as status:
-            yield lambda line: status.update(Text(f"Preparing, once: {line}"))
-        return
-    told = -QUIET_SECONDS
-
-    def report(line: str) -> None:
-        nonlocal told
-        if time.monotonic() - told >= QUIET_SECONDS:
-            told = time.monotonic()
-            console.print(f"Preparing, once: {line}", markup=False, soft_wrap=True)
-
-    yield report
 
 
 class _Clock:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 STATES = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed"}
 WAITING = "waiting"  # cut off with an earlier session, and to be taken up again
 REFRESH_PER_SECOND = 2
+QUIET_SECONDS = 15.0  # between lines of progress that no terminal can overwrite
 # Columns that go first when the terminal is narrow, and the width that each one needs.
 OPTIONAL = {"recognisability": 72, "J": 64, "state": 58, "coverage": 48, "rung": 40}
 
@@ -244,3 +246,21 @@ def _copy(row: _Row) -> _Row:
     return _Row(
         number=row.number, title=row.title, state=row.state, rung=row.rung, metrics=row.metrics
     )
+
+
+@contextmanager
+def newest_line(console: Console) -> Iterator[Callable[[str], None]]:
+    """Show progress in place; where there is no terminal, a line now and then."""
+    if console.is_terminal:
+        with console.status("") as status:
+            yield lambda line: status.update(Text(f"Preparing, once: {line}"))
+        return
+    told = -QUIET_SECONDS
+
+    def report(line: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= QUIET_SECONDS:
+            told = time.monotonic()
+            console.print(f"Preparing, once: {line}", markup=False, soft_wrap=True)
+
+    yield report
