@@ -322,7 +322,11 @@ def test_a_full_disk_stops_a_study_that_goes_on_when_there_is_room(
 
     ballast.unlink()
     assert launch(options, output).wait(600) == 0, output.read_text()
-    assert decisions(opened(small_disk)) == decisions(session(tmp_path / "whole"))
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    roomy = options | {"storage": str(whole), "reserve": 0}
+    assert launch(roomy, output).wait(600) == 0, output.read_text()
+    assert decisions(opened(small_disk)) == decisions(opened(whole))
     assert len(kept_in_mlflow(small_disk)) == TRIALS
 
 

@@ -52,8 +52,11 @@ def test_a_search_leaves_a_valid_result(study: Path) -> None:
     assert found.trials[0].label == "paper"
     assert all(trial.state in ("COMPLETE", "PRUNED") for trial in found.trials)
     assert found.best is not None
-    assert found.rematch is not None
-    assert found.rematch.finalists[0].number == found.best.number
+    told = (study.parent / "stdout.txt").read_text()
+    # A busy machine leaves no time for it in so short a budget, and then says so.
+    assert (found.rematch is None) == ("no time is left for a rematch" in told)
+    if found.rematch is not None:
+        assert found.rematch.finalists[0].number == found.best.number
     assert found.gate is not None
     assert found.gate.crowned
     assert found.test is not None
