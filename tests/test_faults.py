@@ -292,6 +292,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.faults
 @pytest.mark.ray
 @pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 @pytest.mark.parametrize("reserve", [16 * 2**20, 0])
 def test_a_full_disk_stops_a_study_that_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path, reserve: int

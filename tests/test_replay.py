@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from trainables.errors import UserError
 from tuner import launch
 from tuner.journal import Journal
 from tuner.replay import replay_trial
+from tuner.run_store import scored_points
 
 __all__ = ["no_ray"]  # a fixture
 
@@ -36,6 +38,23 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, 
             parent = tracker.parent_run_id
         runs = {n: journal.attr(f"run/{n}") for n in range(len(journal.records()))}
     return folder, runs, parent
+
+
+def test_two_rungs_at_one_step_stay_two() -> None:
+    """A large net's one update may pass both; their points come in any order."""
+
+    def point(step: int, timestamp: int, value: float) -> SimpleNamespace:
+        return SimpleNamespace(step=step, timestamp=timestamp, value=value)
+
+    histories = {
+        "score/L": [point(126, 20, 3.0), point(126, 10, 2.9), point(500, 30, 2.8)],
+        "training/rung": [point(126, 10, 0.0), point(126, 20, 1.0), point(500, 30, 2.0)],
+    }
+    assert scored_points(histories) == [
+        {"score/L": 2.9, "training/rung": 0.0},
+        {"score/L": 3.0, "training/rung": 1.0},
+        {"score/L": 2.8, "training/rung": 2.0},
+    ]
 
 
 def again(folder: Path, run_id: str) -> tuple[int, str]:
@@ -103,7 +122,7 @@ def test_other_data_is_refused(recorded: Any, tmp_path: Path) -> None:
 
     def kept(fingerprint: str, context: dict[str, str]) -> KeptTrial:
         tags = {"data_fingerprint": fingerprint}
-        return KeptTrial(tags=tags, settings={"context": context}, points={})
+        return KeptTrial(tags=tags, settings={"context": context}, points=())
 
     _require_same_data(kept(images.fingerprint, context), "run")
     with pytest.raises(UserError, match="with fingerprint another"):

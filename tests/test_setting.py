@@ -293,3 +293,9 @@ def test_the_resume_command_finds_the_data_again_without_the_environment(
     assert again.tracking_uri == f"sqlite:///{tmp_path}/m.db"
     images, _ = _open_data(again, setting.experiment, lambda _line: None)
     assert images.fingerprint == setting.data.fingerprint
+
+
+def test_few_trials_do_not_leave_out_the_points_that_were_asked_for(request_: Request) -> None:
+    asked = replace(request_, points=('{"critic_steps": 2}',), trials=4)
+    with pytest.raises(UserError, match="--trials must be at least 5 to run the built-in"):
+        new_plan(look_around(asked, None))

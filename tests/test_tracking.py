@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -522,6 +523,7 @@ def test_an_at_sign_in_a_path_is_no_password():
 
 def test_the_command_for_the_pages_is_exact_and_keeps_passwords_out():
     local = ui_command("sqlite:////my runs/mlflow.db")
+    assert Path(shlex.split(local)[0]).is_absolute()
     assert local.endswith(
         "mlflow ui --backend-store-uri 'sqlite:////my runs/mlflow.db' --workers 1 --port 5000"
     )

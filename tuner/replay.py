@@ -56,13 +56,12 @@ def replay_trial(
     return 0 if same else 1
 
 
-def _full_rungs(kept: KeptTrial) -> list[dict[str, float]]:
+def _full_rungs(kept: KeptTrial) -> list[Mapping[str, float]]:
     """What was recorded at each rung, but where the clock cut the trial on its way to one."""
     ends = kept.settings["context"]["rungs"]
-    points = [kept.points[step] for step in sorted(kept.points)]
     return [
         point
-        for point, end in zip(points, ends, strict=False)
+        for point, end in zip(kept.points, ends, strict=False)
         if point["training/train_flops"] >= end
     ]
 

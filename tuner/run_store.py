@@ -252,12 +252,12 @@ class KeptTrial:
     Attributes:
         tags: of its run.
         settings: what its process was told, as `TrialTrainable` takes it.
-        points: metrics of each scored point by name, by step.
+        points: metrics by name of each point at which it was scored, in order.
     """
 
     tags: Mapping[str, str]
     settings: dict[str, Any]
-    points: Mapping[int, dict[str, float]]
+    points: Sequence[Mapping[str, float]]
 
 
 def read_trial(uri: str, run_id: str) -> KeptTrial:
@@ -286,15 +286,31 @@ def read_trial(uri: str, run_id: str) -> KeptTrial:
         folder, _, _ = SETTINGS.partition("/")
         if SETTINGS not in {item.path for item in client.list_artifacts(run_id, folder)}:
             raise UserError(f"Run {run_id} has no artifact {SETTINGS}: it was never scored.")
-        points: dict[int, dict[str, float]] = {}
-        for name in run.data.metrics:
-            if not name.endswith("_loss"):  # between the rungs
-                for point in client.get_metric_history(run_id, name):
-                    points.setdefault(point.step, {})[name] = point.value
+        histories = {
+            name: client.get_metric_history(run_id, name)
+            for name in run.data.metrics
+            if not name.endswith("_loss")  # between the rungs
+        }
         with tempfile.TemporaryDirectory() as place:
             path = Path(client.download_artifacts(run_id, SETTINGS, place))
             settings = json.loads(path.read_text(encoding="utf-8"))
-    return KeptTrial(tags=run.data.tags, settings=settings, points=points)
+    return KeptTrial(tags=run.data.tags, settings=settings, points=scored_points(histories))
+
+
+def scored_points(histories: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:
+    """MLflow's points of metrics that are written together, by name, put together again.
+
+    By their order: a large net's one update may reach two rungs, which are one step then.
+    """
+    ordered = {
+        name: sorted(history, key=lambda point: (point.step, point.timestamp))
+        for name, history in histories.items()
+    }
+    count = max(map(len, ordered.values()), default=0)
+    return [
+        {name: history[n].value for name, history in ordered.items() if n < len(history)}
+        for n in range(count)
+    ]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -327,6 +327,12 @@ def _require_same_search(plan: Plan, request: Request, study: str) -> None:
 def new_plan(setting: Setting) -> Plan:
     """What a new study will do, at the training speed measured now."""
     request, scale = setting.request, setting.experiment.scale
+    first = len(setting.experiment.known_points)
+    if (request.points or request.warm_start) and (request.trials or first) < first:
+        raise UserError(
+            f"--trials must be at least {first} to run the built-in settings and then those of "
+            f"--point and --warm-start, got {request.trials}."
+        )
     cpus_each = 1.0 if request.cpus_per_trial is None else request.cpus_per_trial
     gpus_each = request.gpus_per_trial
     if gpus_each is None:

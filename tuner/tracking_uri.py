@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import socket
 import sqlite3
 import sys
@@ -146,13 +145,8 @@ def study_page(uri: str, experiment_id: str, run_id: str) -> str:
 
 
 def _mlflow_command() -> str:
-    """`mlflow` as this shell must call it: by name only if that is this environment's."""
-    ours = Path(sys.executable).with_name("mlflow")
-    found = shutil.which("mlflow")
-    if found is not None and Path(found) == ours:
-        return "mlflow"
-    cwd = Path.cwd()
-    return shlex.quote(str(ours.relative_to(cwd) if ours.is_relative_to(cwd) else ours))
+    """This environment's `mlflow`, as any shell in any folder can call it."""
+    return shlex.quote(str(Path(sys.executable).absolute().with_name("mlflow")))
 
 
 def _host(uri: str) -> str:
