@@ -158,7 +158,7 @@ def _table(result: StudyResult, console: Console, rows: int) -> Table:
     if narrow := console.width < 90:
         del widths["updates"]
     table = fitted_table(widths, console.width)
-    table.title = f"{result.study}: scores on validation classes (L: lower is better)"
+    table.title = f"{result.study}: validation scores, by progress and L (lower is better)"
     table.title_justify = "left"
     trials = list(enumerate(ranked(result.trials), start=1))
     shown = [(rank, t) for rank, t in trials if rank <= rows or t.label == "paper"]
