@@ -94,7 +94,6 @@ def check_common_order(table: Table) -> None:
     ascending(table, "L", "real", "25 % copies", "50 % copies", "75 % copies", "copies")
     ascending(table, "J", "copies", "75 % copies", "50 % copies", "25 % copies", "real")
     ascending(table, "L", "real", "4 real modes", "2 real modes", "copies")
-    ascending(table, "coverage", "copies", "4 real modes", "real")
     ascending(table, "L", "real", "25 % another character", "another character")
     ascending(table, "L", "strong augmentation", "weak augmentation", "copies, noise")
     ascending(table, "L", "real, noise", "real, blurred", "pixel mix", "another character")
@@ -114,8 +113,13 @@ def check_that_distances_alone_prefer_copies(table: Table) -> None:
         assert copies[score] > honest[score]
 
 
+def check_order_of_characters(table: Table) -> None:
+    check_common_order(table)
+    ascending(table, "coverage", "copies", "4 real modes", "real")
+
+
 def test_the_objective_orders_the_known_failures(tiny):
-    check_common_order(tiny)
+    check_order_of_characters(tiny)
 
 
 def test_frechet_and_kernel_distance_alone_prefer_copies_to_honest_samples(tiny):
@@ -130,7 +134,7 @@ def test_noise_that_nobody_sees_matters_little(tiny):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_objective_orders_the_known_failures_on_omniglot(omniglot):
-    check_common_order(omniglot)
+    check_order_of_characters(omniglot)
     check_that_distances_alone_prefer_copies(omniglot)
     assert omniglot["real, noise"]["L"] < 0.2
     # On characters, strongly augmented shots are the mark to beat; see the table.
@@ -154,8 +158,11 @@ def test_real_characters_are_recognised_on_omniglot(omniglot):
 @pytest.mark.timeout(900)
 def test_the_objective_orders_the_known_failures_on_ankle_boots(boots):
     check_common_order(boots)
-    ascending(boots, "L", "real", "64 real modes", "16 real modes", "4 real modes", "2 real modes")
-    ascending(boots, "L", "strong augmentation", "pixel mix", "copies")
+    fewer_modes = ("real", "64 real modes", "16 real modes", "4 real modes", "2 real modes")
+    ascending(boots, "L", *fewer_modes, "copies")
+    nearer_to_copies = ("strong augmentation", "75 % copies", "pixel mix", "weak augmentation")
+    ascending(boots, "L", "16 real modes", *nearer_to_copies, "copies", "another character")
+    ascending(boots, "L", "25 % copies", "real, blurred", "25 % another character", "50 % copies")
     assert boots["real"]["recognisability"] > 0.93
     assert boots["real"]["J"] > 0.85
     assert boots["copies"]["J"] < 0.02
