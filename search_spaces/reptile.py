@@ -18,7 +18,7 @@ def _inner(trial: Trial) -> dict[str, Any]:
     """The inner optimiser; SGD needs ten times Adam's rate to move as far.
 
     Adam's are higher than FIGR's nets bear, 5e-5 to 1e-3: the cheap generators learn a new
-    character within a few hundred steps from about 1e-3 on; champions so far had 5e-3 to 2e-2.
+    character within a few hundred steps from about 1e-3 on. Champions' rates: docs/results.md.
     """
     optimizer = trial.suggest_categorical("inner_optimizer", ["adam", "sgd"])
     low, high = (1e-3, 2e-2) if optimizer == "adam" else (1e-3, 3e-2)

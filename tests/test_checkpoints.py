@@ -59,6 +59,7 @@ def test_a_deleted_session_gives_its_name_to_no_other(tmp_path):
     assert _session_name(tmp_path) == "session_01"
     for number in (2, 10):
         (tmp_path / f"session_{number:02d}").mkdir()
+    (tmp_path / "session_10.bak").mkdir()  # somebody's copy
     assert _session_name(tmp_path) == "session_11"
 
 

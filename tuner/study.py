@@ -276,8 +276,9 @@ def _folder_name(trial: Any) -> str:
 def _session_name(folder: Path) -> str:
     """Each session has its own folder: Ray numbers a trial's checkpoints from 0 every time, and
     would write over those that the journal names."""
-    there = [int(path.name.removeprefix("session_")) for path in folder.glob("session_*")]
-    return f"session_{1 + max(there, default=0):02d}"
+    there = (path.name.removeprefix("session_") for path in folder.glob("session_*"))
+    numbers = [int(number) for number in there if number.isdecimal()]
+    return f"session_{1 + max(numbers, default=0):02d}"
 
 
 @contextmanager
