@@ -25,10 +25,13 @@ def _steps(trial: Trial) -> dict[str, Any]:
 
 
 def _shots(trial: Trial) -> dict[str, Any]:
+    kind = trial.suggest_categorical("augmentation", ["fresh", "crop"])
+    strengths = ("place", "shape", "tone")
+    names = ["crop_strength"] if kind == "crop" else [f"augment_{s}" for s in strengths]
     return {
-        "augmentation": trial.suggest_categorical("augmentation", ["affine", "crop"]),
-        "strength": trial.suggest_float("strength", 0.0, 1.0),
+        "augmentation": kind,
         "shared_strength": trial.suggest_float("shared_strength", 0.0, 1.0),
+        **{name: trial.suggest_float(name, 0.0, 1.0) for name in names},
     }
 
 

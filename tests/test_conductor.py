@@ -223,6 +223,9 @@ class FakeFinals:
         self.asked.append(("test", record.number, model, stop))
         return SimpleNamespace(adapt_steps=stop)
 
+    def augmentation(self, record: Any, scorer: Any) -> Any:
+        return None
+
 
 def test_the_rematch_has_what_trainings_and_tests_leave(
     setting: Setting, monkeypatch: pytest.MonkeyPatch

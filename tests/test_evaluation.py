@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from tiny_scorer import (
     FROM_REALS,
     known_failures,
@@ -17,7 +18,7 @@ from tiny_scorer import (
 )
 
 from trainables.errors import UserError
-from trainables.evaluation import null_baselines
+from trainables.evaluation import augmented_shots, nearest_class, null_baselines, strongly
 from trainables.pooled_scorer import PooledScorer
 from trainables.scores import Scores
 from trainables.tasks import split_classes
@@ -74,6 +75,23 @@ def test_the_objective_and_the_report_are_what_their_formulas_say(nulls):
         quality = min(1, m["density"]) * m["recognisability"] * m["coverage"]
         assert m["J"] == pytest.approx(math.sqrt(quality) * (1 - excess))
         assert m["mse_rgb_sum"] == pytest.approx(3 * m["mse"])
+
+
+def test_the_nearest_class_is_real_and_another(scorer):
+    images = tiny_images()
+    others = split_classes(images).train
+    scores = nearest_class(scorer, images, others).metrics
+    assert scores["copy_share"] < 0.05
+    assert scores["recognisability"] < 0.5
+    assert scores == nearest_class(scorer, images, others).metrics
+
+
+def test_an_augmentation_that_does_nothing_copies_the_shots(scorer, nulls):
+    def copied(shots, count, _generator):
+        return shots[:, torch.arange(count) % shots.shape[1]]
+
+    assert augmented_shots(scorer, copied).metrics == nulls["copied_shots"].metrics
+    assert augmented_shots(scorer, strongly).metrics == nulls["augmented_shots"].metrics
 
 
 def test_the_same_samples_score_the_same_and_so_does_a_reopened_scorer(scorer, nulls):

@@ -28,7 +28,8 @@ def test_reptile_trains_and_adapts(architecture: str) -> None:
         architecture=architecture,  # type: ignore[arg-type]
         width=8,
         inner_steps=2,
-        augmentation=0.5,
+        augment_shape=0.5,
+        augment_tone=0.5,
     )
     training = MetaTraining(config, torch.Generator("cuda").manual_seed(0))
     assert all(map(math.isfinite, training.iterate(shots(2, 5))))
@@ -40,7 +41,7 @@ def test_reptile_trains_and_adapts(architecture: str) -> None:
     assert drawn.isfinite().all()
 
 
-@pytest.mark.parametrize("augmentation", ["affine", "crop"])
+@pytest.mark.parametrize("augmentation", ["fresh", "crop"])
 @pytest.mark.parametrize("method", METHODS)
 def test_transfer_fine_tunes(method: str, augmentation: str) -> None:
     config = TransferConfig(

@@ -130,9 +130,9 @@ def test_few_episodes_are_all_used() -> None:
 
 
 def test_few_classes_have_equally_many_episodes() -> None:
-    # A sixth, a third and two thirds of 18, in threes; at least 3 at all.
-    assert episode_counts(18, 3) == (3, 6, 12)
-    assert episode_counts(20, 1) == (3, 7, 13)
+    # A sixth and two times a third of 18, in threes; at least 3 at all.
+    assert episode_counts(18, 3) == (3, 6, 6)
+    assert episode_counts(20, 1) == (3, 7, 7)
 
 
 def test_one_fine_tuning_is_scored_on_the_same_episodes_at_all_rungs() -> None:

@@ -45,7 +45,10 @@ def test_the_same_is_trained_once(tmp_path, monkeypatch) -> None:
 
 def test_fine_tuning_parameters_do_not_train_again(tmp_path) -> None:
     take(tmp_path)
-    take(tmp_path, replace(TINY, lr=1e-4, batch=16, strength=0.9, frozen_critic=2, averaging=0.0))
+    take(
+        tmp_path,
+        replace(TINY, lr=1e-4, batch=16, augment_shape=0.9, frozen_critic=2, averaging=0.0),
+    )
     assert len(folders(tmp_path)) == 1
 
 

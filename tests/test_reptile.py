@@ -152,7 +152,9 @@ def test_resuming_equals_never_stopping(architecture: str, outer: str, mode: str
         outer_optimizer=outer,
         outer_step=0.5 if outer == "interpolation" else 1e-3,
         averaging=0.2,
-        augmentation=0.5,
+        augment_place=0.5,
+        augment_shape=0.5,
+        augment_tone=0.5,
         meta_batch=2,
     )
     straight, stopped = (MetaTraining(config, torch.Generator().manual_seed(7)) for _ in range(2))
@@ -189,7 +191,7 @@ def test_averaging_weighs_the_newest_share() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_the_generator_that_draws_is_an_average_of_the_loop(share: float) -> None:
     """Of its newest steps: with share 1/2, 1, 3/4 and 5/9 of the newest at steps 1, 2 and 3."""
-    config = replace(TINY, adapt_averaging=share)
+    config = replace(TINY, adapt_averaging=share, adapt_lr_ratio=1.0)
     gan = build_gan(config)
     start = initial_weights(gan, torch.Generator().manual_seed(0))
     shots = _shots(2, 4)
@@ -230,7 +232,7 @@ def test_flops_are_those_of_the_updates() -> None:
     assert meta_iteration_flops(replace(TINY, inner_steps=4)) == 2 * meta_iteration_flops(TINY)
     assert meta_iteration_flops(replace(TINY, meta_batch=3)) == 3 * meta_iteration_flops(TINY)
     # Learning rates and augmentation change no matrix product.
-    assert meta_iteration_flops(replace(TINY, inner_lr=0.1, augmentation=1.0)) == (
+    assert meta_iteration_flops(replace(TINY, inner_lr=0.1, augment_tone=1.0)) == (
         meta_iteration_flops(TINY)
     )
     # Twice the pictures are twice the products.
@@ -245,7 +247,7 @@ def test_flops_are_those_of_the_updates() -> None:
         ("inner_steps", 0),
         ("outer_step", 1.5),
         ("averaging", 1.0),
-        ("augmentation", -0.1),
+        ("augment_place", -0.1),
         ("architecture", "vgg"),
         ("penalty", float("inf")),
     ],

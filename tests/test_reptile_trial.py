@@ -76,6 +76,16 @@ def test_every_pipeline_can_be_loaded() -> None:
         load_pipeline("nonsense")
 
 
+def test_the_shots_are_augmented_as_in_training(config: ReptileConfig) -> None:
+    shots = torch.rand(2, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    plain = replace(config, augment_place=0.0, augment_shape=0.0, augment_tone=0.0)
+    same = ReptileTrial.augmented(asdict(plain), shots, 5, torch.Generator())
+    assert torch.equal(same, shots[:, [0, 1, 2, 0, 1]])
+    changed = ReptileTrial.augmented(asdict(config), shots, 5, torch.Generator())
+    assert changed.shape == same.shape
+    assert not torch.equal(changed, same)
+
+
 def test_a_step_trains_to_its_rung_and_scores_once(
     config: ReptileConfig, context: StudyContext
 ) -> None:

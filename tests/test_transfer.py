@@ -124,7 +124,7 @@ def test_resuming_equals_never_stopping(method: Any, loss: Any) -> None:
 
 def test_tasks_do_not_see_each_other() -> None:
     """The second task's shots change nothing in the first, draws being the same."""
-    config = replace(TINY, strength=0.0)
+    config = replace(TINY, augment_place=0.0, augment_shape=0.0, augment_tone=0.0)
     first, other = _shots(2), _shots(2)
     other[1] = -other[1]
     one, two = _tuning(config, first), _tuning(config, other)
@@ -180,7 +180,7 @@ def test_cropping_leaves_the_global_generator_alone() -> None:
 def test_flops_grow_with_the_batch_and_not_with_rates() -> None:
     base = step_flops(TINY, LABELS)
     assert step_flops(replace(TINY, batch=8), LABELS) > 1.5 * base
-    assert step_flops(replace(TINY, lr=1e-4, strength=0.9), LABELS) == base
+    assert step_flops(replace(TINY, lr=1e-4, augment_tone=0.9), LABELS) == base
     assert step_flops(replace(TINY, penalty=0.0), LABELS) < base
 
 
@@ -190,7 +190,7 @@ def test_flops_grow_with_the_batch_and_not_with_rates() -> None:
         ("method", "vae"),
         ("lr", 0.0),
         ("batch", 0),
-        ("strength", 1.5),
+        ("augment_tone", 1.5),
         ("averaging", -0.1),
         ("l2_source", -1.0),
     ],

@@ -52,6 +52,16 @@ def context(tmp_path: Path) -> StudyContext:
     )
 
 
+@pytest.mark.parametrize("augmentation", ["fresh", "crop"])
+def test_the_shots_are_augmented_as_in_fine_tuning(augmentation: Any) -> None:
+    shots = torch.rand(2, 4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    config = asdict(replace(TINY, augmentation=augmentation))
+    changed = TransferTrial.augmented(config, shots, 310, torch.Generator().manual_seed(1))
+    assert changed.shape == (2, 310, 1, 16, 16)
+    repeats = torch.equal(changed[:, :10], changed[:, 300:])
+    assert repeats == (augmentation == "crop")  # which makes 300 pictures, once
+
+
 def test_rungs_are_reached_to_the_step_and_the_best_stop_is_kept(context: StudyContext) -> None:
     trial = TransferTrial(asdict(TINY), context, seed=1)
     first, second = trial.step(never), trial.step(never)

@@ -76,8 +76,8 @@ def test_some_settings_leave_the_rest_open(
     [
         ({"inner_steps": 500}, "`inner_steps` = 500 is outside of 5 to 20."),
         ({"inner_steps": 7.5}, "`inner_steps` = 7.5 is outside of 5 to 20."),
-        ({"augmentation": "0.5"}, "`augmentation` = '0.5' is outside of 0.0 to 1.0."),
-        ({"augmentation": None}, "`augmentation` = None is outside of 0.0 to 1.0."),
+        ({"augment_tone": "0.5"}, "`augment_tone` = '0.5' is outside of 0.0 to 1.0."),
+        ({"augment_tone": None}, "`augment_tone` = None is outside of 0.0 to 1.0."),
         ({"width": 64}, "`width` = 64 is outside of 8, 16, 32."),
         ({"inner_lr": 9.0}, "`inner_lr_adam` = 9.0 is outside of 0.001 to 0.02."),
         ({"inner_lr": 0.01}, "may be inner_lr_adam or inner_lr_sgd: name the one that is meant"),

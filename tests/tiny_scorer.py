@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from scipy.ndimage import uniform_filter
 
-from trainables.augment import augment
+from trainables.augment import Change, augment
 from trainables.features import prepare_scorer
 from trainables.image_set import ImageSet
 from trainables.pooled_scorer import PooledScorer
@@ -115,7 +115,7 @@ def known_failures(
     def augmented(strength: float) -> npt.NDArray[np.uint8]:
         generator = torch.Generator().manual_seed(0)
         flat = to_tensor(copies.reshape(-1, *copies.shape[2:]))
-        return to_uint8(augment(flat, strength, generator)).reshape(copies.shape)
+        return to_uint8(augment(flat, Change.affine(strength), generator)).reshape(copies.shape)
 
     def noisy(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         noise = rng.normal(0, 0.05 * 127.5, pictures.shape)

@@ -1,53 +1,133 @@
-"""Differentiable augmentation: small changes of place and tone for a batch of pictures."""
+"""Differentiable augmentation: small changes of place, shape and tone for a batch of pictures."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import astuple, dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# What a strength of 1 is of each amount, drawn uniformly between minus and plus it:
 ROTATION = math.radians(15)
 SHIFT = 0.10  # of a side
 SCALE = 0.10
 BRIGHTNESS = 0.20  # of the ink, that is of the height above the background
+STRETCH = 0.20  # of the logarithm of height by width
+SHEAR = 0.20
+GAMMA = 0.60  # of the logarithm of the exponent
+# And of smooth fields, the deviation of a normal distribution at the knots:
+WARP = 0.03  # of a side
+SHADE = 0.40  # of the ink
+KNOTS = 4  # a side
 BACKGROUND = -1.0
 
 
-def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Turn, shift, scale and brighten every picture by its own random amounts.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """How strongly pictures are changed, each from 0 (not at all).
 
-    At strength 1 these are uniform in +-15 degrees, +-10 % of a side on each axis, +-10 % and
-    +-20 % of the ink. What comes in from outside is background; coloured pictures, which have
-    none, are mirrored there. Gradients flow to `images`.
+    Attributes:
+        place: turned and shifted.
+        scale: made larger or smaller.
+        brightness: of the ink as a whole.
+        shape: stretched, sheared, and warped smoothly.
+        tone: another gamma curve, and smooth light and shade.
+    """
+
+    place: float = 0.0
+    scale: float = 0.0
+    brightness: float = 0.0
+    shape: float = 0.0
+    tone: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(astuple(self)) < 0:
+            raise ValueError(f"no strength may be negative, got {self}.")
+
+    @classmethod
+    def affine(cls, strength: float) -> Change:
+        """What augmentation usually is: +-15 degrees, +-10 % of a side on each axis, +-10 % of
+        the size and +-20 % of the ink at strength 1."""
+        return cls(place=strength, scale=strength, brightness=strength)
+
+    @classmethod
+    def searched(cls, place: float, shape: float, tone: float) -> Change:
+        """What a search varies, each in [0, 1]: where, of what form, and how bright things are."""
+        return cls(place=place, scale=shape, shape=shape, brightness=2 * tone, tone=tone)
+
+
+STRONG = Change.affine(1.0)  # of four shots: what trained generators are compared with
+
+
+def augment(images: Tensor, change: Change, generator: torch.Generator) -> Tensor:
+    """Change every picture by its own random amounts.
+
+    What comes in from outside is background; coloured pictures, which have none, are mirrored
+    there. Gradients flow to `images`.
 
     Args:
         images: [n, C, S, S] in [-1, 1], -1 the background; any device, not modified.
-        strength: in [0, 1]; 0 returns `images` itself and draws nothing.
+        change: how much; if nothing, `images` itself is returned and nothing drawn.
         generator: on any device; draws are made on its own.
     Returns:
         [n, C, S, S] in [-1, 1].
-    Source: the strong augmentation of four shots that trained generators are compared with.
     """
-    if not 0 <= strength <= 1:
-        raise ValueError(f"`strength` must be in [0, 1], got {strength}.")
-    if strength == 0:
+    if change == Change():
         return images
-    draws = torch.rand((5, len(images)), generator=generator, device=generator.device)
-    draws = draws.mul_(2 * strength).sub_(strength)
-    angle, right, down, scale, brightness = draws.unbind()
+    count, smooth = len(images), bool(change.shape or change.tone)
+    strengths = [change.place] * 3 + [change.scale, change.brightness]
+    angle, right, down, scale, brightness = _uniform(strengths, count, generator)
+    size = 1 / (1 + SCALE * scale)
+    cosine, sine = torch.cos(ROTATION * angle) * size, torch.sin(ROTATION * angle) * size
+    right, down = -2 * SHIFT * right, -2 * SHIFT * down
     # A sampling grid maps places x of the result to places A (x - t) of the picture, so A is the
     # inverse of the change; coordinates run from -1 to 1, so a side is 2 long.
-    inverse = 1 / (1 + SCALE * scale)
-    cosine, sine = torch.cos(ROTATION * angle) * inverse, torch.sin(ROTATION * angle) * inverse
-    right, down = -2 * SHIFT * right, -2 * SHIFT * down
-    along, across = cosine * right - sine * down, sine * right + cosine * down
-    rows = [cosine, -sine, along, sine, cosine, across]
-    theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.device, images.dtype)
+    rows = [(cosine, -sine), (sine, cosine)]
+    if smooth:
+        strengths = [change.shape] * 2 + [change.tone]
+        stretch, shear, gamma = _uniform(strengths, count, generator)
+        shape = (count, 3, KNOTS, KNOTS)
+        knots = torch.randn(shape, generator=generator, device=generator.device)
+        onto = _onto_pixels(images.shape[-1]).to(generator.device)
+        fields = onto @ knots @ onto.mT
+        wide, lean = torch.exp(STRETCH * stretch), SHEAR * shear
+        rows = [
+            ((cosine - lean * sine) * wide, (-sine - lean * cosine) * wide),
+            (sine / wide, cosine / wide),
+        ]
+    theta = torch.stack([torch.stack([a, b, a * right + b * down], 1) for a, b in rows], 1)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    if change.shape:
+        grid = grid + 2 * WARP * change.shape * fields[:, :2].movedim(1, 3)
     ink = images - BACKGROUND  # zeros: outside the picture grid_sample reads 0, no ink
     outside = "zeros" if images.shape[1] == 1 else "reflection"
-    moved = F.grid_sample(ink, grid, mode="bilinear", padding_mode=outside, align_corners=False)
-    tone = (1 + BRIGHTNESS * brightness).to(images.device, images.dtype)
-    return (moved * tone.view(-1, 1, 1, 1) + BACKGROUND).clamp(max=1)
+    moved = F.grid_sample(
+        ink, grid.to(images), mode="bilinear", padding_mode=outside, align_corners=False
+    )
+    light = (1 + BRIGHTNESS * brightness).view(-1, 1, 1, 1)
+    if change.tone:
+        exponent = torch.exp(GAMMA * gamma).view(-1, 1, 1, 1).to(images)
+        # A power of nothing is nothing, and has no gradient.
+        moved = torch.where(moved > 0, 2 * (moved / 2).clamp(min=1e-4) ** exponent, moved)
+        light = (light + SHADE * change.tone * fields[:, 2:]).clamp(min=0)
+    changed: Tensor = (moved * light.to(images) + BACKGROUND).clamp(max=1)
+    return changed
+
+
+def _uniform(strengths: list[float], count: int, generator: torch.Generator) -> Tensor:
+    """Amounts [len(strengths), count], each uniform between minus and plus its strength."""
+    draws = torch.rand((len(strengths), count), generator=generator, device=generator.device)
+    most = torch.tensor(strengths, device=generator.device)[:, None]
+    return draws.mul_(2 * most).sub_(most)
+
+
+@lru_cache(maxsize=8)
+def _onto_pixels(size: int) -> Tensor:
+    """Weights [size, KNOTS] of a smooth curve through evenly spread knots."""
+    knots = torch.eye(KNOTS)[None]
+    both = F.interpolate(knots[None], size=(KNOTS, size), mode="bicubic", align_corners=False)
+    weights: Tensor = both[0, 0].mT.contiguous()
+    return weights

@@ -12,21 +12,31 @@ which is about 0 for real drawings. For reports there is
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from trainables.augment import augment
+from trainables.augment import STRONG, augment
 from trainables.class_scorer import COMPARED, ClassScorer
 from trainables.features import prepare_scorer
 from trainables.image_set import ImageSet
 from trainables.metrics import Bytes, Floats
 from trainables.pooled_scorer import REALS, PooledScorer
-from trainables.tasks import Episode, Part, Split, large_classes, to_tensor, to_uint8
+from trainables.tasks import Episode, Part, Split, class_rows, large_classes, to_tensor, to_uint8
 
-__all__ = ["Scorer", "Scores", "make_scorer", "null_baselines", "prepare_scorer"]
+__all__ = [
+    "Scorer",
+    "Scores",
+    "augmented_shots",
+    "make_scorer",
+    "nearest_class",
+    "null_baselines",
+    "prepare_scorer",
+]
 
 
 class Scores(Protocol):
@@ -100,7 +110,7 @@ def null_baselines(scorer: Scorer, count: int | None = None) -> dict[str, Scores
     """Score what any trained generator must beat, and what none can.
 
     "real": real drawings, half against half. "copied_shots": the four shots over and over.
-    "augmented_shots": the shots turned, shifted, scaled and brightened (`augment`, strength 1).
+    "augmented_shots": the shots turned, shifted, scaled and brightened (`augment.STRONG`).
 
     Args:
         scorer: of the part.
@@ -108,11 +118,52 @@ def null_baselines(scorer: Scorer, count: int | None = None) -> dict[str, Scores
     """
     count = scorer.reals.shape[1] if count is None else count
     copied = scorer.shots[:, np.arange(count) % scorer.shots.shape[1]]
-    generator = torch.Generator().manual_seed(scorer.seed)
-    pictures = to_tensor(copied.reshape(-1, *copied.shape[2:]))
-    augmented = to_uint8(augment(pictures, 1.0, generator)).reshape(copied.shape)
     return {
         "real": scorer.score(scorer.reals, from_reals=True),
         "copied_shots": scorer.score(copied),
-        "augmented_shots": scorer.score(augmented),
+        "augmented_shots": augmented_shots(scorer, strongly, count),
     }
+
+
+def strongly(shots: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Shots [E, n, C, S, S], strongly augmented -> [E, count, C, S, S]."""
+    copied = shots[:, torch.arange(count) % shots.shape[1]]
+    return augment(copied.flatten(0, 1), STRONG, generator).view(copied.shape)
+
+
+def augmented_shots(
+    scorer: Scorer,
+    change: Callable[[Tensor, int, torch.Generator], Tensor],
+    count: int | None = None,
+) -> Scores:
+    """Score the shots as an augmentation changes them.
+
+    Args:
+        scorer: of the part.
+        change: shots [E, n, C, S, S] in [-1, 1], a number of pictures m and a generator to
+            [E, m, C, S, S].
+        count: samples an episode; as many as there are real drawings if None.
+    """
+    generator = torch.Generator().manual_seed(scorer.seed)
+    count = scorer.reals.shape[1] if count is None else count
+    return scorer.score(to_uint8(change(to_tensor(scorer.shots), count, generator)))
+
+
+def nearest_class(scorer: Scorer, images: ImageSet, classes: Sequence[int]) -> Scores:
+    """Score real pictures of another class: of all that may be trained on, the one whose mean
+    picture is nearest to that of the shots.
+
+    Args:
+        scorer: of the part.
+        images: the set.
+        classes: that may be trained on.
+    """
+    rows = class_rows(images.labels)
+    means = np.stack([images.images[rows[c]].mean(0, dtype=np.float32) for c in classes])
+    rng = np.random.default_rng(scorer.seed)
+    pictures = []
+    for shots in scorer.shots:
+        away = np.square(means - shots.mean(0, dtype=np.float32)).mean((1, 2, 3))
+        chosen = rng.choice(rows[classes[int(away.argmin())]], scorer.reals.shape[1])
+        pictures.append(images.images[chosen])
+    return scorer.score(np.stack(pictures))

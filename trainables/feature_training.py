@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.augment import augment
+from trainables.augment import Change, augment
 from trainables.image_set import ImageSet, Report
 from trainables.models.feature_net import FeatureNet, Recipe
 
@@ -18,7 +18,7 @@ BATCH = 64
 EPOCHS, FEWEST_STEPS = 6, 300
 LABEL_SMOOTHING = 0.05
 LR, WEIGHT_DECAY = 3e-3, 1e-2
-AUGMENTATION = 0.65  # +-10 degrees, +-2 px, +-6.5 %, of `augment`
+AUGMENTATION = Change.affine(0.65)  # +-10 degrees, +-2 px, +-6.5 %
 SHIFT = 2  # pixels, where pictures are not turned
 NOISE = 0.1  # largest standard deviation; without it the scores overreact to noise
 BLURRED = 0.25  # share of pictures

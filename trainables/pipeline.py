@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Generator, Tensor
 
 from trainables.tasks import Part
 
@@ -111,6 +111,19 @@ class Pipeline(Protocol):
             episodes: which of them; the same pictures whatever range an episode comes in,
                 if ranges begin at multiples of `EPISODES_AT_ONCE`.
             stops: steps of adaptation at which to draw, ascending.
+        """
+        ...
+
+    @staticmethod
+    def augmented(config: Mapping[str, Any], shots: Tensor, count: int, rng: Generator) -> Tensor:
+        """The shots as the nets see them when they adapt: what a generator has to be more than.
+
+        Args:
+            config: of a model.
+            shots: [E, n, C, S, S] in [-1, 1].
+            count: pictures an episode.
+        Returns:
+            [E, count, C, S, S].
         """
         ...
 

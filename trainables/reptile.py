@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.augment import augment
+from trainables.augment import Change, augment
 from trainables.gans import CATEGORIES, Drawn, Gan, InfoGan, code_critic
 from trainables.losses import (
     gradient_penalty,
@@ -66,7 +66,10 @@ class ReptileConfig:
     outer_step: float = 1.0  # fraction of the way to the adapted weights, or Adam's learning rate
     meta_batch: int = 4  # tasks an outer step
     averaging: float = 0.1  # share of training that the scored weights average over; 0: the last
-    augmentation: float = 0.3  # strength in training and adaptation; 1 is strong, 0 none
+    augment_place: float = 0.3  # strengths of `Change.searched`, in training and adaptation
+    augment_shape: float = 0.3
+    augment_tone: float = 0.3
+    adapt_lr_ratio: float = 0.5  # learning rates of adaptation / those of training
     adapt_steps: int = 150  # most steps of adaptation; the best stop up to it is chosen
     adapt_averaging: float = 0.2  # share of its steps that the drawing generator averages over
 
@@ -75,7 +78,9 @@ class ReptileConfig:
             raise ValueError(
                 f"`architecture` must be one of {ARCHITECTURES}, got {self.architecture!r}."
             )
-        positive = ("inner_lr", "critic_lr_ratio", "penalty", "information", "outer_step")
+        positive = (
+            "inner_lr", "critic_lr_ratio", "penalty", "information", "outer_step", "adapt_lr_ratio",
+        )  # fmt: skip
         counts = (
             "size", "channels", "width", "depth", "latent", "inner_steps", "critic_steps",
             "train_shots", "meta_batch", "adapt_steps",
@@ -92,12 +97,18 @@ class ReptileConfig:
         for name in ("averaging", "adapt_averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
-        if not 0 <= self.augmentation <= 1:
-            raise ValueError(f"`augmentation` must be in [0, 1], got {self.augmentation}.")
+        for name in ("augment_place", "augment_shape", "augment_tone"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
 
     @property
     def faithful(self) -> bool:
         return self.mode == "faithful"
+
+    @property
+    def change(self) -> Change:
+        """How the pictures of a task are augmented."""
+        return Change.searched(self.augment_place, self.augment_shape, self.augment_tone)
 
 
 @dataclass(slots=True)
@@ -214,9 +225,7 @@ class InnerLoop:
             return self.gan.generator.forward(weights, inputs.latent)
 
     def _real(self) -> Tensor:
-        if not self.config.augmentation:
-            return self.shots
-        changed = augment(self.shots.flatten(0, 1), self.config.augmentation, self.rng)
+        changed = augment(self.shots.flatten(0, 1), self.config.change, self.rng)
         return changed.view(self.shots.shape)
 
     def _critic_step(self) -> Tensor:
@@ -356,8 +365,9 @@ def adapt(
 ) -> Iterator[Tensor]:
     """Algorithm 2 for T tasks at once: `count` new pictures a task at every stop.
 
-    The two nets circle each other, so the generator that draws is the average of the newest share
-    of its steps (`adapt_averaging`); the loop itself is unchanged by that.
+    It may take smaller steps than training does, and more of them. The two nets circle each other,
+    so the generator that draws is the average of the newest share of its steps (`adapt_averaging`);
+    the loop itself is unchanged by that.
 
     Args:
         start: meta-weights [P]; not modified.
@@ -366,7 +376,8 @@ def adapt(
     Yields:
         Pictures [T, count, C, S, S] in [-1, 1], one batch a stop.
     """
-    loop = InnerLoop(gan, config, start, shots, rng)
+    slower = replace(config, inner_lr=config.inner_lr * config.adapt_lr_ratio)
+    loop = InnerLoop(gan, slower, start, shots, rng)
     average = {name: weight.detach().clone() for name, weight in loop.generator.items()}
     done = 0
     for stop in stops:
@@ -402,7 +413,7 @@ def step_flops(config: ReptileConfig, count: int) -> float:
     """Floating-point operations of one inner step of one task on `count` pictures."""
     # Nothing but the nets and the numbers of pictures and critic steps changes the count.
     shape = replace(
-        ReptileConfig(),
+        ReptileConfig(augment_place=0.0, augment_shape=0.0, augment_tone=0.0),
         architecture=config.architecture,
         size=config.size,
         channels=config.channels,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainables.augment import augment
 from trainables.evaluation import Scores
 from trainables.features import SHOTS
 from trainables.gans import Gan
@@ -170,6 +171,14 @@ class ReptileTrial:
             count=context.samples,
             device=context.device,
         )
+
+    @staticmethod
+    def augmented(
+        config: Mapping[str, Any], shots: Tensor, count: int, rng: torch.Generator
+    ) -> Tensor:
+        many = shots[:, torch.arange(count) % shots.shape[1]]
+        change = ReptileConfig(**config).change
+        return augment(many.flatten(0, 1), change, rng).view(many.shape)
 
     @staticmethod
     def source_seconds(

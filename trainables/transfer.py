@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from trainables.augment import augment
+from trainables.augment import Change, augment
 from trainables.gans import METHODS, Gan, build_transfer_gan
 from trainables.losses import (
     gradient_penalty,
@@ -59,8 +59,11 @@ class TransferConfig:
     critic_steps: int = 1  # critic updates a generator update, in both phases
     penalty: float = 10.0  # weight of the gradient penalty, in both phases; 0: none
     batch: int = 8  # pictures a fine-tuning step
-    augmentation: Literal["affine", "crop"] = "affine"  # crop: RandomCrop and ColorJitter to 300
-    strength: float = 0.5  # of the augmentation of the shots, in [0, 1]
+    augmentation: Literal["fresh", "crop"] = "fresh"  # at every step; crop: 300 once, as the paper
+    augment_place: float = 0.3  # strengths of `Change.searched`, if fresh
+    augment_shape: float = 0.3
+    augment_tone: float = 0.3
+    crop_strength: float = 0.5  # of RandomCrop and ColorJitter, in [0, 1]
     shared_strength: float = 0.0  # of an affine change of real and fake pictures alike, in [0, 1]
     l2_source: float = 0.0  # weight of the squared way from the pre-trained weights
     frozen_critic: int = 0  # first convolutions of the critic that stay as they are
@@ -79,12 +82,21 @@ class TransferConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in ("strength", "shared_strength", "averaging"):
+        shares = (
+            "augment_place", "augment_shape", "augment_tone", "crop_strength", "shared_strength",
+            "averaging",
+        )  # fmt: skip
+        for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
         for name in ("penalty", "l2_source", "frozen_critic", "frozen_generator", "pretrain_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+
+    @property
+    def change(self) -> Change:
+        """How shots are augmented at every step, if they are."""
+        return Change.searched(self.augment_place, self.augment_shape, self.augment_tone)
 
     def source(self) -> dict[str, Any]:
         """What the pre-trained weights depend on, beside data and seed."""
@@ -223,9 +235,8 @@ class AdversarialSteps:
 
     def _shown(self, pictures: Tensor) -> Tensor:
         """What the critic gets to see: real and fake pictures changed in the same ways."""
-        if not self.config.shared_strength:
-            return pictures
-        changed = augment(pictures.flatten(0, 1), self.config.shared_strength, self.rng)
+        change = Change.affine(self.config.shared_strength)
+        changed = augment(pictures.flatten(0, 1), change, self.rng)
         return changed.view(pictures.shape)
 
     def _descend(self, which: int, loss: Tensor) -> None:
@@ -279,9 +290,9 @@ def frozen_names(gan: Gan, config: TransferConfig) -> frozenset[str]:
 
 
 def augmented_shots(shots: Tensor, config: TransferConfig, rng: torch.Generator) -> Tensor:
-    """The paper's 300 pictures: RandomCrop and ColorJitter of the shots, at `strength` -> [T, 300,
-    C, S, S]. At strength 1 a crop moves by up to an eighth of a side."""
-    size, strength = shots.shape[-1], config.strength
+    """The paper's 300 pictures: RandomCrop and ColorJitter of the shots, at `crop_strength` -> [T,
+    300, C, S, S]. At strength 1 a crop moves by up to an eighth of a side."""
+    size, strength = shots.shape[-1], config.crop_strength
     mode = "constant" if config.channels == 1 else "reflect"
     change = v2.Compose(
         [
@@ -316,8 +327,8 @@ class ShotSource:
         if count <= self._config.batch:  # every picture as often as any other, to one
             rows = (torch.arange(size[1], device=rows.device) + rows[:, :1]) % count
         pictures = self._pictures[torch.arange(tasks, device=rows.device)[:, None], rows]
-        if self._config.augmentation == "affine" and self._config.strength:
-            changed = augment(pictures.flatten(0, 1), self._config.strength, self._rng)
+        if self._config.augmentation == "fresh":
+            changed = augment(pictures.flatten(0, 1), self._config.change, self._rng)
             pictures = changed.view(pictures.shape)
         return Batch(pictures, self._labels)
 
@@ -364,7 +375,13 @@ def step_flops(config: TransferConfig, labels: int) -> float:
 
 @lru_cache(maxsize=256)
 def _counted(fields: tuple[tuple[str, Any], ...], penalised: bool, labels: int) -> float:
-    config = TransferConfig(**dict(fields), penalty=float(penalised), strength=0.0)
+    config = TransferConfig(
+        **dict(fields),
+        penalty=float(penalised),
+        augment_place=0.0,
+        augment_shape=0.0,
+        augment_tone=0.0,
+    )
     gan, rng = build_gan(config, labels), torch.Generator().manual_seed(0)
     start = Pair(gan.generator.initial(rng), gan.critic.initial(rng))
     shape = (config.channels, config.size, config.size)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainables.augment import augment
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
 from trainables.opened import open_images, open_scorer
@@ -26,6 +27,7 @@ from trainables.tasks import Episode, Part, Split, to_tensor, to_uint8
 from trainables.transfer import (
     AdversarialSteps,
     TransferConfig,
+    augmented_shots,
     build_gan,
     fine_tuning,
     step_flops,
@@ -221,6 +223,17 @@ class TransferTrial:
                 drawn.append(to_uint8(tuning.draw(context.samples)))
             chunks.append(np.stack(drawn))
         return np.concatenate(chunks, axis=1)
+
+    @staticmethod
+    def augmented(
+        config: Mapping[str, Any], shots: Tensor, count: int, rng: torch.Generator
+    ) -> Tensor:
+        own = TransferConfig(**config)
+        many = augmented_shots(shots, own, rng) if own.augmentation == "crop" else shots
+        many = many[:, torch.arange(count) % many.shape[1]]
+        if own.augmentation == "crop":
+            return many
+        return augment(many.flatten(0, 1), own.change, rng).view(many.shape)
 
     @staticmethod
     def source_seconds(

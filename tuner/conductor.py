@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +17,14 @@ import torch
 from cluster.session import Session, session
 from trainables.datasets import user_cache
 from trainables.errors import UserError
-from trainables.evaluation import Scorer, Scores, make_scorer, null_baselines, prepare_scorer
+from trainables.evaluation import (
+    Scorer,
+    Scores,
+    make_scorer,
+    nearest_class,
+    null_baselines,
+    prepare_scorer,
+)
 from trainables.pipeline import StudyContext
 from trainables.pretraining import damaged_sources
 from trainables.tasks import Part, Split, split_record
@@ -303,13 +310,12 @@ class _Study:
         finals = self._finals(*contexts)
         scorers = {part: self._scorer(c, part) for part, c in zip(PARTS, contexts, strict=True)}
         # First, so that the rest of the finals knows how much time there is.
-        baselines: dict[str, dict[str, Scores]] = {}
-        for part, scorer in scorers.items():
-            for name, scores in null_baselines(scorer).items():
-                baselines.setdefault(name, {})[part] = scores
+        baselines = self._baselines(dict(zip(PARTS, contexts, strict=True)), scorers)
         own, registry = self._identity(), tracker.registry
         meets = can_meet(registry, setting.title, own)
         played = self._play(run, finals, scorers["test"], gate=meets)
+        if played.augmentation is not None:
+            baselines["own_augmentation"] = {"test": played.augmentation}
         gate = None
         if played.champion is not None:
             gate = challenge(
@@ -389,7 +395,21 @@ class _Study:
             champion=champion,
             kept=kept,
             reference=next(((r, done) for r, done in tested if done is not None), None),
+            augmentation=finals.augmentation(winner, scorer),
         )
+
+    def _baselines(
+        self, contexts: Mapping[Part, StudyContext], scorers: Mapping[Part, Scorer]
+    ) -> dict[str, dict[str, Scores]]:
+        """Scores of what learns nothing, by name and part."""
+        found: dict[str, dict[str, Scores]] = {}
+        for part, scorer in scorers.items():
+            base = Split.from_dict(contexts[part].split).train
+            scores = null_baselines(scorer)
+            scores["nearest_class"] = nearest_class(scorer, self.setting.images, base)
+            for name, own in scores.items():
+                found.setdefault(name, {})[part] = own
+        return found
 
     def _identity(self) -> dict[str, str]:
         setting = self.setting

@@ -84,7 +84,10 @@ def figr_settings(scale: Scale, *, shots: int) -> KnownPoint:
             "outer_step_adam": 1e-4,
             "meta_batch": 1,
             "averaging": 0.0,
-            "augmentation": 0.0,
+            "augment_place": 0.0,
+            "augment_shape": 0.0,
+            "augment_tone": 0.0,
+            "adapt_lr_ratio": 1.0,
             "adapt_averaging": 0.0,
         },
         # FIGR's latent size is no power of two, and its K of generation is the K of training.
@@ -96,7 +99,7 @@ def _starting_points(**changed: float) -> tuple[KnownPoint, ...]:
     """Corrected settings that ten minutes of two cores can train, one for each cheap generator.
 
     Args:
-        changed: what the first two have otherwise than is good for Omniglot.
+        changed: what they have otherwise than is good for Omniglot.
     """
     shared = {
         "width": 16,
@@ -111,31 +114,21 @@ def _starting_points(**changed: float) -> tuple[KnownPoint, ...]:
         "outer_step_interpolation": 1.0,
         "meta_batch": 4,
         "averaging": 0.1,
-        "adapt_steps": 300,
+        "augment_place": 0.2,
+        "augment_shape": 0.6,
+        "augment_tone": 0.2,
+        "adapt_lr_ratio": 0.5,
+        "adapt_steps": 400,
         "adapt_averaging": 0.2,
     }
+    far = {"critic_lr_ratio": 0.5, "train_shots": 9, "outer_step_interpolation": 0.5}
     own = {
-        "plane": {
-            "inner_lr_adam": 1.5e-2,
-            "critic_lr_ratio": 0.5,
-            "train_shots": 9,
-            "outer_step_interpolation": 0.5,
-            "augmentation": 0.4,
-        }
-        | changed,
-        "compact": {
-            "inner_lr_adam": 6e-3,
-            "critic_lr_ratio": 0.5,
-            "train_shots": 9,
-            "outer_step_interpolation": 0.5,
-            "augmentation": 0.6,
-            "adapt_steps": 400,
-        }
-        | changed,
-        "dense": {"inner_lr_adam": 3e-3, "augmentation": 0.0, "meta_batch": 1},
+        "plane": far | {"inner_lr_adam": 1.5e-2},
+        "compact": far | {"inner_lr_adam": 6e-3},
+        "dense": {"inner_lr_adam": 3e-3, "meta_batch": 1},
     }
     return tuple(
-        KnownPoint(label=name, params=shared | {"architecture": name} | values)
+        KnownPoint(label=name, params=shared | {"architecture": name} | values | changed)
         for name, values in own.items()
     )
 
@@ -177,7 +170,8 @@ def reptile_mnist(scale: Scale) -> Experiment:
         what="MNIST digits",
         shots=4,
         inner_lr_adam=6e-3,
-        augmentation=0.9,
+        augment_shape=1.0,
+        augment_tone=0.5,
     )
 
 
@@ -191,29 +185,30 @@ def reptile_fashion_mnist(scale: Scale) -> Experiment:
         what="FashionMNIST ankle boots",
         shots=4,
         inner_lr_adam=6e-3,
-        augmentation=0.6,
+        augment_shape=0.5,
+        augment_tone=0.6,
     )
 
 
-def _papers_transfer(batch: int) -> KnownPoint:
+def _papers_transfer(batch: int, lr: float) -> KnownPoint:
     """The paper's recipe: a plain GAN, 4 pictures made 300 by RandomCrop and ColorJitter, and
-    nothing that would keep it from copying them."""
+    nothing that would keep it from copying them. Batch and learning rate as in its code."""
     return KnownPoint(
         label="paper",
         reference=True,
         params={
-            "lr": 1e-4,
+            "lr": lr,
             "critic_lr_ratio": 1.0,
-            "batch": batch,
             "averaging": 0.0,
             "augmentation": "crop",
-            "strength": 0.5,
+            "crop_strength": 0.5,
             "shared_strength": 0.0,
             "l2": False,
             "frozen_critic": 0,
             "frozen_generator": 0,
         },
         overrides={
+            "batch": batch,
             "loss": "logistic",
             "penalty": 0.0,
             "beta1": 0.5,
@@ -231,8 +226,10 @@ def _transfer_start(label: str, **own: float) -> KnownPoint:
         "critic_lr_ratio": 1.0,
         "batch": 8,
         "averaging": 0.3,
-        "augmentation": "affine",
-        "strength": 0.5,
+        "augmentation": "fresh",
+        "augment_place": 0.2,
+        "augment_shape": 0.5,
+        "augment_tone": 0.6,
         "shared_strength": 0.5,
         "l2": False,
         "frozen_critic": 0,
@@ -250,7 +247,6 @@ _TRANSFER_STARTS = (
         critic_lr_ratio=0.74,
         batch=1,
         averaging=0.24,
-        strength=0.63,
         shared_strength=0.87,
         frozen_critic=1,
         frozen_generator=1,
@@ -260,14 +256,14 @@ _TRANSFER_STARTS = (
         lr=4e-3,
         critic_lr_ratio=1.4,
         averaging=0.28,
-        strength=0.8,
+        augment_tone=0.8,
         shared_strength=0.7,
         frozen_critic=2,
     ),
 )
 
 
-def _transfer(scale: Scale, method: str, title: str, *, batch: int) -> Experiment:
+def _transfer(scale: Scale, method: str, title: str, *, batch: int, lr: float = 1e-4) -> Experiment:
     return Experiment(
         scale=scale,
         name=f"{method}_fashion_mnist",
@@ -276,7 +272,7 @@ def _transfer(scale: Scale, method: str, title: str, *, batch: int) -> Experimen
         pipeline="transfer",
         base=TransferConfig(method=method, width=64 if scale == "paper" else 16),  # type: ignore[arg-type]
         space=transfer_space,
-        known_points=(_papers_transfer(batch), *_TRANSFER_STARTS),
+        known_points=(_papers_transfer(batch, lr), *_TRANSFER_STARTS),
     )
 
 
@@ -289,7 +285,7 @@ def dcgan_fashion_mnist(scale: Scale) -> Experiment:
 @experiment
 def cgan_fashion_mnist(scale: Scale) -> Experiment:
     """Ankle boots from 4 pictures by a conditional DCGAN of the other classes (section 3.2)."""
-    return _transfer(scale, "cgan", "a conditional DCGAN", batch=16)
+    return _transfer(scale, "cgan", "a conditional DCGAN", batch=32, lr=5e-4)
 
 
 @experiment

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from trainables.evaluation import Scorer, Scores
+from trainables.evaluation import Scorer, Scores, augmented_shots
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
 from trainables.metrics import Floats
-from trainables.pipeline import EPISODES_AT_ONCE, StudyContext
+from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, load_pipeline
 from trainables.tasks import Part
 from tuner import bootstrap, forecast
 from tuner.final_tasks import Model, got, kept_model, sample, trained_again
@@ -310,6 +311,11 @@ class Finals:
             adapt_steps=stop,
         )
 
+    def augmentation(self, record: TrialRecord, scorer: Scorer) -> Scores:
+        """Scores of the shots as a trial augments them: what its nets have to be better than."""
+        change = load_pipeline(self.pipeline).augmented
+        return augmented_shots(scorer, partial(change, record.config))
+
     def _trial(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {"pipeline": self.pipeline, "config": dict(config)}
 
@@ -388,12 +394,14 @@ class Played:
         champion: the winner on the test classes.
         kept: its files.
         reference: the paper's settings on the test classes, if they are not the winner.
+        augmentation: the winner's, of the test shots, without its nets.
     """
 
     contenders: Sequence[Contender] = ()
     champion: Tested | None = None
     kept: Kept | None = None
     reference: tuple[TrialRecord, Tested] | None = None
+    augmentation: Scores | None = None
 
 
 def save_champion(

@@ -134,12 +134,13 @@ def parse_budget(text: str) -> float:
 def episode_counts(available: int, classes: int) -> tuple[int, ...]:
     """Scoring episodes at each rung. Each means an adaptation, so there are no more of them than
     make scoring a quarter of a trial's time; the finals have all. Where classes are few, all have
-    equally many, and fewer at first: many pictures of each episode are scored."""
+    equally many, and fewer: many pictures of each episode are scored, and after too few steps of
+    adaptation the wrong trials are the best."""
     if classes > FEW_CLASSES:
         wanted = [max(FEWEST_EPISODES, round(available * share)) for share in (0.25, 0.4, 0.6)]
     else:
         least = math.ceil(3 / classes)
-        turns = (max(least, round(available * share / classes)) for share in (1 / 6, 1 / 3, 2 / 3))
+        turns = (max(least, round(available * share / classes)) for share in (1 / 6, 1 / 3, 1 / 3))
         wanted = [classes * turn for turn in turns]
     return tuple(min(available, count) for count in wanted)
 

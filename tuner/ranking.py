@@ -30,7 +30,9 @@ LABELS = {"paper": "paper's settings"}
 BASELINES = {
     "real": "real drawings",
     "augmented_shots": "augmented shots",
+    "own_augmentation": "shots, augmented as the best trial's",
     "copied_shots": "copied shots",
+    "nearest_class": "nearest base class",
 }
 # What tells trials apart at a glance, in this order; other parameters are left to MLflow.
 SHORT = {
@@ -39,7 +41,8 @@ SHORT = {
     "inner_steps": "K{}",
     "adapt_steps": "A{}",
     "inner_lr": "lr{}",
-    "augmentation": "aug{}",
+    "augment_shape": "shape{}",
+    "augment_tone": "tone{}",
 }
 
 
@@ -147,7 +150,7 @@ def markdown_ranking(result: StudyResult, pages: Mapping[int, str], *, rows: int
         scores = " | ".join(cells(trial.scores))
         lines.append(f"| {rank} | {title} | {state_word(trial)} | {scores} |")
     for name, title in BASELINES.items():
-        if name in result.null_baselines:
+        if "validation" in result.null_baselines.get(name, {}):
             scores = " | ".join(cells(result.null_baselines[name]["validation"]))
             lines.append(f"| | {title} | | {scores} |")
     return "\n".join(lines)
@@ -176,7 +179,7 @@ def _table(result: StudyResult, console: Console, rows: int) -> Table:
         table.add_row("", "", f"... and {len(trials) - len(shown)} more in result.json")
     table.add_section()
     for name, title in BASELINES.items():
-        if name in result.null_baselines:
+        if "validation" in result.null_baselines.get(name, {}):
             scores = result.null_baselines[name]["validation"]
             table.add_row("", "", title, "", *cells(scores))
     return table

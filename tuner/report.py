@@ -67,7 +67,9 @@ INTERVALS = ("L", "J")  # shown; the CSV file has all there are
 BASELINES = {
     "real": "real pictures (ceiling)",
     "augmented_shots": "shots, strongly augmented",
+    "own_augmentation": "shots, augmented as ours",
     "copied_shots": "shots, copied (floor)",
+    "nearest_class": "nearest base class",
 }
 NOTES = """\
 MSE and SSIM are of each sample and its nearest shot, MSE summed over three equal channels: of the

@@ -62,7 +62,10 @@ def test_a_search_leaves_a_valid_result(study: Path) -> None:
     assert found.test is not None
     low, high = found.test.intervals["J"]
     assert low <= found.test.metrics["J"] <= high
-    assert set(found.null_baselines) == {"real", "copied_shots", "augmented_shots"}
+    assert set(found.null_baselines) == {
+        *("real", "copied_shots", "augmented_shots"),
+        *("own_augmentation", "nearest_class"),
+    }
     assert found.null_baselines["copied_shots"]["test"]["copy_share"] > 0.9
     assert not found.data.stand_in
 
