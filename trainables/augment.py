@@ -1,4 +1,9 @@
-"""Differentiable augmentation: small changes of place, shape and tone for a batch of pictures."""
+"""Differentiable augmentation: small changes of place, shape and tone for a batch of pictures.
+
+Torchvision's transforms draw one change for a whole batch, and both its and kornia's draw from the
+global generator, with which no trial could be repeated. So the random amounts are drawn here, and
+torch's `grid_sample` does the work.
+"""
 
 from __future__ import annotations
 

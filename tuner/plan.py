@@ -243,15 +243,16 @@ def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
     rate = plan.flops_per_second / 1e9
     more = " or more" if plan.most_trials > plan.trials else ""
     searched = ", ".join(f"{name} ({OBJECTIVES[name]}d)" for name in plan.objectives)
+    most = "asked for" if _too_short(plan) else "at most"
     several = [f"Search     for what nothing beats in all of {searched}; ASHA goes by L"]
     return [
         f"Hardware   {cpus:g} CPUs, {gpus:g} GPUs: {plan.slots} trials side by side, each with "
         f"{plan.cpus_per_trial:g} CPUs, {plan.gpus_per_trial:g} GPUs and {plan.threads} threads",
         f"Plan       {plan.trials} trials{more} at {plan.scale} scale by {plan.sampler}, seed "
-        f"{plan.seed}; each trains about {rungs} ({len(plan.rungs)} rungs of equal compute, at "
-        f"{rate:.0f} GFLOP/s), scored on {', '.join(map(str, plan.episodes))} episodes; ASHA "
-        "pauses those far behind",
-        f"Time       at most {clock(plan.budget_seconds)}: {clock(plan.search_seconds)} of search, "
+        f"{plan.seed}; each trains about {rungs} (its {len(plan.rungs)} rungs, of the same "
+        f"compute for all, at {rate:.0f} GFLOP/s), scored on "
+        f"{', '.join(map(str, plan.episodes))} episodes; ASHA pauses those far behind",
+        f"Time       {most} {clock(plan.budget_seconds)}: {clock(plan.search_seconds)} of search, "
         f"then the best {plan.finalists} meet again, trained with other seeds, and the winner is "
         "tested on classes nobody has seen",
         *(several if len(plan.objectives) > 1 else []),

@@ -78,6 +78,10 @@ wins both. BRISQUE (64 pixels, bilinear) differs less between methods than betwe
 FD, KID and what follows compare with pictures that no model was given; J (best 1) and L (best 0)
 hold copies against a model. In brackets: 95 % intervals over episodes."""
 
+COMMANDS = """\
+The commands below find the real data in the folder that `FEWSHOT_DATA` names, or download it;
+`python -m tuner.launch all` runs the six with a sixth of its `--budget` each."""
+
 PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -308,7 +312,7 @@ def write_table(
     notes = [NOTES.replace("\n", " "), *lines]
     told = "\n".join(f"- {line}" for line in notes)
     markdown = shown.to_markdown(index=False, disable_numparse=True)
-    text = [f"# Table 1\n\n{markdown}\n\n{told}", *studies(results, folder)]
+    text = [f"# Table 1\n\n{markdown}\n\n{told}", COMMANDS, *studies(results, folder)]
     paths[0].write_text("\n\n".join(text) + "\n", encoding="utf-8")
     frame(rows).to_csv(paths[1], index=False)
     items = "\n".join(f"<li>{html.escape(line)}</li>" for line in notes)
