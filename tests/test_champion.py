@@ -15,7 +15,8 @@ import safetensors.numpy
 from trainables.tasks import Split
 from tuner import breakdown, champion
 from tuner.breakdown import Breakdown
-from tuner.champion import can_meet, challenge, decide, identity
+from tuner.champion import Challenge, decide, identity
+from tuner.result import Gate
 from tuner.run_store import Version
 
 NOISE = np.random.default_rng(0).normal(0, 1, 20)
@@ -24,7 +25,7 @@ THIRD = Version(number=3, run_id="run of version 3", tags=OWN)
 
 
 def told(values):
-    return SimpleNamespace(scores=SimpleNamespace(contributions=lambda name: np.array(values)))
+    return SimpleNamespace(contributions=lambda name: np.array(values))
 
 
 class Shelf:
@@ -32,8 +33,10 @@ class Shelf:
 
     def __init__(self, version=None, error=None, times=9):
         self.version, self.errors = version, [] if error is None else [error] * times
+        self.asked = 0
 
     def champion(self, name):
+        self.asked += 1
         if self.errors:
             raise self.errors.pop()
         return self.version
@@ -56,7 +59,7 @@ class Runner:
 
     def test_model(self, config, model, scorer, *, stop):
         assert (config, stop) == ({"width": 8}, 7)
-        return None if self.values is None else told(self.values)
+        return None if self.values is None else SimpleNamespace(scores=told(self.values))
 
 
 @pytest.fixture(autouse=True)
@@ -65,13 +68,19 @@ def _no_ray(monkeypatch):
     monkeypatch.setattr(champion.time, "sleep", lambda seconds: None)
 
 
+def challenge_of(shelf, own=OWN):
+    return Challenge(lambda: shelf, "m", own, Path.cwd())
+
+
 def meet(shelf, new, old):
-    return challenge(shelf, "m", told(new), OWN, Runner(old), None, Path.cwd())
+    challenge = challenge_of(shelf)
+    return challenge.without_meeting() or challenge.meet(told(new), Runner(old), None)
 
 
 def test_the_first_model_is_the_champion():
     verdict = meet(Shelf(), NOISE, NOISE)
     assert verdict.crowned
+    assert verdict.decided
     assert verdict.against is None
 
 
@@ -95,13 +104,16 @@ def test_models_of_other_data_do_not_meet():
     shelf = Shelf(replace(THIRD, tags={**OWN, "split": "other"}))
     verdict = meet(shelf, NOISE - 9, NOISE)
     assert not verdict.crowned
+    assert verdict.decided
     assert "another split" in verdict.reason
 
 
 def test_a_registry_that_does_not_answer_crowns_nobody():
-    verdict = meet(Shelf(error=OSError("the server\nis away")), NOISE, NOISE)
+    error = OSError("http://me:secret@host is away\nand more")
+    verdict = meet(Shelf(error=error), NOISE, NOISE)
     assert not verdict.crowned
-    assert verdict.reason == "the champion could not be met: the server is away"
+    assert not verdict.decided
+    assert verdict.reason == "the champion could not be met: http://host is away"
     assert verdict.against_run is None
 
 
@@ -120,15 +132,45 @@ def test_a_machine_that_broke_down_ends_the_session_and_not_the_chance(dead, mon
 
 
 def test_whom_a_model_will_meet_is_known_before():
-    assert can_meet(Shelf(THIRD), "m", OWN)
-    assert not can_meet(Shelf(THIRD), "m", {**OWN, "split": "other"})
-    assert not can_meet(Shelf(), "m", OWN)
-    assert not can_meet(Shelf(error=OSError("away")), "m", OWN)
+    assert challenge_of(Shelf(THIRD)).is_likely()
+    assert not challenge_of(Shelf(THIRD), {**OWN, "split": "other"}).is_likely()
+    assert not challenge_of(Shelf()).is_likely()
+    assert not challenge_of(Shelf(error=OSError("away"))).is_likely()
+
+
+def test_who_the_champion_is_is_asked_once_and_again_only_without_an_answer():
+    """Another study may move the alias while the finals go on: they meet whom the plan was for."""
+    shelf = Shelf(THIRD, OSError("away"), times=1)
+    challenge = challenge_of(shelf)
+    assert not challenge.is_likely()
+    assert challenge.is_likely()
+    shelf.version = Version(number=4, run_id="run of version 4", tags=OWN)
+    assert challenge.without_meeting() is None
+    assert challenge.meet(told(NOISE - 0.1), Runner(NOISE), None).against == 3
+    assert shelf.asked == 2
+
+
+def test_an_earlier_verdict_stands_unless_it_is_none_or_its_champion_is_gone():
+    crowned = Gate(name="m", crowned=True, reason="", against=3, against_run=THIRD.run_id)
+    fourth = Version(number=4, run_id="run of version 4", tags=OWN)
+    lost = replace(crowned, crowned=False)
+    for version, gate, stands in (
+        (THIRD, crowned, True),
+        (fourth, crowned, False),
+        (None, crowned, False),
+        (None, replace(crowned, against=None, against_run=None), True),
+        (replace(fourth, run_id="own"), crowned, True),  # MLflow was told already
+        (fourth, lost, True),
+        (THIRD, replace(lost, decided=False), False),
+    ):
+        assert challenge_of(Shelf(version)).stands(gate, "own") is stands, (version, gate)
+    assert challenge_of(Shelf(error=OSError("away"))).stands(crowned, "own")
 
 
 def test_a_champion_that_cannot_draw_stays():
     verdict = meet(Shelf(THIRD), NOISE, None)
     assert not verdict.crowned
+    assert not verdict.decided
     assert "in the memory that there is" in verdict.reason
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 from test_launch import pictures
@@ -23,12 +24,16 @@ from test_search import rung
 from test_setting import begun, request_
 from toy_pipeline import toy_context
 
+from trainables.errors import UserError
 from trainables.pipeline import StudyContext
-from tuner import conductor, launch
+from tuner import champion as champion_module
+from tuner import conductor, launch, run_store, tracking
 from tuner.breakdown import Breakdown
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _enter, _Study
 from tuner.journal import Journal, TrialRecord
 from tuner.plan import Plan
+from tuner.result import Gate, load
+from tuner.run_store import Models, RunStore
 from tuner.setting import Request, Setting, look_around, new_plan
 from tuner.tracking_uri import default_uri
 
@@ -115,6 +120,140 @@ def test_a_finished_study_is_delivered_once_and_not_trained_again(
         assert journal.attr("mlflow")["parent_run_id"] != parent
 
 
+def waiting(setting: Setting, **changes: Any) -> Path:
+    """A finished study whose gate has no answer -> its result."""
+    finished(setting)
+    path = setting.folder / "result.json"
+    gate = Gate(name=setting.title, crowned=False, decided=False, reason="MLflow was away")
+    replace(load(path), gate=replace(gate, **changes)).write(path)
+    return path
+
+
+def champion_of(setting: Setting) -> Any:
+    return Models(default_uri(setting.request.storage)).champion(setting.title)
+
+
+def with_champion(setting: Setting) -> str:
+    """Another study's model is the champion -> its run."""
+    store = RunStore(
+        default_uri(setting.request.storage),
+        experiment=setting.title,
+        storage=setting.request.storage,
+    )
+    run_id = store.create("another study", {"kind": "other", "trial": "another study's"})
+    study = _Study(setting, new_plan(setting), 0.0)
+    store.crown(setting.title, store.register(setting.title, run_id, "best", study._identity()))
+    return run_id
+
+
+def test_a_gate_that_had_no_answer_is_asked_when_the_study_is_delivered(
+    setting: Setting, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is the champion, so that nobody has to be met."""
+    path = waiting(setting)
+    again = replace(setting.request, resume=True)
+    for _ in range(2):
+        assert conductor.conduct(again) == 0
+        gate = load(path).gate
+        assert gate is not None
+        assert (gate.crowned, gate.decided, gate.against) == (True, True, None)
+        assert champion_of(setting).number == 1
+    said = capsys.readouterr().out
+    assert said.count("@champion goes to this study's best") == 1
+
+
+@pytest.mark.parametrize("better", [True, False])
+@pytest.mark.parametrize(
+    "before", [{}, {"crowned": True, "decided": True}], ids=["no answer", "another one meanwhile"]
+)
+def test_a_study_that_is_delivered_late_meets_the_champion_of_then(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, better: bool, before: dict[str, bool]
+) -> None:
+    path = waiting(setting, **before)
+    champion = with_champion(setting)
+    (setting.folder / "champion").mkdir()
+    np.savez_compressed(setting.folder / "champion/samples.npz", samples=np.full(4, 7, np.uint8))
+    episodes = np.random.default_rng(0).normal(0, 1, 20)
+
+    def score(losses: Any) -> Any:
+        return SimpleNamespace(contributions=lambda _name: losses)
+
+    def scored(samples: Any) -> Any:
+        assert samples.tolist() == [7, 7, 7, 7]
+        return score(episodes - 0.1 if better else episodes + 0.1)
+
+    def theirs(_registry: Any, _name: str, version: Any, *_rest: Any) -> Any:
+        assert version.run_id == champion
+        return SimpleNamespace(scores=score(episodes))
+
+    without_ray(monkeypatch)
+    monkeypatch.setattr(_Study, "_scorer", lambda *_a: SimpleNamespace(score=scored))
+    monkeypatch.setattr(champion_module, "_tested", theirs)
+    assert conductor.conduct(replace(setting.request, resume=True)) == 0
+    gate = load(path).gate
+    assert gate is not None
+    assert gate.decided
+    assert (gate.crowned, gate.against, gate.against_run) == (better, 1, champion)
+    assert champion_of(setting).number == (2 if better else 1)
+
+
+def test_a_study_whose_pictures_are_gone_is_delivered_without_a_meeting(
+    setting: Setting, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = waiting(setting)
+    champion = with_champion(setting)
+    assert conductor.conduct(replace(setting.request, resume=True)) == 0
+    gate = load(path).gate
+    assert gate is not None
+    assert not gate.decided
+    assert "pictures are gone" in gate.reason
+    assert champion_of(setting).run_id == champion
+    said = capsys.readouterr().out
+    assert "is not decided (a plain --resume asks again)" in said
+    assert "once it can be had, by: " in said
+
+
+def test_a_study_is_resumed_while_mlflow_is_away(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new one is not begun, and one that is finished has nothing else to do."""
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.5)
+    without_ray(monkeypatch)
+    monkeypatch.setattr(
+        _Study, "_search", lambda *_a: SimpleNamespace(interrupted=True, untelling=())
+    )
+    assert conductor.conduct(setting.request) == INTERRUPTED
+    with Journal(setting.request.storage, setting.study) as journal:
+        place = journal.attr("mlflow")
+        journal.ask(setting.experiment.space, setting.experiment.base)
+    capsys.readouterr()
+
+    real = run_store._open_client
+
+    def away(_uri: str) -> None:
+        raise ConnectionRefusedError("Connection refused")
+
+    monkeypatch.setattr(run_store, "_open_client", away)
+    with pytest.raises(UserError, match="Connection refused"):
+        conductor.conduct(replace(setting.request, study="a-new-one"))
+    again = replace(setting.request, resume=True, study=setting.study)
+    assert conductor.conduct(again) == INTERRUPTED
+    said = capsys.readouterr()
+    assert "the search goes on" in said.out
+    assert "records did not reach the tracking store" in said.out
+    assert "--resume" in said.out
+    with Journal(setting.request.storage, setting.study) as journal:
+        assert journal.attr("mlflow") == place
+
+    monkeypatch.setattr(run_store, "_open_client", real)
+    assert conductor.conduct(again) == INTERRUPTED
+    assert set(runs_in(setting)) == {"study", "0"}
+    replace(result(setting.folder), study=setting.study).write(setting.folder / "result.json")
+    monkeypatch.setattr(run_store, "_open_client", away)
+    with pytest.raises(UserError, match="Connection refused"):
+        conductor.conduct(again)
+
+
 def test_an_end_that_was_decided_but_not_told_is_told_to_mlflow(setting: Setting) -> None:
     with begun(setting) as journal:
         journal.ask(setting.experiment.space, setting.experiment.base)
@@ -161,7 +300,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = SimpleNamespace(dashboard_url=None)
     monkeypatch.setattr(conductor, "_enter", lambda *_a: ray)
     context = StudyContext(**toy_context())
-    monkeypatch.setattr(_Study, "_prepare", lambda _self: (context, context))
+    monkeypatch.setattr(_Study, "_contexts", lambda _self: (context, context))
 
 
 @pytest.mark.parametrize(

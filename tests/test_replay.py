@@ -35,7 +35,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, 
     plan = ToyPlan(trials=1, most_trials=1)
     with Journal(folder, "study") as journal:
         with tracking(journal, folder, plan) as tracker:
-            parent = tracker.parent_run_id
+            parent = tracker.place.parent_run_id
         runs = {n: journal.attr(f"run/{n}") for n in range(len(journal.records()))}
     return folder, runs, parent
 

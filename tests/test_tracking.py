@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from test_result import FRONT, result
 
 from trainables.errors import UserError
-from tuner import run_store, tracking
-from tuner.result import Data
-from tuner.run_store import flatten
+from tuner import run_store, study_runs, tracking
+from tuner.result import Data, TrackingPlace
+from tuner.run_store import Models, flatten, is_passing
 from tuner.tracking import Tracker, provenance_tags
 from tuner.tracking_uri import (
     default_uri,
@@ -41,11 +42,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 
 DATA = Data(name="omniglot", stand_in=False, fingerprint="0123456789abcdef", source="/data")
 PNG = b"\x89PNG not looked into"
+STEPS = [1000, 3001]  # of two rungs: GFLOPs, and the rung's index
 CONFIG = {"width": 16, "inner": {"lr": 1e-3, "steps": 10}}
 
 
 def metrics(rung: int) -> dict[str, float]:
-    # 1 TFLOP at the first rung, three times as much at each following: steps 1000, 3000, 9000
+    # 1 TFLOP at the first rung, three times as much at each following
     return {
         "L": 2.0 - rung,
         "J": 0.1,
@@ -105,7 +107,7 @@ def client(storage: Path) -> Any:
 
 
 def trial_runs(storage: Path, tracker: Tracker) -> dict[str, Any]:
-    found = client(storage).search_runs([tracker.experiment_id], "tags.kind = 'trial'")
+    found = client(storage).search_runs([tracker.place.experiment_id], "tags.kind = 'trial'")
     runs = {run.data.tags["trial"]: run for run in found}
     assert len(runs) == len(found), "two runs for one trial"
     return runs
@@ -140,7 +142,7 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(storage):
     first = runs["0"]
     assert first.info.run_name == "trial 0 · paper's settings"
     assert first.data.params == {"width": "16", "inner.lr": "0.001", "inner.steps": "10"}
-    assert first.data.tags["mlflow.parentRunId"] == tracker.parent_run_id
+    assert first.data.tags["mlflow.parentRunId"] == tracker.place.parent_run_id
     assert runs["2"].data.tags["reason"] == "diverged: critic loss is nan"
     wanted = {"seed": "7", "data": "omniglot", "data_fingerprint": DATA.fingerprint}
     wanted |= {"stand_in": "false", "version.torch": "2.14.1", "git_commit": "ab" * 20}
@@ -149,7 +151,7 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(storage):
 
     store, run_id = client(storage), first.info.run_id
     scores = store.get_metric_history(run_id, "score/L")
-    assert [(point.step, point.value) for point in scores] == [(1000, 2.0), (3000, 1.0)]
+    assert [(point.step, point.value) for point in scores] == [(1000, 2.0), (3001, 1.0)]
     assert len(store.get_metric_history(run_id, "training/critic_loss")) == 2000
     assert {item.path for item in store.list_artifacts(run_id)} == {
         "config.json",
@@ -169,30 +171,33 @@ def test_the_best_is_registered_once_and_crowned_only_through_the_gate(storage):
     wins = replace(stays, gate=replace(stays.gate, crowned=True, against=None, margin=None))
     first = Tracker(None, storage=storage, **options([]))
     first.study_ended(wins, {"split": "abc"})
-    champion = first.registry.champion("reptile_omniglot")
+    champion = Models(first.uri).champion("reptile_omniglot")
     assert champion.number == 1
     assert champion.tags["split"] == "abc"
     assert champion.tags["study"] == "my study"
     assert champion.tags["test_J"] == "0.3900"
 
-    again = Tracker(None, storage=storage, **options([], parent_run_id=first.parent_run_id))
+    again = Tracker(None, storage=storage, **options([], place=first.place))
     again.study_ended(wins, {"split": "abc"})  # told twice: still one version
     second = Tracker(None, storage=storage, **options([]))
     second.study_ended(stays, {"split": "abc"})
-    late = Tracker(None, storage=storage, **options([]))
+    lines: list[str] = []
+    late = Tracker(None, storage=storage, **options(lines))
     late.study_ended(wins, {"split": "abc"})  # there was no champion when it met none
-    assert late.registry.champion("reptile_omniglot").number == 1
+    assert "@champion went to another model meanwhile" in lines[0]
+    assert lines[0].endswith("by: launch --resume")
+    assert Models(late.uri).champion("reptile_omniglot").number == 1
     assert registered(storage) == [1, 2, 3]
 
     # It beat another store's version 1, which is not the one here.
     elsewhere = replace(wins, gate=replace(wins.gate, against=1, against_run="of another store"))
     moved = Tracker(None, storage=storage, **options([]))
     moved.study_ended(elsewhere, {"split": "abc"})
-    assert moved.registry.champion("reptile_omniglot").number == 1
+    assert Models(moved.uri).champion("reptile_omniglot").number == 1
     ours = replace(wins, gate=replace(wins.gate, against=1, against_run=champion.run_id))
     better = Tracker(None, storage=storage, **options([]))
     better.study_ended(ours, {"split": "abc"})
-    assert better.registry.champion("reptile_omniglot").number == 5
+    assert Models(better.uri).champion("reptile_omniglot").number == 5
 
 
 def test_the_champions_files_come_from_its_own_run(storage, tmp_path):
@@ -201,9 +206,9 @@ def test_the_champions_files_come_from_its_own_run(storage, tmp_path):
     crowned = replace(made, gate=replace(made.gate, crowned=True, against=None, margin=None))
     tracker = Tracker(None, storage=storage, **options([]))
     tracker.study_ended(crowned, {})
-    got = tracker.registry.download("reptile_omniglot", 1, "weights.safetensors", tmp_path)
+    got = Models(tracker.uri).download("reptile_omniglot", 1, "weights.safetensors", tmp_path)
     assert got.read_bytes() == (storage / "my study" / made.best.weights).read_bytes()
-    assert tracker.registry.champion("no such model") is None
+    assert Models(tracker.uri).champion("no such model") is None
 
 
 def test_a_crowned_study_that_is_searched_on_leaves_the_version_it_registered_alone(
@@ -213,33 +218,39 @@ def test_a_crowned_study_that_is_searched_on_leaves_the_version_it_registered_al
         checkpoint(storage / "my study", 1, 1)
         made = result(storage / "my study")
         (made.folder / made.best.weights).write_bytes(weights)
-        gate = replace(made.gate, crowned=crowned, against=against, against_run=parent, margin=None)
-        tracker = Tracker(None, storage=storage, **options([], parent_run_id=parent))
+        gate = replace(
+            made.gate,
+            crowned=crowned,
+            against=against,
+            against_run=parent and parent.parent_run_id,
+            margin=None,
+        )
+        tracker = Tracker(None, storage=storage, **options([], place=parent))
         tracker.study_ended(replace(made, gate=gate), {})
         files = {
-            version: tracker.registry.download(
-                "reptile_omniglot", version, "weights.safetensors", tmp_path / f"{version}"
-            ).read_bytes()
+            version: Models(tracker.uri)
+            .download("reptile_omniglot", version, "weights.safetensors", tmp_path / f"{version}")
+            .read_bytes()
             for version in registered(storage)
         }
         return tracker, files
 
     parent = None
     tracker, files = delivered(b"first", crowned=True, against=None)
-    parent = tracker.parent_run_id
+    parent = tracker.place
     assert files == {1: b"first"}
 
     tracker, files = delivered(b"worse", crowned=False, against=1)
-    assert tracker.registry.champion("reptile_omniglot").number == 1
+    assert Models(tracker.uri).champion("reptile_omniglot").number == 1
     assert files == {1: b"first", 2: b"worse"}
 
     tracker, files = delivered(b"better", crowned=True, against=1)
-    assert tracker.registry.champion("reptile_omniglot").number == 3
+    assert Models(tracker.uri).champion("reptile_omniglot").number == 3
     assert files == {1: b"first", 2: b"worse", 3: b"better"}
 
-    note = client(storage).get_run(parent).data.tags["mlflow.note.content"]
+    note = client(storage).get_run(parent.parent_run_id).data.tags["mlflow.note.content"]
     (picture,) = set(re.findall(r"best-[0-9a-f]{12}/grid.png", note))
-    folders = client(storage).list_artifacts(parent)
+    folders = client(storage).list_artifacts(parent.parent_run_id)
     assert len([item for item in folders if item.path.startswith("best-")]) == 3
     newest = client(storage).get_model_version("reptile_omniglot", "3")
     assert newest.tags["folder"] == picture.partition("/")[0]
@@ -258,7 +269,7 @@ def test_the_studys_own_run_holds_the_outcome(storage):
     made = result(storage / "my study", pareto=FRONT)
     tracker.study_ended(made, {"split": "abc"})
     store = client(storage)
-    run = store.get_run(tracker.parent_run_id)
+    run = store.get_run(tracker.place.parent_run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["trials"] == "3"
     assert run.data.metrics["test/J"] == pytest.approx(0.39)
@@ -269,7 +280,7 @@ def test_the_studys_own_run_holds_the_outcome(storage):
     assert re.search("best-[0-9a-f]{12}/grid.png", note)
     assert "| 1 | [trial 1" in note
     assert "| | augmented shots | | 1.25 | .61 |" in note
-    paths = {item.path for item in store.list_artifacts(tracker.parent_run_id)}
+    paths = {item.path for item in store.list_artifacts(tracker.place.parent_run_id)}
     assert {path.partition("-")[0] for path in paths} == {"best", "result.json"}
 
 
@@ -285,12 +296,12 @@ def test_a_resumed_study_goes_on_in_its_runs_and_doubles_nothing(storage):
     runs = trial_runs(storage, first)
     assert runs["1"].info.status == "KILLED"
     assert runs["1"].data.tags["state"] == "INTERRUPTED"
-    assert client(storage).get_run(first.parent_run_id).info.status == "KILLED"
+    assert client(storage).get_run(first.place.parent_run_id).info.status == "KILLED"
     ended = runs["0"].info.end_time
 
     time.sleep(0.01)
-    again = Tracker(None, storage=storage, parent_run_id=first.parent_run_id, **options([]))
-    assert again.parent_run_id == first.parent_run_id
+    again = Tracker(None, storage=storage, place=first.place, **options([]))
+    assert again.place.parent_run_id == first.place.parent_run_id
     # The past is played again, as from a journal, and goes on where it was cut.
     again.trial_started(0, "", CONFIG, {"width": 16})
     again.rung_reached(0, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage, 0, 0), "done")
@@ -303,15 +314,147 @@ def test_a_resumed_study_goes_on_in_its_runs_and_doubles_nothing(storage):
 
     runs = trial_runs(storage, again)
     store, run_id = client(storage), runs["1"].info.run_id
-    for metric, steps in (("score/L", [1000, 3000]), ("training/critic_loss", [1, 2])):
+    for metric, steps in (("score/L", STEPS), ("training/critic_loss", [1, 2])):
         assert [point.step for point in store.get_metric_history(run_id, metric)] == steps
     assert runs["1"].data.tags["state"] == "COMPLETE"
     assert runs["0"].info.end_time == ended, "a finished trial was touched"
 
 
+def points_of(storage: Path, tracker: Tracker, metric: str) -> list[tuple[int, float]]:
+    (run,) = trial_runs(storage, tracker).values()
+    found = client(storage).get_metric_history(run.info.run_id, metric)
+    return [(point.step, point.value) for point in found]
+
+
+def test_rungs_that_one_update_passed_are_steps_of_their_own_however_late_they_come(storage):
+    both = [metrics(0) | {"L": loss} for loss in (2.0, 1.9)]  # as much training
+    with Tracker(None, storage=storage, **options([])) as first:
+        first.trial_started(0, "", CONFIG, {"width": 16})
+        first.rung_reached(0, 0, both[0], [], checkpoint(storage, 0, 0), "continue")
+    for _ in range(2):
+        with Tracker(None, storage=storage, place=first.place, **options([])) as again:
+            again.trial_started(0, "", CONFIG, {"width": 16})
+            for rung, scores in enumerate(both):
+                again.rung_reached(0, rung, scores, [], checkpoint(storage, 0, rung), "continue")
+    assert points_of(storage, again, "score/L") == [(1000, 2.0), (1001, 1.9)]
+    assert points_of(storage, again, "training/rung") == [(1000, 0.0), (1001, 1.0)]
+
+
+def test_a_rung_that_a_trial_comes_to_again_is_written_once(storage):
+    """Its checkpoint was lost; the clock says something else than the first time."""
+    with Tracker(None, storage=storage, **options([])) as tracker:
+        tracker.trial_started(0, "", CONFIG, {"width": 16})
+        for seconds in (5.0, 6.0):
+            told = metrics(0) | {"train_seconds": seconds}
+            path = checkpoint(storage, 0, 0)
+            tracker.rung_reached(0, 0, told, [(1.0, 2.0, 3.0)], path, "continue")
+            time.sleep(0.01)
+    assert points_of(storage, tracker, "training/train_seconds") == [(1000, 5.0)]
+    assert points_of(storage, tracker, "training/critic_loss") == [(1, 2.0)]
+
+
+class Outage:
+    """Lets no client be opened until it is over."""
+
+    def __init__(self, monkeypatch):
+        self.over, self.tries = False, 0
+        real = run_store._open_client
+
+        def opened(uri):
+            if self.over:
+                return real(uri)
+            self.tries += 1
+            raise ConnectionRefusedError("Connection refused")
+
+        monkeypatch.setattr(run_store, "_open_client", opened)
+
+
+def test_a_resumed_study_goes_on_while_its_store_is_away_and_delivers_when_it_is_back(
+    storage, monkeypatch
+):
+    with Tracker(None, storage=storage, **options([])) as first:
+        first.trial_started(0, "", CONFIG, {"width": 16})
+        first.rung_reached(0, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage, 0, 0), "pause")
+        first.trial_started(1, "", CONFIG, {"width": 8})
+        first.trial_ended(1, "FAIL", "diverged")
+    lines: list[str] = []
+    remembered: dict[int, str] = {}
+    outage = Outage(monkeypatch)
+    again = Tracker(
+        None,
+        storage=storage,
+        place=first.place,
+        patient=True,
+        **options(lines, remember=remembered.__setitem__),
+    )
+    again._writer._waits = (0.01,)
+    assert again.place == first.place
+    again.trial_started(0, "", CONFIG, {"width": 16})
+    for rung, decision in enumerate(("pause", "done")):
+        losses = [(1.0 + rung, 2.0, 3.0)]
+        again.rung_reached(0, rung, metrics(rung), losses, checkpoint(storage, 0, rung), decision)
+    again.trial_ended(0, "COMPLETE", "")
+    again.trial_started(1, "", CONFIG, {"width": 8})
+    again.rung_reached(1, 0, metrics(0), [], storage / "gone", "continue")  # settled: not read
+    again.trial_ended(1, "FAIL", "diverged")
+    while outage.tries < 3:
+        time.sleep(0.01)
+    outage.over = True
+    again.close()
+    assert len(lines) == 1
+    assert "does not answer (Connection refused); the search goes on" in lines[0]
+    runs = trial_runs(storage, again)
+    assert remembered == {int(number): run.info.run_id for number, run in runs.items()}
+    states = {n: (run.info.status, run.data.tags["state"]) for n, run in runs.items()}
+    assert states == {"0": ("FINISHED", "COMPLETE"), "1": ("FAILED", "FAIL")}
+    assert "score/L" not in runs["1"].data.metrics
+    store, run_id = client(storage), runs["0"].info.run_id
+    for metric, steps in (("score/L", STEPS), ("training/critic_loss", [1, 2])):
+        assert [point.step for point in store.get_metric_history(run_id, metric)] == steps
+
+
+def test_only_a_study_that_was_there_before_waits_for_its_store(storage, monkeypatch):
+    """And not for another address, which may be mistyped."""
+    with Tracker(None, storage=storage, **options([])) as first:
+        pass
+    Outage(monkeypatch)
+    elsewhere = replace(first.place, uri="sqlite:////other.db")
+    for place, patient in ((first.place, False), (None, True), (elsewhere, True)):
+        with pytest.raises(UserError, match=r"cannot be used \(Connection refused\)"):
+            Tracker(None, storage=storage, place=place, patient=patient, **options([]))
+
+
+def test_a_store_that_comes_back_without_the_studys_run_gets_one_at_the_next_resume(
+    storage, monkeypatch
+):
+    lost = TrackingPlace(uri=default_uri(storage), experiment_id="1", parent_run_id="0" * 32)
+    lines: list[str] = []
+    outage = Outage(monkeypatch)
+    tracker = Tracker(None, storage=storage, place=lost, patient=True, **options(lines))
+    outage.over = True
+    told_of_two_rungs(tracker, storage)
+    tracker.close()
+    assert tracker.place == lost
+    assert f"it does not have the study's run {'0' * 32}" in lines[-1]
+    assert lines[-1].endswith("delivered by: launch --resume")
+    again = Tracker(None, storage=storage, place=lost, **options([]))
+    told_of_two_rungs(again, storage)
+    again.close()
+    has_all_of_two_rungs(storage, again)
+
+
+@pytest.mark.parametrize(("status", "passing"), [(413, False), (403, False), (503, True)])
+def test_a_refused_upload_does_not_hold_up_what_comes_after_it(status, passing):
+    """MLflow's artifacts come with the HTTP library's own error, which is one of the network."""
+    answer = requests.Response()
+    answer.status_code = status
+    assert is_passing(requests.HTTPError("no", response=answer)) is passing
+
+
 def test_a_store_without_the_studys_run_gets_a_new_one(storage):
-    tracker = Tracker(None, storage=storage, parent_run_id="0" * 32, **options([]))
-    assert tracker.parent_run_id != "0" * 32
+    lost = TrackingPlace(uri=default_uri(storage), experiment_id="1", parent_run_id="0" * 32)
+    tracker = Tracker(None, storage=storage, place=lost, **options([]))
+    assert tracker.place.parent_run_id != lost.parent_run_id
     tracker.close()
 
 
@@ -364,7 +507,7 @@ class FakeStore:
 def fake(monkeypatch) -> Callable[..., tuple[Tracker, FakeStore, list[str]]]:
     def make(fail: Callable[[str], None]) -> tuple[Tracker, FakeStore, list[str]]:
         store, lines = FakeStore(fail), list[str]()
-        monkeypatch.setattr(tracking, "RunStore", lambda *a, **k: store)
+        monkeypatch.setattr(study_runs, "RunStore", lambda *a, **k: store)
         monkeypatch.setattr(tracking, "is_passing", lambda e: isinstance(e, ConnectionError))
         tracker = Tracker("http://u:secret@host:5000", storage=Path("s"), **options(lines))
         store.opened()
@@ -493,7 +636,7 @@ def test_a_store_in_a_folder_that_cannot_be_made_is_refused(tmp_path):
 def test_a_deleted_experiment_is_said_with_the_way_back(storage):
     tracker = Tracker(None, storage=storage, **options([]))
     tracker.close()
-    client(storage).delete_experiment(tracker.experiment_id)
+    client(storage).delete_experiment(tracker.place.experiment_id)
     with pytest.raises(UserError, match=r"mlflow experiments restore --experiment-id"):
         Tracker(None, storage=storage, **options([]))
 
@@ -572,12 +715,12 @@ def test_a_kill_between_any_two_calls_to_the_store_leaves_no_gap_and_no_double(
             job()
 
     monkeypatch.setattr(tracking, "OrderedWriter", AtOnce)
-    real = tracking.RunStore
+    real = study_runs.RunStore
     while True:
-        monkeypatch.setattr(tracking, "RunStore", real)
-        tracker = Tracker(None, storage=storage, parent_run_id=parent, **options([]))
-        parent = tracker.parent_run_id
-        tracker._store.__class__ = Dying
+        monkeypatch.setattr(study_runs, "RunStore", real)
+        tracker = Tracker(None, storage=storage, place=parent, **options([]))
+        parent = tracker.place
+        tracker._runs.store.__class__ = Dying
         calls[0] = 0
         try:
             tracker.trial_started(0, "", CONFIG, {"width": 16})
@@ -596,7 +739,7 @@ def test_a_kill_between_any_two_calls_to_the_store_leaves_no_gap_and_no_double(
     store = client(storage)
     for name in run.data.metrics:
         points = store.get_metric_history(run.info.run_id, name)
-        wanted = [float(s) for s in range(1, 501)] if "_loss" in name else [1000, 3000]
+        wanted = [float(s) for s in range(1, 501)] if "_loss" in name else STEPS
         assert sorted(point.step for point in points) == wanted, name
     assert run.data.params == {"width": "16", "inner.lr": "0.001", "inner.steps": "10"}
 
@@ -619,7 +762,7 @@ def has_all_of_two_rungs(storage, tracker, *, in_order=True):
     }
     if not in_order:
         points = {name: sorted(steps) for name, steps in points.items()}
-    assert points["score/L"] == points["training/rung"] == [1000, 3000]
+    assert points["score/L"] == points["training/rung"] == STEPS
     assert points["training/critic_loss"] == [1, 2, 3, 4, 5, 11, 12, 13, 14, 15]
 
 
@@ -680,7 +823,7 @@ def test_a_rung_that_was_refused_is_delivered_by_the_next_session(storage, monke
         tracker.close()
     assert refused
     assert lines[-1].startswith("1 records did not reach")
-    again = Tracker(None, storage=storage, parent_run_id=tracker.parent_run_id, **options(lines))
+    again = Tracker(None, storage=storage, place=tracker.place, **options(lines))
     told_of_two_rungs(again, storage)
     again.close()
     assert len(lines) == 1

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tuner import breakdown
 from tuner.conductor import replay
 from tuner.journal import Journal, Space
 from tuner.known_points import KnownPoint
+from tuner.result import TrackingPlace
 from tuner.study import StudyRun, run_study
 from tuner.tracking import Tracker
 
@@ -125,9 +126,9 @@ def tracking(journal: Journal, storage: Path, plan: ToyPlan) -> Iterator[Tracker
         remember=lambda number, run_id: journal.set_attr(f"run/{number}", run_id),
         report=print,
         deliver="the same again",
-        parent_run_id=journal.attr("parent"),
+        place=(known := journal.attr("mlflow")) and TrackingPlace(**known),
     ) as tracker:
-        journal.set_attr("parent", tracker.parent_run_id)
+        journal.set_attr("mlflow", asdict(tracker.place))
         replay(journal, tracker)
         yield tracker
 

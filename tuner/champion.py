@@ -11,8 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,13 +19,15 @@ import numpy as np
 import ray
 import safetensors.torch
 
-from trainables.evaluation import Scorer
+from trainables.evaluation import Scorer, Scores
 from trainables.image_set import ImageSet
 from trainables.tasks import Split
 from tuner import bootstrap
 from tuner.breakdown import breakdown_behind
 from tuner.finals import Finals, Tested
+from tuner.result import Gate
 from tuner.run_store import Version, is_passing
+from tuner.tracking_uri import reason
 
 FILES = ("config.json", "weights.safetensors")
 WAITS = (1.0, 4.0, 10.0)  # seconds between questions that a registry did not answer
@@ -41,27 +42,6 @@ class Registry(Protocol):
 
     def download(self, name: str, version: int, file: str, folder: Path) -> Path:
         """One of a version's `FILES`, copied below `folder`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Whether a new model becomes the champion.
-
-    Attributes:
-        name: of the registered model.
-        crowned: the alias moves to the new model.
-        reason: one sentence.
-        against: the champion's version before, if there was one.
-        against_run: the MLflow run that it came from.
-        margin: 95 % interval of the new model's L less the champion's, if they were compared.
-    """
-
-    name: str
-    crowned: bool
-    reason: str
-    against: int | None = None
-    margin: tuple[float, float] | None = None
-    against_run: str | None = None
 
 
 def identity(pipeline: str, fingerprint: str, split: Split, images: ImageSet) -> dict[str, str]:
@@ -82,75 +62,131 @@ def identity(pipeline: str, fingerprint: str, split: Split, images: ImageSet) ->
     }
 
 
-def can_meet(registry: Registry, name: str, own: Mapping[str, str]) -> bool:
-    """Whether there seems to be a champion that a new model will have to meet."""
-    try:
-        present = registry.champion(name)
-    except Exception:  # whatever stores and drivers raise; the gate asks again
-        return False
-    return present is not None and not _differences(present, own)
+class Challenge:
+    """A study's challenge of its experiment's champion, who is asked for once.
 
-
-def challenge(
-    registry: Registry,
-    name: str,
-    tested: Tested,
-    own: Mapping[str, str],
-    finals: Finals,
-    scorer: Scorer,
-    folder: Path,
-) -> Verdict:
-    """Let the new model meet the champion on the test episodes.
-
-    Args:
-        registry: where the champion is.
-        name: of the registered model.
-        tested: the new model.
-        own: its `identity`.
-        finals: runs the champion.
-        scorer: of the test part.
-        folder: of the study.
-    Raises:
-        Breakdown: the disk is full, or Ray died: the study can be resumed, and they meet then.
+    It may change meanwhile: nothing is decided then, which whoever moves the alias has to check.
     """
-    try:
-        present = _answer(lambda: registry.champion(name))
+
+    def __init__(
+        self, registry: Callable[[], Registry], name: str, own: Mapping[str, str], folder: Path
+    ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            registry: opens the one with the champion.
+            name: of the registered model.
+            own: `identity` of the new model.
+            folder: of the study.
+        """
+        self._open, self._name, self._own, self._folder = registry, name, own, folder
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return self._open()
+
+    @cached_property
+    def present(self) -> Version | None:
+        """The champion, if there is one; a failure to answer is not kept, and asked again."""
+        return self._registry.champion(self._name)
+
+    def is_likely(self) -> bool:
+        """Whether there seems to be a champion that the new model will have to meet."""
+        try:
+            return self.present is not None and not self._differences()
+        except Exception:  # whatever stores and drivers raise; it is asked again
+            return False
+
+    def stands(self, gate: Gate, run_id: str | None) -> bool:
+        """Whether an earlier verdict is one still.
+
+        Args:
+            gate: the verdict.
+            run_id: the study's run, whose model may be the champion already.
+        """
+        if not (gate.decided and gate.crowned):
+            return gate.decided
+        try:
+            present = self.present
+        except Exception:  # as above; the alias moves only if the verdict stands then
+            return True
+        return gate.is_against(present) or (present is not None and present.run_id == run_id)
+
+    def without_meeting(self) -> Gate | None:
+        """The verdict if it needs no meeting; None if it does.
+
+        Raises:
+            Breakdown: the disk is full, or Ray died: the study can be resumed, and they meet then.
+        """
+        try:
+            present = _answer(lambda: self.present)
+        except Exception as error:  # whatever stores and drivers raise
+            return self.undecided(error)
         if present is None:
-            return Verdict(name=name, crowned=True, reason=f"{name} had no champion before")
-        if other := _differences(present, own):
-            return Verdict(
-                name=name,
+            return Gate(
+                name=self._name, crowned=True, reason=f"{self._name} had no champion before"
+            )
+        if other := self._differences():
+            return Gate(
+                name=self._name,
                 crowned=False,
                 against=present.number,
                 against_run=present.run_id,
                 reason=f"version {present.number} is of another {' and '.join(other)}, so that "
                 "they cannot meet; it stays",
             )
-        theirs = _tested(registry, name, present, finals, scorer)
-        if theirs is None:
-            raise MemoryError("it cannot draw in the memory that there is")
-    except Exception as error:  # whatever stores, drivers and damaged files raise
-        if (breakdown := breakdown_behind(error, folder)) is not None:
+        return None
+
+    def meet(self, new: Scores, finals: Finals, scorer: Scorer) -> Gate:
+        """Let the champion, whom `without_meeting` has found, play the test episodes, too.
+
+        Args:
+            new: scores of the new model.
+            finals: runs the champion.
+            scorer: of the test part.
+        Raises:
+            Breakdown: as above.
+        """
+        present = self.present
+        assert present is not None, self._name
+        try:
+            theirs = _tested(self._registry, self._name, present, finals, scorer)
+            if theirs is None:
+                raise MemoryError("it cannot draw in the memory that there is")
+        except Exception as error:  # whatever stores, drivers and damaged files raise
+            return self.undecided(error)
+        return decide(self._name, present, new, theirs.scores)
+
+    def undecided(self, error: Exception) -> Gate:
+        """The verdict where they could not meet, for now.
+
+        Raises:
+            Breakdown: as above.
+        """
+        if (breakdown := breakdown_behind(error, self._folder)) is not None:
             raise breakdown from error
-        told = " ".join(str(error).split())[:200]
-        return Verdict(name=name, crowned=False, reason=f"the champion could not be met: {told}")
-    return decide(name, present, tested, theirs)
+        told = f"the champion could not be met: {reason(error)}"
+        return Gate(name=self._name, crowned=False, decided=False, reason=told)
+
+    def _differences(self) -> list[str]:
+        tags = {} if self.present is None else self.present.tags
+        return [key for key, value in self._own.items() if tags.get(key) != value]
 
 
-def decide(name: str, present: Version, new: Tested, old: Tested) -> Verdict:
+def decide(name: str, present: Version, new: Scores, old: Scores) -> Gate:
     """The gate itself."""
-    ours, theirs = new.scores.contributions("L")[None], old.scores.contributions("L")[None]
+    ours, theirs = new.contributions("L")[None], old.contributions("L")[None]
     low, high = bootstrap.paired_interval(ours, theirs)
     change = float(np.mean(ours) - np.mean(theirs))
     told = f"L {change:+.2f} [{low:+.2f}, {high:+.2f}] on the same episodes"
     if high < 0:
-        reason = f"better than version {present.number}: {told}"
+        why = f"better than version {present.number}: {told}"
     else:
-        reason = f"version {present.number} stays: the new model has {told}"
-    return Verdict(
+        why = f"version {present.number} stays: the new model has {told}"
+    return Gate(
         name=name,
         crowned=high < 0,
-        reason=reason,
+        reason=why,
         against=present.number,
         against_run=present.run_id,
         margin=(low, high),
@@ -167,10 +203,6 @@ def _answer(ask: Callable[[], T]) -> T:
                 raise
             time.sleep(seconds)
     return ask()
-
-
-def _differences(present: Version, own: Mapping[str, str]) -> list[str]:
-    return [key for key, value in own.items() if present.tags.get(key) != value]
 
 
 def _tested(

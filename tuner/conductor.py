@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,16 @@ from trainables.pretraining import damaged_sources
 from trainables.tasks import Part, Split, split_record
 from tuner import forecast
 from tuner.breakdown import breakdown_behind, is_full_disk
-from tuner.champion import can_meet, challenge, identity
-from tuner.finals import Finals, Played, save_champion
+from tuner.champion import Challenge, identity
+from tuner.finals import Finals, Played, kept_samples, save_champion
 from tuner.forecast import Pace, own_stop
 from tuner.journal import Journal
 from tuner.live import LiveTable, newest_line
 from tuner.plan import SCORING_COMPUTE, Plan
-from tuner.ranking import print_ranking
-from tuner.result import git_commit, load, versions
+from tuner.ranking import gate_line, print_ranking
+from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, versions
 from tuner.resume_command import resume_command
+from tuner.run_store import Models
 from tuner.setting import (
     RESULT,
     Request,
@@ -55,10 +57,12 @@ from tuner.standing import ranked_trials
 from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
 from tuner.tracking import Tracker, provenance_tags
+from tuner.tracking_uri import resolve_uri
 
 PARTS: tuple[Part, ...] = ("validation", "test")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 BROKEN_DOWN = 3  # exit code: a full disk, or Ray died
+CHAMPION = "champion"  # folder of the best model, in the study's
 _RUN = "mlflow_run/"  # key of a trial's run in the journal, before its number
 
 
@@ -103,7 +107,7 @@ def _conduct(request: Request, stack: ExitStack, began: float) -> int:
         return 0
     study = _Study(setting, plan, began)
     if journal and is_finished(setting):
-        return study.deliver(stack, journal)
+        return study.deliver(stack, ray, journal)
     return study.run(stack, ray, journal)
 
 
@@ -126,11 +130,30 @@ class _Study:
 
     def run(self, stack: ExitStack, ray: Session | None, journal: Journal | None) -> int:
         """Start or go on -> exit code."""
-        try:
-            tracker = self._open(stack, journal)
+
+        def work() -> int:
+            tracker = self._open(stack, journal, patient=True)
             if journal is not None:
                 search_on(journal, self.setting)
             return self._search_and_finish(stack, ray, tracker)
+
+        return self._in_order(work)
+
+    def deliver(self, stack: ExitStack, ray: Session | None, journal: Journal) -> int:
+        """Tell MLflow what it does not have yet of a finished study -> the study's exit code."""
+
+        def work() -> int:
+            try:
+                return self._deliver(stack, ray, journal)
+            except KeyboardInterrupt:
+                return self._interrupted()
+
+        return self._in_order(work)
+
+    def _in_order(self, work: Callable[[], int]) -> int:
+        """Do it -> exit code; what the machine does to a study is one line."""
+        try:
+            return work()
         except Exception as error:
             breakdown = breakdown_behind(error, self.setting.folder)
             if breakdown is None:
@@ -156,22 +179,67 @@ class _Study:
         except KeyboardInterrupt:
             return self._interrupted()
 
-    def deliver(self, stack: ExitStack, journal: Journal) -> int:
-        """Tell MLflow what it does not have yet of a finished study -> the study's exit code."""
-        result = load(self.setting.folder / RESULT)
-        tracker = self._open(stack, journal)
+    def _deliver(self, stack: ExitStack, ray: Session | None, journal: Journal) -> int:
+        path = self.setting.folder / RESULT
+        result = load(path)
+        gate = self._gate_again(result, stack, ray, journal)
+        if gate != result.gate:
+            result = replace(result, gate=gate)
+            result.write(path)
+            self.setting.say(gate_line(result))
+            self._say_who_meets(gate)
+        tracker = self._open(stack, journal, patient=False)
         tracker.study_ended(result, self._identity())
         self.setting.say(
-            f"Study {self.setting.study!r} is finished, see {self.setting.folder / RESULT}: "
-            "add --budget to search on."
+            f"Study {self.setting.study!r} is finished, see {path}: add --budget to search on."
         )
         return 0 if result.best is not None else 1
 
-    def _open(self, stack: ExitStack, journal: Journal | None) -> Tracker:
+    def _gate_again(
+        self, result: StudyResult, stack: ExitStack, ray: Session | None, journal: Journal
+    ) -> Gate | None:
+        """The verdict on the study's best, asked for again if there was none, or if it was crowned
+        but another became the champion before MLflow was told."""
+        gate, challenge = result.gate, self._challenge()
+        known = journal.attr("mlflow") or {}
+        if gate is None or challenge.stands(gate, known.get("parent_run_id")):
+            return gate
+        return challenge.without_meeting() or self._meet_late(challenge, stack, ray)
+
+    def _meet_late(self, challenge: Challenge, stack: ExitStack, ray: Session | None) -> Gate:
+        """The study's best, of which the pictures were kept, meets the champion."""
+        setting = self.setting
+        samples = kept_samples(setting.folder / CHAMPION)
+        if samples is None:
+            gone = f"the study's own pictures are gone from {setting.folder / CHAMPION}"
+            return challenge.undecided(FileNotFoundError(gone))
+        torch.set_num_threads(self.plan.threads)
+        contexts = self._contexts()
+        if ray is None:
+            _enter(stack, None)
+        setting.say("Finals: the present champion meets the test classes")
+        scorer = self._scorer(contexts[1], "test")
+        return challenge.meet(scorer.score(samples), self._finals(*contexts), scorer)
+
+    def _say_who_meets(self, gate: Gate | None) -> None:
+        if gate is not None and not gate.decided:
+            again = resume_command(self.setting)
+            self.setting.say(
+                f"This study's best meets the champion, once it can be had, by: {again}"
+            )
+
+    def _challenge(self) -> Challenge:
+        request = self.setting.request
+        uri = resolve_uri(request.tracking_uri, request.storage)
+        return Challenge(
+            partial(Models, uri), self.setting.title, self._identity(), self.setting.folder
+        )
+
+    def _open(self, stack: ExitStack, journal: Journal | None, *, patient: bool) -> Tracker:
         """Tracking that has been told what earlier sessions did."""
         known = None if journal is None else journal.attr("mlflow")
-        tracker = stack.enter_context(self._tracker((known or {}).get("parent_run_id")))
-        place = {"experiment_id": tracker.experiment_id, "parent_run_id": tracker.parent_run_id}
+        tracker = stack.enter_context(self._tracker(known, patient=patient))
+        place = asdict(tracker.place)
         if journal is None:
             opened = Journal(self.setting.request.storage, self.setting.study, self.plan.objectives)
             journal = stack.enter_context(opened)
@@ -197,7 +265,7 @@ class _Study:
         self.timings[part] = self.timings.get(part, 0.0) + seconds
         self._journal.set_attr("timings", self.timings | {"wall": time.monotonic() - self.began})
 
-    def _tracker(self, parent: str | None) -> Tracker:
+    def _tracker(self, known: Mapping[str, str] | None, *, patient: bool) -> Tracker:
         setting = self.setting
         return Tracker(
             setting.request.tracking_uri,
@@ -212,7 +280,8 @@ class _Study:
             remember=self._remember,
             report=setting.say,
             deliver=resume_command(self.setting),
-            parent_run_id=parent,
+            place=None if known is None else TrackingPlace(**{"uri": ""} | dict(known)),
+            patient=patient,
         )
 
     def _remember(self, number: int, run_id: str) -> None:
@@ -235,11 +304,13 @@ class _Study:
     def _prepare(self) -> tuple[StudyContext, StudyContext]:
         """What the trials share, and what the last test does."""
         started = time.monotonic()
-        setting = self.setting
-        search = self._context()
-        last = replace(search, split=setting.split.joined().to_dict())
+        contexts = self._contexts()
         self._took("preparation", started)
-        return search, last
+        return contexts
+
+    def _contexts(self) -> tuple[StudyContext, StudyContext]:
+        search = self._context()
+        return search, replace(search, split=self.setting.split.joined().to_dict())
 
     def _context(self) -> StudyContext:
         setting, plan = self.setting, self.plan
@@ -311,22 +382,14 @@ class _Study:
         scorers = {part: self._scorer(c, part) for part, c in zip(PARTS, contexts, strict=True)}
         # First, so that the rest of the finals knows how much time there is.
         baselines = self._baselines(dict(zip(PARTS, contexts, strict=True)), scorers)
-        own, registry = self._identity(), tracker.registry
-        meets = can_meet(registry, setting.title, own)
-        played = self._play(run, finals, scorers["test"], gate=meets)
+        challenge = self._challenge()
+        played = self._play(run, finals, scorers["test"], gate=challenge.is_likely())
         if played.augmentation is not None:
             baselines["own_augmentation"] = {"test": played.augmentation}
         gate = None
         if played.champion is not None:
-            gate = challenge(
-                registry,
-                setting.title,
-                played.champion,
-                own,
-                finals,
-                scorers["test"],
-                setting.folder,
-            )
+            new = played.champion.scores
+            gate = challenge.without_meeting() or challenge.meet(new, finals, scorers["test"])
         self._took("test", started)
         result = summarise(
             run,
@@ -354,6 +417,7 @@ class _Study:
         result.write(setting.folder / "result.json")
         tracker.study_ended(result, self._identity())
         print_ranking(result, setting.console)
+        self._say_who_meets(gate)
         return 0 if run.best is not None else 1
 
     def _play(self, run: StudyRun, finals: Finals, scorer: Scorer, *, gate: bool) -> Played:
@@ -387,7 +451,7 @@ class _Study:
             setting.say(f"Finals: trial {winner.number} could not be tested, memory is too small")
             return Played(contenders=contenders)
         kept = save_champion(
-            finals.pipeline, winner, models[0], champion, setting.folder / "champion"
+            finals.pipeline, winner, models[0], champion, setting.folder / CHAMPION
         )
         tested = [(r, finals.test(r, models[1], scorer, stop=own_stop(r))) for r in others]
         return Played(

@@ -37,6 +37,7 @@ FRESH = 1  # seed of the rematch's episodes; the search's have 0
 NOISE = 0.05  # of L, between two stops of one model
 STRETCH = (1, 2, 3)  # multiples of adapt_steps that the champion may adapt for
 OVERRUN = 1.3  # times its forecast that a training may take
+SAMPLES = "samples.npz"  # in a champion's folder
 INTERVALS = ("L", "J", "recognisability", "coverage", "density", "copy_share")
 
 
@@ -424,7 +425,7 @@ def save_champion(
         "adapt_steps": tested.adapt_steps,
     }
     (new / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    np.savez_compressed(new / "samples.npz", shots=tested.shots, samples=tested.samples)
+    np.savez_compressed(new / SAMPLES, shots=tested.shots, samples=tested.samples)
     Image.fromarray(tested.grid).save(new / "grid.png")
     _replace(folder, new)
     return Kept(
@@ -432,6 +433,16 @@ def save_champion(
         weights=folder / "weights.safetensors",
         config=folder / "config.json",
     )
+
+
+def kept_samples(folder: Path) -> npt.NDArray[np.uint8] | None:
+    """The pictures of the test that a champion was kept with; None if somebody removed them."""
+    path = folder / SAMPLES
+    if not path.is_file():
+        return None
+    with np.load(path) as kept:
+        samples: npt.NDArray[np.uint8] = kept["samples"]
+    return samples
 
 
 def _replace(folder: Path, new: Path) -> None:

@@ -123,7 +123,7 @@ def print_ranking(result: StudyResult, console: Console, *, rows: int = 20) -> N
         _print_front(result, result.pareto, console, rows)
     if result.test is not None:
         _print_tests(result, console)
-    for line in (failures(result.trials), result.verdict, _gate(result), _picture(result)):
+    for line in (failures(result.trials), result.verdict, gate_line(result), _picture(result)):
         if line:
             console.print(Text(line), soft_wrap=True)
     for name, command in result.commands.items():
@@ -269,10 +269,12 @@ def _rematch(result: StudyResult) -> list[str]:
     return lines
 
 
-def _gate(result: StudyResult) -> str:
+def gate_line(result: StudyResult) -> str:
     if (gate := result.gate) is None:
         return ""
-    now = "is this study's best now" if gate.crowned else "is not this study's best"
+    now = "goes to this study's best" if gate.crowned else "is not this study's best"
+    if not gate.decided:
+        now = "is not decided (a plain --resume asks again)"
     return f"models:/{gate.name}@champion {now}: {gate.reason}"
 
 

@@ -17,11 +17,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import jsonschema
 
 from trainables.errors import UserError
+
+if TYPE_CHECKING:
+    from tuner.run_store import Version
 
 FORMAT = 1
 Metrics = dict[str, float]
@@ -145,9 +148,15 @@ class Gate:
     name: str
     crowned: bool
     reason: str
-    against: int | None
-    margin: tuple[float, float] | None
+    against: int | None = None
+    margin: tuple[float, float] | None = None
     against_run: str | None = None  # files of older studies have none
+    decided: bool = True
+
+    def is_against(self, version: Version | None) -> bool:
+        """Whether the verdict is about this champion; a number alone may be another store's."""
+        there = (None, None) if version is None else (version.number, version.run_id)
+        return there == (self.against, self.against_run)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ FOLDER = "folder"  # tag of a version: which of them it is
 
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
+NOTE = "mlflow.note.content"  # tag: a run's description, Markdown on its first page
 SETTINGS = "trial/config.json"  # artifact: everything that a trial's process was told
 
 Point = tuple[str, float, int, int]  # name, value, Unix time in ms, step
@@ -71,12 +73,11 @@ class Models:
         Args:
             uri: as `tracking_uri.resolve_uri` returns it.
         Raises:
-            UserError: the store is not there or cannot be used (within about 10 s).
+            Exception: whatever stores and drivers raise; `usable` makes one line of it.
         """
         self.uri = uri
         silence()
-        with usable(uri):
-            self._client = _open_client(uri)
+        self._client = _open_client(uri)
 
     def champion(self, name: str) -> Version | None:
         """The version of a registered model that bears the alias `@champion`."""
@@ -117,11 +118,11 @@ class RunStore(Models):
             storage: folder below which files of the runs go if the store is a database server's.
 
         Raises:
-            UserError: the store is not there or cannot be used (within about 10 s).
+            UserError: the experiment is deleted.
+            Exception: whatever stores and drivers raise; `usable` makes one line of it.
         """
         super().__init__(uri)
-        with usable(uri):
-            self.experiment_id = self._find_experiment(experiment, storage)
+        self.experiment_id = self._find_experiment(experiment, storage)
 
     def create(self, name: str, tags: Mapping[str, str]) -> str:
         """Begin a run; returns its id."""
@@ -166,13 +167,17 @@ class RunStore(Models):
             if not token:
                 return
 
-    def steps(self, run_id: str, metric: str) -> set[int]:
-        """The steps at which a run has a metric."""
-        return {point.step for point in self._client.get_metric_history(run_id, metric)}
+    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of all points that a run has of a metric."""
+        points = self._client.get_metric_history(run_id, _fit_key(metric))
+        return [(point.step, point.value) for point in points]
 
     def without_known(self, run_id: str, points: Sequence[Point]) -> list[Point]:
         """Those of `points` that a run has not, at whatever time they were written."""
-        known = {name: self.steps(run_id, _fit_key(name)) for name in {p[0] for p in points}}
+        known = {
+            name: {step for step, _ in self.history(run_id, name)}
+            for name in {p[0] for p in points}
+        }
         return [point for point in points if point[3] not in known[point[0]]]
 
     def log_metrics(
@@ -300,7 +305,8 @@ def read_trial(uri: str, run_id: str) -> KeptTrial:
 def scored_points(histories: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:
     """MLflow's points of metrics that are written together, by name, put together again.
 
-    By their order: a large net's one update may reach two rungs, which are one step then.
+    By their order: runs of older versions have rungs that one update of a large net reached at one
+    step.
     """
     ordered = {
         name: sorted(history, key=lambda point: (point.step, point.timestamp))
@@ -311,6 +317,11 @@ def scored_points(histories: Mapping[str, Sequence[Any]]) -> list[dict[str, floa
         {name: history[n].value for name, history in ordered.items() if n < len(history)}
         for n in range(count)
     ]
+
+
+def picture(run_id: str, name: str) -> str:
+    """Markdown that shows an artifact on a run's page."""
+    return f"![{name}](get-artifact?path={name}&run_uuid={run_id})"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -362,14 +373,25 @@ def usable(uri: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def is_passing(error: Exception) -> bool:
+def is_passing(error: BaseException | None) -> bool:
     """Whether a failed call is worth another try: the server's fault, or the network's."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
 
+    if isinstance(error, UserError):  # the words for what is behind it
+        return is_passing(error.__cause__)
     if isinstance(error, MlflowException):
-        status = _http_status(error)
-        return status >= 500 or status in (408, 429)
+        return _may_pass(_http_status(error))
+    answer = getattr(error, "response", None)  # an HTTP server's, to an upload
+    if answer is not None:
+        return _may_pass(answer.status_code)
+    if isinstance(error, OperationalError | sqlite3.OperationalError):  # locked, or restarting
+        return True
     return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+
+
+def _may_pass(status: int) -> bool:
+    return status >= 500 or status in (408, 429)
 
 
 def _http_status(error: MlflowException) -> int:

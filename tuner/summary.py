@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from trainables.evaluation import Scores
-from tuner.champion import Verdict
 from tuner.finals import Contender, Kept, Tested, margin
 from tuner.journal import RungRecord, TrialRecord
 from tuner.known_points import trial_seed
@@ -27,7 +26,6 @@ from tuner.result import (
     Rung,
     StudyResult,
     TestScore,
-    TrackingPlace,
     TrialResult,
     git_commit,
     in_study,
@@ -36,7 +34,7 @@ from tuner.result import (
 from tuner.standing import front_trials
 from tuner.study import StudyRun
 from tuner.tracking import Tracker
-from tuner.tracking_uri import strip_credentials, study_page, ui_command
+from tuner.tracking_uri import study_page, ui_command
 from tuner.verdict import judge
 
 
@@ -55,7 +53,7 @@ class Facts:
     contenders: Sequence[Contender]
     champion: Tested | None
     kept: Kept | None
-    gate: Verdict | None
+    gate: Gate | None
     reference: tuple[TrialRecord, Tested] | None
     test_classes: tuple[str, ...]
     tracker: Tracker
@@ -69,6 +67,7 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
     winner = facts.contenders[0].record if facts.contenders else run.best
     best = None if winner is None else _best(winner, facts)
     test = None if facts.champion is None else _test(facts.champion, facts.test_classes)
+    place = facts.tracker.place
     return StudyResult(
         folder=facts.folder,
         study=facts.study,
@@ -89,21 +88,15 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
         best=best,
         test=test,
         reference=_reference(facts),
-        gate=None if facts.gate is None else Gate(**asdict(facts.gate)),
+        gate=facts.gate,
         pareto=_pareto(run, facts.plan),
         verdict=_verdict(facts),
         versions=versions(),
         git_commit=git_commit(),
-        tracking=TrackingPlace(
-            uri=strip_credentials(facts.tracker.uri),
-            experiment_id=facts.tracker.experiment_id,
-            parent_run_id=facts.tracker.parent_run_id,
-        ),
+        tracking=place,
         commands={
             "mlflow_ui": ui_command(facts.tracker.uri),
-            "mlflow_page": study_page(
-                facts.tracker.uri, facts.tracker.experiment_id, facts.tracker.parent_run_id
-            ),
+            "mlflow_page": study_page(facts.tracker.uri, place.experiment_id, place.parent_run_id),
             "ray_dashboard": facts.dashboard,
             "search_on": facts.resume,
         },

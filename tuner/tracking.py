@@ -5,24 +5,22 @@ The driver alone writes, in a background thread, so that the search never waits 
 
 from __future__ import annotations
 
-import getpass
-import hashlib
 import json
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from tuner.ranking import COLUMNS, markdown_ranking, trial_title
-from tuner.run_store import MODEL, SETTINGS, Point, RunStore, flatten, is_passing, usable
+from trainables.errors import UserError
+from tuner.outcome import finished_at, write_outcome
+from tuner.ranking import trial_title
+from tuner.result import Data, StudyResult, TrackingPlace
+from tuner.run_store import NOTE, SETTINGS, Point, flatten, is_passing, picture, usable
+from tuner.study_runs import MARKER, RUN_STATUS, Name, StudyRuns
 from tuner.tracking_uri import reason, resolve_uri, strip_credentials
 from tuner.writer import OrderedWriter
-
-if TYPE_CHECKING:
-    from tuner.result import Data, Gate, StudyResult
 
 Decision = Literal["continue", "pause", "done"]
 Loss = tuple[float, float, float]
@@ -32,9 +30,6 @@ TRAINING = frozenset(
     {"rung", "updates", "meta_iterations", "train_flops", "train_seconds", "score_seconds"}
 )
 NOT_LOGGED = frozenset({"complete"})  # `state` and `reason` say it
-MARKER = "training/rung"
-RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
-NOTE = "mlflow.note.content"  # a run's description: Markdown on its first page
 STUDY_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "nothing succeeded": "FAILED"}
 FLUSH_SECONDS = 60.0
 
@@ -42,14 +37,12 @@ FLUSH_SECONDS = 60.0
 class Tracker:
     """Tells MLflow what happens in a study; every method but the constructor returns at once.
 
-    Trials are looked up in the store by their study's run and their number, so a resumed study
-    goes on in the runs it began, and steps that a run already has are not written twice: replaying
-    a study's past through a `Tracker` is safe and fills what an interruption left out.
+    A resumed study goes on in the runs it began, and rungs that a run already has are not written
+    twice: replaying a study's past through a `Tracker` is safe and fills what an interruption left
+    out.
 
     Attributes:
         uri: where runs go; may hold credentials, so never print it.
-        experiment_id: MLflow's id of the experiment.
-        parent_run_id: the study's run.
     """
 
     def __init__(
@@ -64,7 +57,8 @@ class Tracker:
         remember: Callable[[int, str], None],
         report: Callable[[str], None],
         deliver: str,
-        parent_run_id: str | None = None,
+        place: TrackingPlace | None = None,
+        patient: bool = False,
     ) -> None:
         """Open the store, which is made if it is an SQLite file that does not exist.
 
@@ -78,36 +72,44 @@ class Tracker:
             remember: gets (trial number, run id) in the caller's thread, during a later call.
             report: gets one line when deliveries begin to fail, and when some could not be made.
             deliver: the command that tells what could not be delivered again.
-            parent_run_id: the study's run if it is resumed; a new one is made where the store
-                does not have it.
+            place: where an earlier session's runs are; a new one is made where the store does not
+                have the study's.
+            patient: the store may be away, if it is the one of `place`: it gets everything later.
 
         Raises:
             UserError: the store is not there or cannot be used (within about 10 s).
         """
         self.uri = resolve_uri(uri, storage)
-        self._study = study
-        self._tags = {"study": study, **_source(experiment), **tags}
         self._remember, self._report, self._deliver = remember, report, deliver
-        self._titles: dict[int, str] = {}
-        self._labels: dict[int, str] = {}
+        self._names: dict[int, Name] = {}
         self._checkpoints: dict[int, Path] = {}
         self._running: set[int] = set()
-        self._new_runs: deque[tuple[int, str]] = deque()
         self._notices: deque[str] = deque()
-        self._steps: dict[int, set[int]] = {}  # at which a run of an earlier session has its rungs
         self._gaps: set[int] = set()  # trials of which the store refused something for good
         self._closed = False
-        self._store = RunStore(self.uri, experiment=experiment, storage=storage)
-        self.experiment_id = self._store.experiment_id
-        with usable(self.uri):
-            self.parent_run_id = self._open_study(parent_run_id, plan)
-            self._runs, states = self._find_trials()
-        self._new_runs.extend(self._runs.items())  # a kill may have come before they were told
-        # What an earlier session did: "state" is the last thing written of a start, and of an end.
-        self._adopted = frozenset(states)
-        self._described = {number for number, state in states.items() if state}
-        self._settled = {number for number, state in states.items() if state in RUN_STATUS}
+        self._runs = StudyRuns(
+            self.uri,
+            storage=storage,
+            experiment=experiment,
+            study=study,
+            plan=plan,
+            tags=tags,
+            place=place,
+        )
+        same = place is not None and place.uri == strip_credentials(self.uri)
+        try:
+            with usable(self.uri):
+                self._runs.open(make=True)
+        except UserError as error:
+            if not (patient and same and is_passing(error)):
+                raise
         self._writer = OrderedWriter(passing=is_passing, describe=reason, notice=self._hiccup)
+
+    @property
+    def place(self) -> TrackingPlace:
+        """Where the runs are."""
+        assert self._runs.place is not None, "a store that was never open is not waited for"
+        return self._runs.place
 
     def __enter__(self) -> Self:
         return self
@@ -128,24 +130,21 @@ class Tracker:
             config: everything the trial is run with, plain data.
             params: the searched ones among it, by name.
         """
-        if number in self._settled:
-            return
-        self._titles[number] = trial_title(number, label, params)
-        self._labels[number] = label
+        self._names[number] = Name(title=trial_title(number, label, params), label=label)
         self._running.add(number)
         values = {**flatten(config), **flatten(params)}
         text = json.dumps(config, indent=2, sort_keys=True, default=str)
 
         def write() -> None:
-            run_id = self._run_of(number)
-            if number in self._described:  # parameters cannot be written twice
-                self._store.reopen(run_id)
+            run_id, store = self._run_of(number), self._runs.store
+            if number in self._runs.begun:  # parameters cannot be written twice
+                store.reopen(run_id)
             else:
-                self._store.log_params(run_id, values)
-                self._store.log_text(run_id, text, "config.json")
-            self._store.log_tags(run_id, {"state": "RUNNING"})
+                store.log_params(run_id, values)
+                store.log_text(run_id, text, "config.json")
+            store.log_tags(run_id, {"state": "RUNNING"})
 
-        self._put_of(number, write)
+        self._put(write, of=number)
 
     def rung_reached(
         self,
@@ -167,10 +166,10 @@ class Tracker:
                 end `weights.safetensors`.
             decision: what becomes of the trial.
         """
-        if number in self._settled:
+        if number in self._runs.settled:  # nothing needs to be read
             return
         self._checkpoints[number] = checkpoint
-        step, now = int(metrics["train_flops"] / 1e9), _now()
+        step, now = step_of(rung, metrics), _now()
         values = {metric_name(name): v for name, v in metrics.items() if name not in NOT_LOGGED}
         values.pop(MARKER, None)
         curves: list[Point] = [
@@ -184,68 +183,64 @@ class Tracker:
         # Read here (0.3 ms): the folder may be gone when a slow server gets to it.
         grid = _read(checkpoint / "grid.png")
         settings = _read(checkpoint / "config.json") if rung == 0 else None
-        if grid is None:
-            self._notices.append(f"Trial {number} has no picture of rung {rung} in {checkpoint}.")
 
         def write() -> None:
-            run_id = self._run_of(number)
+            run_id, store = self._run_of(number), self._runs.store
+            written = self._runs.rungs(number)
+            if rung in written:  # a trial whose checkpoint was lost comes to a rung again
+                return
             points = curves + scores
-            if number in self._adopted:
-                if step in self._written(number, run_id):
-                    return
+            if number in self._runs.adopted:
                 # A kill may have come amid the rung; later points carry another time.
-                points = self._store.without_known(run_id, points)
+                points = store.without_known(run_id, points)
             if settings is not None:
                 self._log_bytes(run_id, settings, SETTINGS)
             name = f"samples/rung-{rung}.png"
             if grid is not None:
                 self._log_bytes(run_id, grid, name)
-            tags = {} if grid is None else {NOTE: _picture(run_id, name)}
+            tags = {} if grid is None else {NOTE: picture(run_id, name)}
             tags |= {"state": "PAUSED"} if decision == "pause" else {}
-            self._store.log_metrics(run_id, points, tags)
+            store.log_metrics(run_id, points, tags)
+            written.add(rung)
+            if grid is None:
+                self._notices.append(
+                    f"Trial {number} has no picture of rung {rung} in {checkpoint}."
+                )
 
-        self._put_of(number, write)
+        self._put(write, of=number)
 
     def trial_promoted(self, number: int) -> None:
         """A paused trial goes on."""
-        if number not in self._settled:
-            tags = {"state": "RUNNING"}
-            self._put_of(number, lambda: self._store.log_tags(self._run_of(number), tags))
+        tags = {"state": "RUNNING"}
+        self._put(lambda: self._runs.store.log_tags(self._run_of(number), tags), of=number)
 
     def trial_ended(
         self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str
     ) -> None:
         """A trial is over; `reason` says why if it is PRUNED or FAIL."""
-        if number in self._settled:
-            return
         self._running.discard(number)
         checkpoint, now = self._checkpoints.get(number), _now()
         scored = checkpoint is not None and state != "FAIL"
         weights = checkpoint / "weights.safetensors" if checkpoint and scored else None
 
         def write() -> None:
-            run_id = self._run_of(number)
+            run_id, store = self._run_of(number), self._runs.store
             if weights is not None and weights.exists():  # else they made room for better ones
-                self._store.log_file(run_id, weights)
-            self._store.end(run_id, RUN_STATUS[state], now)
+                store.log_file(run_id, weights)
+            store.end(run_id, RUN_STATUS[state], now)
             # Last: a state that tells of an end is not looked at again.
             tags = {"state": state} | ({"reason": reason} if reason else {})
             if number not in self._gaps:
-                self._store.log_tags(run_id, tags)
+                store.log_tags(run_id, tags)
 
-        self._put_of(number, write)
+        self._put(write, of=number)
 
     def tick(self) -> None:
         """Hand over what the writer learned: new run ids, and trouble."""
-        while self._new_runs:
-            self._remember(*self._new_runs.popleft())
+        while self._runs.new:
+            self._remember(*self._runs.new.popleft())
         while self._notices:
             self._report(self._notices.popleft())
-
-    @property
-    def registry(self) -> RunStore:
-        """Where the experiment's champion is looked up; its calls wait."""
-        return self._store
 
     def study_ended(self, result: StudyResult, identity: Mapping[str, str]) -> None:
         """Write the outcome to the study's run, register the best, deliver everything, and close.
@@ -254,35 +249,17 @@ class Tracker:
             result: of the study.
             identity: what the registered model is tagged with beside the study's tags.
         """
-        text, metrics = json.dumps(result.to_dict(), indent=2), _outcome_metrics(result)
-        best = result.best
-        files = [] if best is None else [best.grid, best.weights, best.config]
-        paths = [result.folder / path for path in files if path is not None]
-        folder = _model_folder(paths)
-        pictures = [f"{folder}/{path.name}" for path in paths if path.suffix == ".png"]
-        # The result's own time: delivered again, a point is the same point.
-        now = int(datetime.fromisoformat(result.created).timestamp() * 1000)
 
         def write() -> None:
-            run_id = self.parent_run_id
-            self._store.log_text(run_id, text, "result.json")
-            for path in paths:
-                self._store.log_file(run_id, path, folder)
-            note = [result.verdict, *(_picture(run_id, name) for name in pictures)]
-            pages = {
-                n: f"#/experiments/{self.experiment_id}/runs/{r}" for n, r in self._runs.items()
-            }
-            note.append(markdown_ranking(result, pages))
-            points: list[Point] = [(name, value, now, 0) for name, value in metrics.items()]
-            tags = {NOTE: "\n\n".join(note)}
-            if result.pareto is not None:  # trials; their scores are in result.json
-                tags["pareto_front"] = ", ".join(str(t.number) for t in result.pareto.front)
-            self._store.log_metrics(run_id, points, tags)
-            if result.gate is not None:
-                self._register(result, result.gate, folder, identity)
+            if not write_outcome(self._runs, result, identity):
+                assert result.gate is not None, result
+                self._notices.append(
+                    f"models:/{result.gate.name}@champion went to another model meanwhile, and "
+                    f"stays there; this study's best meets that one by: {self._deliver}"
+                )
 
         self._put(write)
-        self._end_study(STUDY_STATUS[result.outcome], result.outcome, now)
+        self._end_study(STUDY_STATUS[result.outcome], result.outcome, finished_at(result))
         self.close()
 
     def close(self, timeout: float | None = None) -> None:
@@ -303,22 +280,21 @@ class Tracker:
 
     # The rest runs in the constructor or in the writer's thread.
 
-    def _put(self, job: Callable[[], None]) -> None:
-        self.tick()
-        self._writer.put(job)
+    def _put(self, job: Callable[[], None], of: int | None = None) -> None:
+        """Queue a job; one of a trial that is refused for good is delivered by another session."""
 
-    def _put_of(self, number: int, job: Callable[[], None]) -> None:
-        """As `_put`, of a trial: what is refused for good is delivered by another session."""
-
-        def noted() -> None:
+        def attempt() -> None:
             try:
-                job()
+                self._runs.open(make=False)  # where the store was away at the beginning
+                if of not in self._runs.settled:
+                    job()
             except Exception as error:
-                if not is_passing(error):
-                    self._gaps.add(number)
+                if of is not None and not is_passing(error):
+                    self._gaps.add(of)
                 raise
 
-        self._put(noted)
+        self.tick()
+        self._writer.put(attempt)
 
     def _hiccup(self, why: str) -> None:
         self._notices.append(
@@ -330,81 +306,25 @@ class Tracker:
         running = sorted(self._running)
 
         def write() -> None:
+            store = self._runs.store
             for number in running:  # cut off: a resumed study opens them again
                 run_id = self._run_of(number)
-                self._store.end(run_id, "KILLED", now)
-                self._store.log_tags(run_id, {"state": "INTERRUPTED"})
-            self._store.end(self.parent_run_id, status, now)
-            self._store.log_tags(self.parent_run_id, {"state": outcome})
+                store.end(run_id, "KILLED", now)
+                store.log_tags(run_id, {"state": "INTERRUPTED"})
+            store.end(self._runs.study, status, now)
+            store.log_tags(self._runs.study, {"state": outcome})
 
-        self._writer.put(write)
-
-    def _open_study(self, run_id: str | None, plan: Mapping[str, Any]) -> str:
-        if run_id is not None and self._store.is_active(run_id):
-            self._store.reopen(run_id)
-            self._store.log_tags(run_id, {"state": "running"})
-            return run_id
-        tags = {**self._tags, "state": "running", "kind": "study"}
-        run_id = self._store.create(self._study, tags)
-        self._store.log_params(run_id, flatten(plan))
-        return run_id
-
-    def _find_trials(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Runs and states by trial; the oldest run counts, should a lost answer have made two."""
-        runs: dict[int, str] = {}
-        states: dict[int, str] = {}
-        for run_id, tags in self._store.children(self.parent_run_id):
-            if (number := int(tags["trial"])) not in runs:
-                runs[number], states[number] = run_id, tags.get("state", "")
-        return runs, states
+        self._put(write)
 
     def _run_of(self, number: int) -> str:
-        """The trial's run, made at its first use."""
-        if number not in self._runs:
-            # Asked again, since an answer may have been lost after the server made the run.
-            found = next(self._store.children(self.parent_run_id, trial=str(number)), None)
-            self._runs[number] = self._create_trial(number) if found is None else found[0]
-            self._new_runs.append((number, self._runs[number]))
-        return self._runs[number]
-
-    def _create_trial(self, number: int) -> str:
-        tags = {
-            **self._tags,
-            "mlflow.parentRunId": self.parent_run_id,
-            "kind": "trial",
-            "trial": str(number),
-        }
-        if label := self._labels.get(number):
-            tags["label"] = label
-        return self._store.create(self._titles.get(number, f"trial {number}"), tags)
-
-    def _written(self, number: int, run_id: str) -> set[int]:
-        """The steps of rungs that an earlier session wrote."""
-        if number not in self._adopted:
-            return set()
-        if number not in self._steps:
-            self._steps[number] = self._store.steps(run_id, MARKER)
-        return self._steps[number]
-
-    def _register(
-        self, result: StudyResult, gate: Gate, folder: str, identity: Mapping[str, str]
-    ) -> None:
-        scores = {} if result.test is None else result.test.metrics
-        tags = {**self._tags, **identity}
-        tags |= {f"test_{name}": f"{scores[name]:.4f}" for name in COLUMNS if name in scores}
-        version = self._store.register(gate.name, self.parent_run_id, folder, tags)
-        present = self._store.champion(gate.name)
-        # Another study may have ended since the models met, or the store may be another one.
-        met = (None, None) if present is None else (present.number, present.run_id)
-        if gate.crowned and met == (gate.against, gate.against_run):
-            self._store.crown(gate.name, version)
+        return self._runs.trial(number, self._names[number])
 
     def _log_bytes(self, run_id: str, content: bytes, name: str) -> None:
         target = Path(name)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, target.name)
             path.write_bytes(content)
-            self._store.log_file(run_id, path, str(target.parent))
+            self._runs.store.log_file(run_id, path, str(target.parent))
 
 
 def provenance_tags(
@@ -425,47 +345,15 @@ def provenance_tags(
     return tags
 
 
-def _source(experiment: str) -> dict[str, str]:
-    """What MLflow's pages show as a run's author and source."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = ""
-    return {
-        "mlflow.user": user,
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": f"tuner.launch {experiment}",
-    }
-
-
-def _model_folder(files: Sequence[Path]) -> str:
-    """A folder for each result: a study that is searched on has another model, and the version that
-    is registered of it keeps its files."""
-    content = hashlib.sha256()
-    for path in files:
-        content.update(_read(path) or b"")
-    return f"{MODEL}-{content.hexdigest()[:12]}"
-
-
-def _outcome_metrics(result: StudyResult) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    if result.best is not None:
-        metrics |= {f"best/{name}": value for name, value in result.best.scores.items()}
-    if result.test is not None:
-        metrics |= {f"test/{name}": value for name, value in result.test.metrics.items()}
-    # The rest is in result.json; here it would bury what matters.
-    metrics = {name: value for name, value in metrics.items() if name.split("/")[1] in COLUMNS}
-    return metrics | {f"fidelity/rung_{rung}": value for rung, value in result.fidelity.items()}
+def step_of(rung: int, metrics: Mapping[str, float]) -> int:
+    """MLflow's step of a rung: GFLOPs of training, and its index, since one update of a large net
+    may pass two rungs, which a late delivery has to tell apart."""
+    return int(metrics["train_flops"] / 1e9) + rung
 
 
 def metric_name(name: str) -> str:
     """A metric's name in MLflow."""
     return f"training/{name}" if name in TRAINING else f"score/{name}"
-
-
-def _picture(run_id: str, name: str) -> str:
-    """Markdown that shows an artifact on a run's page."""
-    return f"![{name}](get-artifact?path={name}&run_uuid={run_id})"
 
 
 def _read(path: Path) -> bytes | None:

@@ -87,8 +87,8 @@ def champion_of(name: str, uri: str, experiment: Experiment) -> KnownPoint:
     """
     label = f"warm start: models:/{name}@{CHAMPION}"
     if scheme_of(uri) != "sqlite" or sqlite_path(uri).is_file():
-        models = Models(uri)
         with usable(uri), tempfile.TemporaryDirectory() as folder:
+            models = Models(uri)
             version = models.champion(name)
             if version is not None:
                 path = models.download(name, version.number, "config.json", Path(folder))

@@ -1,0 +1,88 @@
+"""What MLflow is told of a study that is over: its result, the best's files, and the champion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from tuner.ranking import COLUMNS, markdown_ranking
+from tuner.result import Gate, StudyResult
+from tuner.run_store import MODEL, NOTE, Point, picture
+from tuner.study_runs import StudyRuns
+
+
+def write_outcome(runs: StudyRuns, result: StudyResult, identity: Mapping[str, str]) -> bool:
+    """Write to the study's run and register the best; may be repeated.
+
+    Args:
+        runs: of the study.
+        result: of it.
+        identity: what the registered model is tagged with beside the study's tags.
+    Returns:
+        Whether the verdict on `@champion` holds: False where it went to another model since the
+        two met that this verdict is about.
+    """
+    store, run_id = runs.store, runs.study
+    best = result.best
+    files = [] if best is None else [best.grid, best.weights, best.config]
+    paths = [result.folder / path for path in files if path is not None]
+    store.log_text(run_id, json.dumps(result.to_dict(), indent=2), "result.json")
+    folder = _model_folder(paths)
+    pictures = [f"{folder}/{path.name}" for path in paths if path.suffix == ".png"]
+    for path in paths:
+        store.log_file(run_id, path, folder)
+    note = [result.verdict, *(picture(run_id, name) for name in pictures)]
+    note.append(markdown_ranking(result, runs.pages()))
+    # The result's own time: delivered again, a point is the same point.
+    when = finished_at(result)
+    points: list[Point] = [(name, value, when, 0) for name, value in _metrics(result).items()]
+    tags = {NOTE: "\n\n".join(note)}
+    if result.pareto is not None:  # trials; their scores are in result.json
+        tags["pareto_front"] = ", ".join(str(t.number) for t in result.pareto.front)
+    store.log_metrics(run_id, points, tags)
+    return result.gate is None or _register(runs, result, result.gate, folder, identity)
+
+
+def finished_at(result: StudyResult) -> int:
+    """Unix time in ms."""
+    return int(datetime.fromisoformat(result.created).timestamp() * 1000)
+
+
+def _register(
+    runs: StudyRuns, result: StudyResult, gate: Gate, folder: str, identity: Mapping[str, str]
+) -> bool:
+    scores = {} if result.test is None else result.test.metrics
+    tags = {**runs.tags, **identity}
+    tags |= {f"test_{name}": f"{scores[name]:.4f}" for name in COLUMNS if name in scores}
+    version = runs.store.register(gate.name, runs.study, folder, tags)
+    present = runs.store.champion(gate.name)
+    if not gate.crowned or (present is not None and present.number == version):
+        return True
+    # Another study may have ended since the models met, or the store may be another one.
+    if not gate.is_against(present):
+        return False
+    runs.store.crown(gate.name, version)
+    return True
+
+
+def _model_folder(files: Sequence[Path]) -> str:
+    """A folder for each result: a study that is searched on has another model, and the version that
+    is registered of it keeps its files."""
+    content = hashlib.sha256()
+    for path in files:
+        content.update(path.read_bytes())
+    return f"{MODEL}-{content.hexdigest()[:12]}"
+
+
+def _metrics(result: StudyResult) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    if result.best is not None:
+        metrics |= {f"best/{name}": value for name, value in result.best.scores.items()}
+    if result.test is not None:
+        metrics |= {f"test/{name}": value for name, value in result.test.metrics.items()}
+    # The rest is in result.json; here it would bury what matters.
+    metrics = {name: value for name, value in metrics.items() if name.split("/")[1] in COLUMNS}
+    return metrics | {f"fidelity/rung_{rung}": value for rung, value in result.fidelity.items()}
