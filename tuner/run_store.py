@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,14 +167,17 @@ class RunStore(Models):
             if not token:
                 return
 
-    def steps(self, run_id: str, metric: str) -> set[int]:
-        """The steps at which a run has a metric."""
-        return {point.step for point in self._client.get_metric_history(run_id, metric)}
+    def marks(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of a metric's points."""
+        points = self._client.get_metric_history(run_id, metric)
+        return [(point.step, point.value) for point in points]
 
-    def without_known(self, run_id: str, points: Sequence[Point]) -> list[Point]:
-        """Those of `points` that a run has not, at whatever time they were written."""
-        known = {name: self.steps(run_id, _fit_key(name)) for name in {p[0] for p in points}}
-        return [point for point in points if point[3] not in known[point[0]]]
+    def without_known(self, run_id: str, points: Sequence[Point], others: int = 0) -> list[Point]:
+        """Those of `points` that a run has not, at whatever time they were written, beside the
+        points of `others` that are at the same step."""
+        names = {point[0] for point in points}
+        steps = {n: Counter(s for s, _ in self.marks(run_id, _fit_key(n))) for n in names}
+        return [point for point in points if steps[point[0]][point[3]] <= others]
 
     def log_metrics(
         self, run_id: str, points: Sequence[Point], tags: Mapping[str, str] = NO_TAGS

@@ -94,7 +94,9 @@ class Tracker:
         self._running: set[int] = set()
         self._new_runs: deque[tuple[int, str]] = deque()
         self._notices: deque[str] = deque()
-        self._steps: dict[int, set[int]] = {}  # at which a run of an earlier session has its rungs
+        # (step, rung) that a run has whole: a large net's one update may reach two rungs.
+        self._marks: dict[int, set[tuple[int, int]]] = {}
+        self._told = 0  # when the last rung was
         self._gaps: set[int] = set()  # trials of which the store refused something for good
         self._closed = False
         self._store = RunStore(self.uri, experiment=experiment, storage=storage)
@@ -170,7 +172,9 @@ class Tracker:
         if number in self._settled:
             return
         self._checkpoints[number] = checkpoint
-        step, now = int(metrics["train_flops"] / 1e9), _now()
+        step = int(metrics["train_flops"] / 1e9)
+        # No two rungs at once: MLflow would take equal points of one step for one.
+        now = self._told = max(_now(), self._told + 1)
         values = {metric_name(name): v for name, v in metrics.items() if name not in NOT_LOGGED}
         values.pop(MARKER, None)
         curves: list[Point] = [
@@ -190,11 +194,14 @@ class Tracker:
         def write() -> None:
             run_id = self._run_of(number)
             points = curves + scores
+            marks = self._marks_of(number, run_id)
+            if (step, rung) in marks:
+                return
             if number in self._adopted:
-                if step in self._written(number, run_id):
-                    return
                 # A kill may have come amid the rung; later points carry another time.
-                points = self._store.without_known(run_id, points)
+                others = sum(there == step for there, _ in marks)
+                points = self._store.without_known(run_id, curves)
+                points += self._store.without_known(run_id, scores, others)
             if settings is not None:
                 self._log_bytes(run_id, settings, SETTINGS)
             name = f"samples/rung-{rung}.png"
@@ -203,6 +210,7 @@ class Tracker:
             tags = {} if grid is None else {NOTE: _picture(run_id, name)}
             tags |= {"state": "PAUSED"} if decision == "pause" else {}
             self._store.log_metrics(run_id, points, tags)
+            marks.add((step, rung))
 
         self._put_of(number, write)
 
@@ -378,13 +386,12 @@ class Tracker:
             tags["label"] = label
         return self._store.create(self._titles.get(number, f"trial {number}"), tags)
 
-    def _written(self, number: int, run_id: str) -> set[int]:
-        """The steps of rungs that an earlier session wrote."""
-        if number not in self._adopted:
-            return set()
-        if number not in self._steps:
-            self._steps[number] = self._store.steps(run_id, MARKER)
-        return self._steps[number]
+    def _marks_of(self, number: int, run_id: str) -> set[tuple[int, int]]:
+        """(step, rung) of what a run has whole."""
+        if number not in self._marks:
+            there = self._store.marks(run_id, MARKER) if number in self._adopted else []
+            self._marks[number] = {(step, int(rung)) for step, rung in there}
+        return self._marks[number]
 
     def _register(
         self, result: StudyResult, gate: Gate, folder: str, identity: Mapping[str, str]
