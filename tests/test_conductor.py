@@ -278,6 +278,30 @@ def test_ctrl_c_once_more_while_everything_is_closed(
     assert conductor.conduct(request_) == INTERRUPTED
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_once_more_while_the_way_on_is_told_loses_nothing_of_it(
+    setting: Setting,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def impatient(*_arguments: Any) -> str:
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        return "the way on"
+
+    def interrupted(*_arguments: Any) -> None:
+        monkeypatch.setattr(conductor, "resume_command", impatient)
+        raise KeyboardInterrupt
+
+    without_ray(monkeypatch)
+    monkeypatch.setattr(_Study, "_search", interrupted)
+    before = [signal.getsignal(one) for one in conductor.SIGNALS]
+    assert conductor.conduct(setting.request) == INTERRUPTED
+    assert "go on with:\n  the way on" in capsys.readouterr().err
+    assert [signal.getsignal(one) for one in conductor.SIGNALS] == before
+
+
 def test_a_disk_that_is_full_while_everything_is_closed_changes_no_exit_code(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ from tuner.tracking import Tracker, provenance_tags
 
 PARTS: tuple[Part, ...] = ("validation", "test")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BROKEN_DOWN = 3  # exit code: a full disk, or Ray died
 _RUN = "mlflow_run/"  # key of a trial's run in the journal, before its number
 
@@ -70,11 +71,12 @@ def conduct(request: Request) -> int:
     """
     began = time.monotonic()
     code: int | None = None
-    terminate = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     _heed_sigterm()
     try:
         with ExitStack() as stack:
             code = _conduct(request, stack, began)
+            _heed(signal.default_int_handler)  # closing may take long
     except KeyboardInterrupt:  # once more, while everything is closed
         if code is None:
             raise
@@ -82,8 +84,15 @@ def conduct(request: Request) -> int:
         if code is None or not is_full_disk(str(error)):  # said already, or nothing depends on it
             raise
     finally:
-        signal.signal(signal.SIGTERM, terminate)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return code
+
+
+def _heed(handler: Any) -> None:
+    """What Ctrl-C and SIGTERM do from here on."""
+    for number in SIGNALS:
+        signal.signal(number, handler)
 
 
 def _heed_sigterm() -> None:
@@ -444,6 +453,7 @@ class _Study:
         )
 
     def _interrupted(self) -> int:
+        _heed(signal.SIG_IGN)  # once more would lose the line
         sys.stderr.write(f"Interrupted; go on with:\n  {resume_command(self.setting)}\n")
         return INTERRUPTED
 
