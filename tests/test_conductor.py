@@ -27,7 +27,7 @@ from trainables.pipeline import StudyContext
 from tuner import conductor, launch
 from tuner.breakdown import Breakdown
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _enter, _Study
-from tuner.journal import Journal, TrialRecord
+from tuner.journal import DELIVERED, Journal, TrialRecord
 from tuner.plan import Plan
 from tuner.setting import Request, Setting, look_around, new_plan
 from tuner.tracking_uri import default_uri
@@ -113,6 +113,7 @@ def test_a_finished_study_is_delivered_once_and_not_trained_again(
     }
     with Journal(setting.request.storage, setting.study) as journal:
         assert journal.attr("mlflow")["parent_run_id"] != parent
+        assert journal.attr(DELIVERED) is True
 
 
 def test_an_end_that_was_decided_but_not_told_is_told_to_mlflow(setting: Setting) -> None:

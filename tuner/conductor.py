@@ -33,11 +33,11 @@ from tuner.breakdown import breakdown_behind, is_full_disk
 from tuner.champion import can_meet, challenge, identity
 from tuner.finals import Finals, Played, save_champion
 from tuner.forecast import Pace, own_stop
-from tuner.journal import Journal
+from tuner.journal import DELIVERED, Journal
 from tuner.live import LiveTable, newest_line
 from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.ranking import print_ranking
-from tuner.result import git_commit, load, versions
+from tuner.result import StudyResult, git_commit, load, versions
 from tuner.resume_command import resume_command
 from tuner.setting import (
     RESULT,
@@ -169,7 +169,7 @@ class _Study:
         """Tell MLflow what it does not have yet of a finished study -> the study's exit code."""
         result = load(self.setting.folder / RESULT)
         tracker = self._open(stack, journal)
-        tracker.study_ended(result, self._identity())
+        self._deliver(result, tracker)
         self.setting.say(
             f"Study {self.setting.study!r} is finished, see {self.setting.folder / RESULT}: "
             "add --budget to search on."
@@ -360,10 +360,15 @@ class _Study:
                 dashboard=_dashboard(ray),
             ),
         )
-        result.write(setting.folder / "result.json")
-        tracker.study_ended(result, self._identity())
+        self._journal.set_attr(DELIVERED, False)
+        result.write(setting.folder / RESULT)
+        self._deliver(result, tracker)
         print_ranking(result, setting.console)
         return 0 if run.best is not None else 1
+
+    def _deliver(self, result: StudyResult, tracker: Tracker) -> None:
+        if tracker.study_ended(result, self._identity()):
+            self._journal.set_attr(DELIVERED, True)
 
     def _play(self, run: StudyRun, finals: Finals, scorer: Scorer, *, gate: bool) -> Played:
         """The best trials meet again; the winner, trained on all classes but the test's, meets
