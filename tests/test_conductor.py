@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -277,6 +278,30 @@ def test_ctrl_c_once_more_while_everything_is_closed(
 
     monkeypatch.setattr(conductor, "_conduct", interrupted)
     assert conductor.conduct(request_) == INTERRUPTED
+
+
+def test_ctrl_c_amid_a_callback_while_everything_is_closed_is_no_traceback(
+    request_: Request, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Impatient:
+        def __init__(self, error: type[BaseException]) -> None:
+            self.error = error
+
+        def __del__(self) -> None:
+            raise self.error
+
+    def interrupted(_request: Request, stack: ExitStack, _began: float) -> int:
+        for error in (KeyboardInterrupt, KeyError):
+            stack.callback(lambda e=error: Impatient(e) and None)
+        return INTERRUPTED
+
+    monkeypatch.setattr(conductor, "_conduct", interrupted)
+    hook = sys.unraisablehook
+    assert conductor.conduct(request_) == INTERRUPTED
+    told = capsys.readouterr().err
+    assert "KeyError" in told
+    assert "KeyboardInterrupt" not in told
+    assert sys.unraisablehook is hook
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -72,11 +72,13 @@ def conduct(request: Request) -> int:
     began = time.monotonic()
     code: int | None = None
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    hook = sys.unraisablehook
     _heed_sigterm()
     try:
         with ExitStack() as stack:
             code = _conduct(request, stack, began)
             _heed(signal.default_int_handler)  # closing may take long
+            sys.unraisablehook = _unless_interrupted
     except KeyboardInterrupt:  # once more, while everything is closed
         if code is None:
             raise
@@ -84,9 +86,16 @@ def conduct(request: Request) -> int:
         if code is None or not is_full_disk(str(error)):  # said already, or nothing depends on it
             raise
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
     return code
+
+
+def _unless_interrupted(told: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C amid a callback of Python's own is lost; while all is closed it needs no traceback."""
+    if not issubclass(told.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(told)
 
 
 def _heed(handler: Any) -> None:
