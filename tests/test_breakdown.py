@@ -52,6 +52,17 @@ def test_a_write_that_a_full_disk_cut_leaves_no_half_line(tmp_path, monkeypatch)
         assert journal.attr("plan") == {"trials": 4}
 
 
+def test_a_result_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    from test_result import result
+
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, n=name, r=real: (done.append(n), r(*a)))
+    result(tmp_path).write(tmp_path / "result.json")
+    assert done == ["fsync", "replace"]
+
+
 def test_a_result_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     from test_result import result
 

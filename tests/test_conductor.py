@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from tuner import champion as champion_module
 from tuner import conductor, launch, run_store, tracking
 from tuner.breakdown import Breakdown
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _enter, _Study
-from tuner.journal import Journal, TrialRecord
+from tuner.journal import DELIVERED, Journal, TrialRecord
 from tuner.plan import Plan
 from tuner.result import Gate, load
 from tuner.run_store import Models, RunStore
@@ -118,6 +119,7 @@ def test_a_finished_study_is_delivered_once_and_not_trained_again(
     }
     with Journal(setting.request.storage, setting.study) as journal:
         assert journal.attr("mlflow")["parent_run_id"] != parent
+        assert journal.attr(DELIVERED) is True
 
 
 def waiting(setting: Setting, **changes: Any) -> Path:
@@ -415,6 +417,54 @@ def test_ctrl_c_once_more_while_everything_is_closed(
 
     monkeypatch.setattr(conductor, "_conduct", interrupted)
     assert conductor.conduct(request_) == INTERRUPTED
+
+
+def test_ctrl_c_amid_a_callback_while_everything_is_closed_is_no_traceback(
+    request_: Request, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Impatient:
+        def __init__(self, error: type[BaseException]) -> None:
+            self.error = error
+
+        def __del__(self) -> None:
+            raise self.error
+
+    def interrupted(_request: Request, stack: ExitStack, _began: float) -> int:
+        for error in (KeyboardInterrupt, KeyError):
+            stack.callback(lambda e=error: Impatient(e) and None)
+        return INTERRUPTED
+
+    monkeypatch.setattr(conductor, "_conduct", interrupted)
+    hook = sys.unraisablehook
+    assert conductor.conduct(request_) == INTERRUPTED
+    told = capsys.readouterr().err
+    assert "KeyError" in told
+    assert "KeyboardInterrupt" not in told
+    assert sys.unraisablehook is hook
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_once_more_while_the_way_on_is_told_loses_nothing_of_it(
+    setting: Setting,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def impatient(*_arguments: Any) -> str:
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        return "the way on"
+
+    def interrupted(*_arguments: Any) -> None:
+        monkeypatch.setattr(conductor, "resume_command", impatient)
+        raise KeyboardInterrupt
+
+    without_ray(monkeypatch)
+    monkeypatch.setattr(_Study, "_search", interrupted)
+    before = [signal.getsignal(one) for one in conductor.SIGNALS]
+    assert conductor.conduct(setting.request) == INTERRUPTED
+    assert "go on with:\n  the way on" in capsys.readouterr().err
+    assert [signal.getsignal(one) for one in conductor.SIGNALS] == before
 
 
 def test_a_disk_that_is_full_while_everything_is_closed_changes_no_exit_code(

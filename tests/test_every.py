@@ -12,7 +12,7 @@ import pytest
 from trainables.errors import UserError
 from tuner import every
 from tuner.conductor import INTERRUPTED
-from tuner.journal import Journal
+from tuner.journal import DELIVERED, Journal
 from tuner.setting import Request
 
 NAMES = ("first", "second", "third")
@@ -116,6 +116,24 @@ def test_a_resume_goes_on_with_what_was_interrupted(
     ]
     assert conductor.asked[-2].budget_seconds is None  # as much as its plan has left
     assert conductor.asked[-1].budget_seconds == pytest.approx(300.0, abs=1)  # all took no time
+
+
+def test_a_study_that_mlflow_has_not_all_of_is_told_again_by_a_resume(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill came after its result: `conduct` finds that and trains nothing."""
+    conductor = Conductor("third")
+    monkeypatch.setattr(every, "conduct", conductor)
+    every.conduct_all(replace(request_, trials=5), NAMES)
+    for name, told in (("first", True), ("second", False)):
+        with Journal(request_.storage, f"{name}-2") as journal:
+            journal.set_attr(DELIVERED, told)
+    del conductor.asked[:]
+    assert every.conduct_all(replace(request_, resume=True, budget_seconds=None), NAMES) == 0
+    again, last = conductor.asked
+    assert (again.study, again.resume) == ("second-2", True)
+    assert (again.budget_seconds, again.trials) == (None, None)  # either would search on
+    assert (last.study, last.trials) == ("third-2", 5)
 
 
 def test_a_resume_takes_up_all_options_and_new_ones_go_first(

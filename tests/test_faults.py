@@ -187,7 +187,8 @@ def below(driver: int, command: str) -> list[int]:
     return [pid for pid in ours - {driver} if command in commands.get(pid, "")]
 
 
-COMMANDS = {"worker": "ray::ToyTrainable", "raylet": "/raylet/raylet ", "gcs": "/gcs_server "}
+# Amid a rung a worker is called ray::ResourceTrainable.train, else by its own class.
+COMMANDS = {"worker": "Trainable", "raylet": "/raylet/raylet ", "gcs": "/gcs_server "}
 
 
 def kill(process: subprocess.Popen[bytes], what: str) -> bool:

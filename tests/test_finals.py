@@ -20,10 +20,12 @@ from rich.console import Console
 from toy_pipeline import toy_context
 
 from trainables.pipeline import Diverged, StudyContext
-from tuner import final_tasks, finals, forecast
-from tuner.final_tasks import PIECES, got, sample, train_within, trained_again
+from tuner import breakdown, final_tasks, finals, forecast
+from tuner.breakdown import Breakdown
+from tuner.final_tasks import PIECES, first_over, got, sample, train_within, trained_again
 from tuner.finals import Contender, Finals, affordable_stops, earliest_best, margin
 from tuner.journal import RungRecord, TrialRecord
+from tuner.known_points import trial_seed
 
 
 def test_multiples_that_fit_are_tried() -> None:
@@ -251,11 +253,82 @@ def test_a_dead_process_gives_nothing_and_a_dead_ray_ends_the_study(
         raise final_tasks.ray.exceptions.WorkerCrashedError
 
     monkeypatch.setattr(final_tasks.ray, "get", died)
-    monkeypatch.setattr(final_tasks, "dead_processes", list)
+    monkeypatch.setattr(final_tasks.ray, "wait", lambda tasks, **_: (tasks[:1], tasks[1:]))
+    monkeypatch.setattr(breakdown, "dead_processes", list)
     assert got(None) is None
-    monkeypatch.setattr(final_tasks, "dead_processes", lambda: ["raylet"])
-    with pytest.raises(final_tasks.ray.exceptions.WorkerCrashedError):
+    monkeypatch.setattr(breakdown, "dead_processes", lambda: ["raylet"])
+    with pytest.raises(Breakdown, match="raylet"):
         got(None)
+
+
+def test_what_a_dead_ray_will_never_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without its control store tasks are neither over nor lost."""
+    dead: list[list[str]] = [[], ["gcs_server"]]
+    monkeypatch.setattr(final_tasks.ray, "wait", lambda tasks, **_: ([], tasks))
+    monkeypatch.setattr(breakdown, "dead_processes", lambda: dead.pop(0))
+    with pytest.raises(Breakdown, match="gcs_server"):
+        first_over([None])
+    assert not dead
+
+
+class Remote:
+    """A task whose process dies as often as is told; `ray` answers for it."""
+
+    def __init__(self, deaths: dict[Any, int], answer: Any) -> None:
+        self.deaths, self.answer = deaths, answer
+        self.begun: list[Any] = []
+
+    def options(self, **_options: Any) -> Remote:
+        return self
+
+    def remote(self, *given: Any) -> Any:
+        key = next(part for part in given if isinstance(part, int | range))
+        self.begun.append(key)
+        dies = self.begun.count(key) <= self.deaths.get(key, 0)
+
+        def task() -> Any:
+            if dies:
+                raise final_tasks.ray.exceptions.WorkerCrashedError
+            return self.answer(*given)
+
+        return (f"model {len(self.begun)}", task) if isinstance(key, int) else task
+
+
+def run_by(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> Rigged:
+    monkeypatch.setattr(final_tasks.ray, "get", lambda task: task())
+    monkeypatch.setattr(final_tasks.ray, "wait", lambda tasks, **_: (tasks[-1:], tasks[:-1]))
+    monkeypatch.setattr(breakdown, "dead_processes", list)
+    monkeypatch.setattr(finals, "trained_again", remote)
+    monkeypatch.setattr(finals, "sample", remote)
+    return rigged()
+
+
+def test_a_training_whose_process_dies_is_made_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = [trial_seed(0, number, 1) for number in range(4)]
+    remote = Remote({seeds[1]: 1, seeds[2]: 2}, lambda _t, _c, seed, *_: float(seed != seeds[3]))
+    last = run_by(remote, monkeypatch)
+    trainings = [(record(number, 0.5), 1) for number in range(4)]
+    models = Finals._trained(last, trainings, last.context, "once more")
+    assert models == ["model 1", "model 5", None, None]
+    assert remote.begun == [*seeds, seeds[1], seeds[2]]  # what cannot be trained is not tried again
+
+
+def test_pictures_whose_process_dies_are_drawn_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(_trial: Any, _model: Any, _context: Any, _part: str, episodes: range, *_: Any) -> Any:
+        return np.array([list(episodes)])
+
+    chunks = [range(5), range(5, 10), range(10, 12)]
+    remote = Remote({chunks[0]: 1}, draw)
+    last = run_by(remote, monkeypatch)
+    drawn = Finals._draw(last, {}, "model", last.context, 12, [1], "testing")
+    assert drawn is not None
+    assert drawn.tolist() == [list(range(12))]
+    assert remote.begun == [*chunks, chunks[0]]
+    remote = Remote({chunks[1]: 2}, draw)
+    last = run_by(remote, monkeypatch)
+    assert Finals._draw(last, {}, "model", last.context, 12, [1], "testing") is None
 
 
 def test_a_champion_that_cannot_be_trained_is_its_last_checkpoint(

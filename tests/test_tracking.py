@@ -684,10 +684,12 @@ def test_flattening_joins_names():
     assert flatten({"a": {"b": {"c": 1}}, "d": [1, 2]}) == {"a.b.c": 1, "d": [1, 2]}
 
 
+@pytest.mark.parametrize("factor", [3, 1])
 def test_a_kill_between_any_two_calls_to_the_store_leaves_no_gap_and_no_double(
-    storage, monkeypatch
+    factor, storage, monkeypatch
 ):
-    """Each session dies one call later; the last one is left alone."""
+    """Each session dies one call later; the last one is left alone. The second rung is at another
+    step, or at the same one, where one update of a large net has reached both."""
     losses = [(float(step), -1.0, 2.0) for step in range(1, 501)]  # two batches
     paths = [checkpoint(storage, 0, rung) for rung in range(2)]
     allowed, parent, calls = 0, None, [0]
@@ -725,7 +727,8 @@ def test_a_kill_between_any_two_calls_to_the_store_leaves_no_gap_and_no_double(
         try:
             tracker.trial_started(0, "", CONFIG, {"width": 16})
             for rung, decision in enumerate(("pause", "done")):
-                tracker.rung_reached(0, rung, metrics(rung), losses, paths[rung], decision)
+                scores = metrics(rung) | {"train_flops": 1e12 * factor**rung}
+                tracker.rung_reached(0, rung, scores, losses, paths[rung], decision)
                 tracker.trial_promoted(0) if rung == 0 else None
             tracker.trial_ended(0, "COMPLETE", "")
         except Killed:
@@ -739,8 +742,11 @@ def test_a_kill_between_any_two_calls_to_the_store_leaves_no_gap_and_no_double(
     store = client(storage)
     for name in run.data.metrics:
         points = store.get_metric_history(run.info.run_id, name)
-        wanted = [float(s) for s in range(1, 501)] if "_loss" in name else STEPS
+        rungs = [1000, 1000 * factor + 1]
+        wanted = [float(s) for s in range(1, 501)] if "_loss" in name else rungs
         assert sorted(point.step for point in points) == wanted, name
+    marks = store.get_metric_history(run.info.run_id, "training/rung")
+    assert sorted(point.value for point in marks) == [0, 1]
     assert run.data.params == {"width": "16", "inner.lr": "0.001", "inner.steps": "10"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cluster.session import dead_processes
@@ -36,12 +36,21 @@ def require_machine(folder: Path, *, checkpoint_bytes: int = 0) -> None:
     Raises:
         Breakdown: Ray's own processes died, or a disk is about to be full.
     """
-    if dead := dead_processes():
-        raise Breakdown(f"Ray died on this machine ({', '.join(dead)})")
+    require_ray()
     reserve = RESERVE_BYTES + CHECKPOINTS_RESERVED * checkpoint_bytes
     for place in _places(folder):
         if shutil.disk_usage(place).free < reserve:
             raise _full(place, f"{_size(reserve)} are needed to go on")
+
+
+def require_ray() -> None:
+    """Stop where Ray is gone: what is asked of it would never be answered.
+
+    Raises:
+        Breakdown: Ray's own processes died.
+    """
+    if dead := dead_processes():
+        raise _ray_died(dead)
 
 
 def breakdown_behind(error: BaseException, folder: Path) -> Breakdown | None:
@@ -50,7 +59,7 @@ def breakdown_behind(error: BaseException, folder: Path) -> Breakdown | None:
     if told := next((one for one in chain if isinstance(one, Breakdown)), None):
         return told
     if dead := dead_processes():
-        return Breakdown(f"Ray died on this machine ({', '.join(dead)})")
+        return _ray_died(dead)
     if any(_tells_of_full_disk(one) for one in chain):
         return disk_full(folder)
     return None
@@ -68,6 +77,10 @@ def is_full_disk(text: str) -> bool:
 
 def _places(folder: Path) -> tuple[Path, Path]:
     return folder, Path(tempfile.gettempdir())  # Ray makes checkpoints in the latter
+
+
+def _ray_died(dead: Sequence[str]) -> Breakdown:
+    return Breakdown(f"Ray died on this machine ({', '.join(dead)})")
 
 
 def _full(place: Path, why: str) -> Breakdown:

@@ -34,7 +34,7 @@ from tuner.breakdown import breakdown_behind, is_full_disk
 from tuner.champion import Challenge, identity
 from tuner.finals import Finals, Played, kept_samples, save_champion
 from tuner.forecast import Pace, own_stop
-from tuner.journal import Journal
+from tuner.journal import DELIVERED, Journal
 from tuner.live import LiveTable, newest_line
 from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.ranking import gate_line, print_ranking
@@ -61,6 +61,7 @@ from tuner.tracking_uri import resolve_uri
 
 PARTS: tuple[Part, ...] = ("validation", "test")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BROKEN_DOWN = 3  # exit code: a full disk, or Ray died
 CHAMPION = "champion"  # folder of the best model, in the study's
 _RUN = "mlflow_run/"  # key of a trial's run in the journal, before its number
@@ -74,11 +75,14 @@ def conduct(request: Request) -> int:
     """
     began = time.monotonic()
     code: int | None = None
-    terminate = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    hook = sys.unraisablehook
     _heed_sigterm()
     try:
         with ExitStack() as stack:
             code = _conduct(request, stack, began)
+            _heed(signal.default_int_handler)  # closing may take long
+            sys.unraisablehook = _unless_interrupted
     except KeyboardInterrupt:  # once more, while everything is closed
         if code is None:
             raise
@@ -86,8 +90,22 @@ def conduct(request: Request) -> int:
         if code is None or not is_full_disk(str(error)):  # said already, or nothing depends on it
             raise
     finally:
-        signal.signal(signal.SIGTERM, terminate)
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return code
+
+
+def _unless_interrupted(told: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C amid a callback of Python's own is lost; while all is closed it needs no traceback."""
+    if not issubclass(told.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(told)
+
+
+def _heed(handler: Any) -> None:
+    """What Ctrl-C and SIGTERM do from here on."""
+    for number in SIGNALS:
+        signal.signal(number, handler)
 
 
 def _heed_sigterm() -> None:
@@ -184,12 +202,13 @@ class _Study:
         result = load(path)
         gate = self._gate_again(result, stack, ray, journal)
         if gate != result.gate:
+            journal.set_attr(DELIVERED, False)
             result = replace(result, gate=gate)
             result.write(path)
             self.setting.say(gate_line(result))
             self._say_who_meets(gate)
         tracker = self._open(stack, journal, patient=False)
-        tracker.study_ended(result, self._identity())
+        self._tell(result, tracker)
         self.setting.say(
             f"Study {self.setting.study!r} is finished, see {path}: add --budget to search on."
         )
@@ -414,11 +433,16 @@ class _Study:
                 dashboard=_dashboard(ray),
             ),
         )
-        result.write(setting.folder / "result.json")
-        tracker.study_ended(result, self._identity())
+        self._journal.set_attr(DELIVERED, False)
+        result.write(setting.folder / RESULT)
+        self._tell(result, tracker)
         print_ranking(result, setting.console)
         self._say_who_meets(gate)
         return 0 if run.best is not None else 1
+
+    def _tell(self, result: StudyResult, tracker: Tracker) -> None:
+        if tracker.study_ended(result, self._identity()):
+            self._journal.set_attr(DELIVERED, True)
 
     def _play(self, run: StudyRun, finals: Finals, scorer: Scorer, *, gate: bool) -> Played:
         """The best trials meet again; the winner, trained on all classes but the test's, meets
@@ -508,6 +532,7 @@ class _Study:
         )
 
     def _interrupted(self) -> int:
+        _heed(signal.SIG_IGN)  # once more would lose the line
         sys.stderr.write(f"Interrupted; go on with:\n  {resume_command(self.setting)}\n")
         return INTERRUPTED
 

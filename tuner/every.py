@@ -13,7 +13,7 @@ from typing import Any
 
 from trainables.errors import UserError
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED, conduct
-from tuner.journal import Journal
+from tuner.journal import DELIVERED, Journal
 from tuner.setting import SIZE, Request, look_around
 from tuner.tracking_uri import strip_credentials
 
@@ -97,6 +97,9 @@ def _conduct_all(
         study = record.studies.get(name)
         if name in done:
             print(f"done, see {request.storage / str(study) / 'result.json'}")
+            if not request.dry_run and _is_untold(request.storage, str(study)):
+                own = replace(request, experiment=name, study=study, trials=None)
+                worst = max(worst, conduct(replace(own, resume=True, budget_seconds=None)))
             continue
         share = record.share(request.budget_seconds, left, len(names))
         own = replace(request, experiment=name, budget_seconds=share, resume=False)
@@ -171,6 +174,14 @@ def _recorded(path: Path) -> _Record:
 
 def _is_done(storage: Path, study: str | None) -> bool:
     return study is not None and (storage / study / "result.json").is_file()
+
+
+def _is_untold(storage: Path, study: str) -> bool:
+    """Whether a study ended before MLflow had all of it."""
+    if not (storage / study / "journal.log").is_file():
+        return False
+    with Journal(storage, study) as journal:
+        return journal.attr(DELIVERED) is False
 
 
 def _began(storage: Path, study: str) -> bool:

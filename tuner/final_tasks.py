@@ -16,13 +16,14 @@ from ray import ObjectRef
 from ray.tune import Checkpoint
 from torch import Tensor
 
-from cluster.session import dead_processes
 from trainables.pipeline import StudyContext, Unfit, load_pipeline
 from trainables.tasks import Part
 from trainables.trainable import is_out_of_memory
+from tuner.breakdown import require_ray
 
 Model = ObjectRef[dict[str, Tensor]]  # weights by name, in Ray's store
 
+LOOK_SECONDS = 1.0  # between looks at Ray's own processes
 PIECES = 20  # of a training, between which it looks at the clock
 # Of a task's process, or of the machine it was on.
 DEATHS = (
@@ -84,13 +85,30 @@ def _if_it_can(make: Callable[[], T]) -> T | None:
 
 
 def got(reference: ObjectRef[T]) -> T | None:
-    """What a task returned; None where its process died."""
+    """What a task returned; None where its process died.
+
+    Raises:
+        Breakdown: Ray died.
+    """
+    first_over([reference])
     try:
         return ray.get(reference)
     except DEATHS:
-        if dead_processes():
-            raise
+        require_ray()
         return None
+
+
+def first_over(references: Sequence[ObjectRef[Any]]) -> ObjectRef[Any]:
+    """The first task that is over.
+
+    Raises:
+        Breakdown: Ray died, and no task would ever be over.
+    """
+    while True:
+        ready, _rest = ray.wait(list(references), num_returns=1, timeout=LOOK_SECONDS)
+        if ready:
+            return ready[0]
+        require_ray()
 
 
 @ray.remote

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from trainables.metrics import Floats
 from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, load_pipeline
 from trainables.tasks import Part
 from tuner import bootstrap, forecast
-from tuner.final_tasks import Model, got, kept_model, sample, trained_again
+from tuner.final_tasks import Model, first_over, got, kept_model, sample, trained_again
 from tuner.forecast import Pace, affordable_episodes, own_stop
 from tuner.journal import TrialRecord
 from tuner.known_points import trial_seed
@@ -248,13 +248,15 @@ class Finals:
         *,
         seconds: float = 0.0,
     ) -> list[Model | None]:
-        """Models of (trial, number of the training); None where a seed cannot be trained. One is
-        cut that has taken `seconds`, and well over its forecast."""
+        """Models of (trial, number of the training); None where a seed cannot be trained, or its
+        process died twice. One is cut that has taken `seconds`, and well over its forecast."""
         remote = trained_again.options(
             num_cpus=self.cpus, num_gpus=self.gpus, num_returns=2, max_retries=0
         )
-        tasks: list[Any] = [  # references to a model, and to how far it was trained
-            remote.remote(
+
+        def begin(record: TrialRecord, turn: int) -> Any:
+            """References to a model, and to how far it was trained."""
+            return remote.remote(
                 self._trial(record.config),
                 asdict(context),
                 trial_seed(self.seed, record.number, turn),
@@ -262,9 +264,12 @@ class Finals:
                 max(seconds, OVERRUN * self.full * Pace.of(record).flop) or math.inf,
                 self.threads,
             )
-            for record, turn in trainings
-        ]
+
+        tasks = [begin(*training) for training in trainings]
         with self.console.status(f"training {what}"):
+            reached = [got(share) for _, share in tasks]
+            died = [index for index, share in enumerate(reached) if share is None]
+            tasks = [begin(*trainings[n]) if n in died else task for n, task in enumerate(tasks)]
             shares = [got(share) or 0.0 for _, share in tasks]
         for (record, _), share in zip(trainings, shares, strict=True):
             if 0 < share < 1:
@@ -276,8 +281,8 @@ class Finals:
     def test(
         self, record: TrialRecord, model: Model, scorer: Scorer, *, stop: int
     ) -> Tested | None:
-        """Adapt a model to every test episode for `stop` steps, and score it; None where that
-        fails for want of memory, or a process died, twice.
+        """Adapt a model to every test episode for `stop` steps, and score it; None where some of
+        that failed twice, for want of memory or since a process died.
 
         Args:
             record: the trial that the model is of.
@@ -295,11 +300,7 @@ class Finals:
             config: that it was trained with.
         """
         total = len(scorer.episodes)
-        tries = (
-            self._draw(config, model, self.last_context, total, [stop], what)
-            for what in ("testing", "testing once more")
-        )
-        drawn = next((pictures for pictures in tries if pictures is not None), None)
+        drawn = self._draw(config, model, self.last_context, total, [stop], "testing")
         if drawn is None:
             return None
         (samples,) = drawn
@@ -330,13 +331,14 @@ class Finals:
         what: str,
     ) -> npt.NDArray[np.uint8] | None:
         """Pictures of the first `total` episodes -> [stops, E, samples, C, S, S]; None where one
-        of the tasks could not draw."""
+        of the tasks could not draw, twice."""
         remote = sample.options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)
         trial = self._trial(config)
         part: Part = "test" if context is self.last_context else "validation"
         starts = range(0, total, EPISODES_AT_ONCE)
-        waiting = {
-            remote.remote(
+
+        def begin(first: int) -> Any:
+            return remote.remote(
                 trial,
                 model,
                 asdict(context),
@@ -344,15 +346,34 @@ class Finals:
                 range(first, min(first + EPISODES_AT_ONCE, total)),
                 stops,
                 self.threads,
-            ): first
-            for first in starts
-        }
-        parts = {}
-        for _ in track(starts, what, console=self.console, transient=True):
-            (ready,), _rest = ray.wait(list(waiting), num_returns=1)
-            parts[waiting.pop(ready)] = got(ready)
+            )
+
+        over = track(
+            _tried_twice(begin, starts),
+            what,
+            total=len(starts),
+            console=self.console,
+            transient=True,
+        )
+        parts = dict(over)
         drawn = [own for first in starts if (own := parts[first]) is not None]
         return np.concatenate(drawn, axis=1) if len(drawn) == len(starts) else None
+
+
+def _tried_twice(
+    begin: Callable[[int], Any], starts: Sequence[int]
+) -> Iterator[tuple[int, npt.NDArray[np.uint8] | None]]:
+    """What the tasks of all starts give, whichever is over first; those that gave nothing are begun
+    once more."""
+    waiting, again = {begin(first): first for first in starts}, set(starts)
+    while waiting:
+        task = first_over(list(waiting))
+        first, pictures = waiting.pop(task), got(task)
+        if pictures is None and first in again:
+            again.remove(first)
+            waiting[begin(first)] = first
+        else:
+            yield first, pictures
 
 
 def margin(contenders: Sequence[Contender]) -> tuple[float, float] | None:

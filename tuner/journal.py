@@ -25,6 +25,7 @@ from tuner.objectives import OBJECTIVES
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 Decision = Literal["continue", "pause", "done"]
+DELIVERED = "delivered"  # attribute of a study with a result: whether MLflow has all of it
 FORMAT = 1  # of what is in a journal; another one cannot be gone on with
 PACKAGE = "few-shot-tuner"
 DECIDING = (PACKAGE, "optuna", "ray", "torch")  # packages that a study's course depends on

@@ -262,6 +262,8 @@ class StudyResult:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
                 file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut leaves the name, and nothing behind it
             os.chmod(temporary, 0o644)  # mkstemp makes it the owner's alone
             os.replace(temporary, path)
         except BaseException:

@@ -242,12 +242,14 @@ class Tracker:
         while self._notices:
             self._report(self._notices.popleft())
 
-    def study_ended(self, result: StudyResult, identity: Mapping[str, str]) -> None:
+    def study_ended(self, result: StudyResult, identity: Mapping[str, str]) -> bool:
         """Write the outcome to the study's run, register the best, deliver everything, and close.
 
         Args:
             result: of the study.
             identity: what the registered model is tagged with beside the study's tags.
+        Returns:
+            whether the store has everything.
         """
 
         def write() -> None:
@@ -260,13 +262,11 @@ class Tracker:
 
         self._put(write)
         self._end_study(STUDY_STATUS[result.outcome], result.outcome, finished_at(result))
-        self.close()
+        return self.close()
 
-    def close(self, timeout: float | None = None) -> None:
+    def close(self, timeout: float | None = None) -> bool:
         """Deliver what is queued, for at most `timeout` seconds (None: a minute), and say what was
-        not, and what delivers it."""
-        if self._closed:
-            return
+        not, and what delivers it -> whether all was."""
         self._closed = True
         lost = self._writer.close(FLUSH_SECONDS if timeout is None else timeout)
         self.tick()
@@ -277,6 +277,7 @@ class Tracker:
                 f"{strip_credentials(self.uri)} ({why}); they are in the study's folder, and "
                 f"are delivered by: {self._deliver}"
             )
+        return not lost.jobs
 
     # The rest runs in the constructor or in the writer's thread.
 

@@ -162,14 +162,42 @@ def test_the_page_says_what_was_measured_and_how_to_repeat_it(tmp_path, monkeypa
     monkeypatch.setattr(
         recorded, "load", lambda: [curves(((tuple([1.0] * 3),) * 3,) * bench_search.FEWEST_CURVES)]
     )
-    words = ["--parts", "retention", "replay", "--repeats", "1", "--out", str(tmp_path)]
-    assert bench_search.main(words) == 0
+    words = ["--parts", "retention", "replay", "--repeats", "2", "--out", str(tmp_path)]
+    assert bench_search.main(words) in (0, 1)
     page = (tmp_path / bench_search.PAGE).read_text(encoding="utf-8")
     assert f'make bench-search ARGS="{" ".join(words)}"' in page
     for method in pools.METHODS:
         assert page.count(f"| {method} ") == 3  # two noises and a recorded study
     assert page.count("target") == 4
+    assert page.count("2 studies (seeds 0 to 1)") == 2
     assert "## Retention and cost" in capsys.readouterr().out
+
+
+def kept(share, cost):
+    """Ten studies, that share of which kept the best."""
+    return [pools.Kept(best=n < 10 * share, cost=cost, regret=0.0) for n in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("share", "cost", "missed"),
+    [
+        (0.9, 1.5, []),
+        (0.8, 1.4, ["retention at noise 0.1: 0.800, target at least 0.85"]),
+        (0.4, 1.0, ["retention at noise 0.1: 0.400", "retention at noise 0.3: 0.400"]),
+        (0.9, 1.6, ["cost at noise 0.1: 1.600 times", "cost at noise 0.3: 1.600 times"]),
+    ],
+)
+def test_a_missed_target_is_named_and_is_a_failure(share, cost, missed, monkeypatch, capsys):
+    played = {"ours": kept(share, cost), "stock ASHA": kept(0.2, 1.0)}
+    monkeypatch.setattr(bench_search, "_played", lambda *_a: played)
+    assert bench_search.main(["--parts", "retention"]) == (1 if missed else 0)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert len(lines) == len(missed)
+    for line, words in zip(lines, missed, strict=True):
+        assert line.startswith(f"missed: {words}")
+    noises = {words.split(":")[0][-3:] for words in missed}
+    assert out.count("MISSED") == len(noises)
 
 
 def test_too_few_curves_are_said_to_be(monkeypatch):
