@@ -25,7 +25,7 @@ from tuner import result
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED
 from tuner.journal import Journal, TrialRecord
 from tuner.recorder import RETRIES
-from tuner.tracking import MARKER
+from tuner.tracking import MARKER, step_of
 from tuner.tracking_uri import default_uri
 
 pytestmark = [
@@ -199,7 +199,7 @@ def require_tracked(study: Study, records: tuple[TrialRecord, ...]) -> None:
         assert run.data.tags["state"] == record.state
         points = client.get_metric_history(run.info.run_id, MARKER)
         assert sorted((point.step, point.value) for point in points) == [
-            (int(rung.metrics["train_flops"] / 1e9), rung.rung) for rung in record.rungs
+            (step_of(rung.rung, rung.metrics), rung.rung) for rung in record.rungs
         ]
     (parent,) = (run for run in runs if "trial" not in run.data.tags)
     assert parent.info.status == "FINISHED"
