@@ -183,7 +183,7 @@ class _Study:
         path = self.setting.folder / RESULT
         result = load(path)
         gate = self._gate_again(result, stack, ray, journal)
-        if gate != result.gate:
+        if gate is not result.gate:
             result = replace(result, gate=gate)
             result.write(path)
             self.setting.say(gate_line(result))
