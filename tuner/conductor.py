@@ -201,7 +201,7 @@ class _Study:
         path = self.setting.folder / RESULT
         result = load(path)
         gate = self._gate_again(result, stack, ray, journal)
-        if gate != result.gate:
+        if gate is not result.gate:
             journal.set_attr(DELIVERED, False)
             result = replace(result, gate=gate)
             result.write(path)
