@@ -266,11 +266,11 @@ class Tracker:
 
     def close(self, timeout: float | None = None) -> bool:
         """Deliver what is queued, for at most `timeout` seconds (None: a minute), and say what was
-        not, and what delivers it -> whether all was."""
-        self._closed = True
+        not, and what delivers it, once -> whether all was."""
+        told, self._closed = self._closed, True
         lost = self._writer.close(FLUSH_SECONDS if timeout is None else timeout)
         self.tick()
-        if lost.jobs:
+        if lost.jobs and not told:
             why = lost.reason or "time ran out"
             self._report(
                 f"{lost.jobs} records did not reach the tracking store "
