@@ -96,7 +96,7 @@ def augment(images: Tensor, change: Change, generator: torch.Generator) -> Tenso
         stretch, shear, gamma = _uniform(strengths, count, generator)
         shape = (count, 3, KNOTS, KNOTS)
         knots = torch.randn(shape, generator=generator, device=generator.device)
-        onto = _onto_pixels(images.shape[-1]).to(generator.device)
+        onto = _onto_pixels(images.shape[-1], generator.device)
         fields = onto @ knots @ onto.mT
         wide, lean = torch.exp(STRETCH * stretch), SHEAR * shear
         rows = [
@@ -122,6 +122,14 @@ def augment(images: Tensor, change: Change, generator: torch.Generator) -> Tenso
     return changed
 
 
+def augmented_copies(
+    shots: Tensor, change: Change, count: int, generator: torch.Generator
+) -> Tensor:
+    """Shots [E, n, C, S, S], each as often as any other, and changed -> [E, count, C, S, S]."""
+    copies = shots[:, torch.arange(count, device=shots.device) % shots.shape[1]]
+    return augment(copies.flatten(0, 1), change, generator).view(copies.shape)
+
+
 def _uniform(strengths: list[float], count: int, generator: torch.Generator) -> Tensor:
     """Amounts [len(strengths), count], each uniform between minus and plus its strength."""
     draws = torch.rand((len(strengths), count), generator=generator, device=generator.device)
@@ -130,9 +138,9 @@ def _uniform(strengths: list[float], count: int, generator: torch.Generator) -> 
 
 
 @lru_cache(maxsize=8)
-def _onto_pixels(size: int) -> Tensor:
+def _onto_pixels(size: int, device: torch.device) -> Tensor:
     """Weights [size, KNOTS] of a smooth curve through evenly spread knots."""
     knots = torch.eye(KNOTS)[None]
     both = F.interpolate(knots[None], size=(KNOTS, size), mode="bicubic", align_corners=False)
-    weights: Tensor = both[0, 0].mT.contiguous()
+    weights: Tensor = both[0, 0].mT.contiguous().to(device)
     return weights

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.augment import STRONG, augment
+from trainables.augment import STRONG, augmented_copies
 from trainables.class_scorer import COMPARED, ClassScorer
 from trainables.features import prepare_scorer
 from trainables.image_set import ImageSet
@@ -127,8 +127,7 @@ def null_baselines(scorer: Scorer, count: int | None = None) -> dict[str, Scores
 
 def strongly(shots: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Shots [E, n, C, S, S], strongly augmented -> [E, count, C, S, S]."""
-    copied = shots[:, torch.arange(count) % shots.shape[1]]
-    return augment(copied.flatten(0, 1), STRONG, generator).view(copied.shape)
+    return augmented_copies(shots, STRONG, count, generator)
 
 
 def augmented_shots(

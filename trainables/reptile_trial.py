@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainables.augment import augment
+from trainables.augment import augmented_copies
 from trainables.evaluation import Scores
 from trainables.features import SHOTS
 from trainables.gans import Gan
@@ -176,9 +176,7 @@ class ReptileTrial:
     def augmented(
         config: Mapping[str, Any], shots: Tensor, count: int, rng: torch.Generator
     ) -> Tensor:
-        many = shots[:, torch.arange(count) % shots.shape[1]]
-        change = ReptileConfig(**config).change
-        return augment(many.flatten(0, 1), change, rng).view(many.shape)
+        return augmented_copies(shots, ReptileConfig(**config).change, count, rng)
 
     @staticmethod
     def source_seconds(

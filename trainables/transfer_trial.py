@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainables.augment import augment
+from trainables.augment import Change, augmented_copies
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
 from trainables.opened import open_images, open_scorer
@@ -229,11 +229,9 @@ class TransferTrial:
         config: Mapping[str, Any], shots: Tensor, count: int, rng: torch.Generator
     ) -> Tensor:
         own = TransferConfig(**config)
-        many = augmented_shots(shots, own, rng) if own.augmentation == "crop" else shots
-        many = many[:, torch.arange(count) % many.shape[1]]
         if own.augmentation == "crop":
-            return many
-        return augment(many.flatten(0, 1), own.change, rng).view(many.shape)
+            return augmented_copies(augmented_shots(shots, own, rng), Change(), count, rng)
+        return augmented_copies(shots, own.change, count, rng)
 
     @staticmethod
     def source_seconds(

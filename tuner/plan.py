@@ -31,7 +31,7 @@ FINISH_SECONDS = 150.0  # the champion adapts to all validation and test classes
 FINISH_PRETRAINED_SECONDS = 60.0
 # Large classes are scored picture by picture: CPU time of baselines, finals and tests, shared by
 # as many threads as there are slots.
-LARGE_SCORING_SECONDS = 160.0
+LARGE_SCORING_SECONDS = 190.0
 SHORTEST_SEARCH = 0.5  # of the budget, where it is too short for start and finish
 TOLERANCE = 1.1  # times its budget that a study may take
 SCORING_TIME: dict[Scale, float] = {"cpu": 0.25, "paper": 0.1}  # share of a trial's time

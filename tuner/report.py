@@ -82,7 +82,7 @@ it scores better, they have not learned it whole."""
 
 COMMANDS = """\
 The commands below find the real data in the folder that `FEWSHOT_DATA` names, or download it;
-`python -m tuner.launch all` runs the six with a sixth of its `--budget` each."""
+`python -m tuner.launch all` runs the six, and shares its `--budget` among those that are left."""
 
 PAGE = """\
 <!doctype html>
