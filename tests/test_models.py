@@ -11,6 +11,7 @@ from trainables.models.compact import (
     CompactGenerator,
     gather_patches,
     scatter_patches,
+    upsample,
 )
 from trainables.models.dense import DenseGenerator, PlaneGenerator
 from trainables.models.figr import FigrCritic, FigrGenerator
@@ -55,6 +56,24 @@ def test_a_product_and_a_scatter_are_a_transposed_convolution() -> None:
     ours = scatter_patches(x.permute(0, 2, 3, 1) @ weight)
     plain = F.conv_transpose2d(x, kernel, stride=2, padding=1).permute(0, 2, 3, 1)
     torch.testing.assert_close(ours, plain)
+
+
+def test_upsampling_is_doubling_and_a_convolution() -> None:
+    RNG.manual_seed(0)
+    x = torch.randn(2, 3, 4, 6, generator=RNG, dtype=torch.float64)
+    kernel = torch.randn(5, 3, 3, 3, generator=RNG, dtype=torch.float64)
+    # A transposed convolution's kernel is the mirror of the convolution's.
+    weight = kernel.flip(2, 3).permute(1, 2, 3, 0).reshape(1, 3, 45)
+    ours = upsample(x.permute(0, 2, 3, 1), weight)
+    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), kernel, padding=1)
+    torch.testing.assert_close(ours, plain.permute(0, 2, 3, 1))
+
+
+def test_an_even_plane_is_drawn_without_a_checkerboard() -> None:
+    RNG.manual_seed(0)
+    weight = torch.randn(1, 3, 9, generator=RNG, dtype=torch.float64)
+    drawn = upsample(torch.ones(1, 4, 4, 3, dtype=torch.float64), weight)[:, 1:-1, 1:-1]
+    torch.testing.assert_close(drawn, drawn[:, :1, :1].expand_as(drawn))
 
 
 def test_scatter_is_the_adjoint_of_gather() -> None:

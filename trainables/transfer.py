@@ -67,7 +67,7 @@ class TransferConfig:
     shared_strength: float = 0.0  # of an affine change of real and fake pictures alike, in [0, 1]
     l2_source: float = 0.0  # weight of the squared way from the pre-trained weights
     frozen_critic: int = 0  # first convolutions of the critic that stay as they are
-    frozen_generator: int = 0  # last transposed convolutions of the generator that do
+    frozen_generator: int = 0  # last convolutions of the generator that do
     averaging: float = 0.2  # share of its steps that the drawing generator averages over
     information: float = 0.5  # weight of the InfoGAN's mutual information
 

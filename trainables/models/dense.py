@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.models.compact import LEAK, he_bound, to_pictures, upsample
+from trainables.models.compact import LEAK, RESIZED_AREA, he_bound, to_pictures, upsample
 from trainables.models.network import Network, Parameter, Weights
 
 
@@ -56,7 +56,7 @@ class DenseGenerator(Network):
 
 class PlaneGenerator(Network):
     """Latent [T, n, Z] -> pictures [T, n, C, S, S] in [-1, 1]: full layers up to a plane of half
-    the resolution, and one transposed convolution, whose overlaps smooth what they draw.
+    the resolution, and one convolution of the plane resized, which smooths what they draw.
 
     Args:
         size: S in pixels, even.
@@ -73,7 +73,9 @@ class PlaneGenerator(Network):
             _full("hidden", latent, 16 * width)
             | _full("plane", 16 * width, self.half**2 * depth)
             | {
-                "picture.weight": Parameter((depth, 16 * channels), he_bound(4 * depth)),
+                "picture.weight": Parameter(
+                    (depth, RESIZED_AREA * channels), he_bound(RESIZED_AREA * depth)
+                ),
                 "picture.bias": Parameter((1, 1, 1, channels)),
             }
         )
