@@ -11,7 +11,7 @@ from tiny_large import SPLIT, large_images, large_nets
 from tiny_scorer import tiny_images
 
 from trainables.class_scorer import COMPARED, REFERENCE, ClassScorer, ClassScores
-from trainables.evaluation import make_scorer, null_baselines, samples_wanted
+from trainables.evaluation import make_scorer, null_baselines, samples_wanted, scoring_episodes
 from trainables.features import open_scoring_nets, prepare_scorer
 from trainables.tasks import large_classes
 
@@ -38,6 +38,12 @@ def test_large_classes_have_a_scorer_of_their_own() -> None:
 def test_side_by_side_is_one_after_another(scorer: ClassScorer) -> None:
     both = make_scorer(large_images(), SPLIT, large_nets(), part="validation", workers=3)
     assert both.score(scorer.reals).metrics == scorer.score(scorer.reals).metrics
+
+
+def test_its_episodes_are_to_be_had_without_it(scorer: ClassScorer) -> None:
+    assert scoring_episodes(large_images(), SPLIT, part="validation") == scorer.episodes
+    other = scoring_episodes(large_images(), SPLIT, part="test", seed=1)
+    assert {e.class_index for e in other} == set(SPLIT.test)
 
 
 def test_one_class_too_small_makes_a_set_of_small_classes() -> None:

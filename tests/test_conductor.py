@@ -31,7 +31,8 @@ from tuner import champion as champion_module
 from tuner import conductor, launch, run_store, tracking
 from tuner.breakdown import Breakdown
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _enter, _Study
-from tuner.journal import DELIVERED, Journal, TrialRecord
+from tuner.final_round import FinalRound, own_identity
+from tuner.journal import DELIVERED, Journal
 from tuner.plan import Plan
 from tuner.result import Gate, load
 from tuner.run_store import Models, RunStore
@@ -143,8 +144,8 @@ def with_champion(setting: Setting) -> str:
         storage=setting.request.storage,
     )
     run_id = store.create("another study", {"kind": "other", "trial": "another study's"})
-    study = _Study(setting, new_plan(setting), 0.0)
-    store.crown(setting.title, store.register(setting.title, run_id, "best", study._identity()))
+    version = store.register(setting.title, run_id, "best", own_identity(setting))
+    store.crown(setting.title, version)
     return run_id
 
 
@@ -189,7 +190,7 @@ def test_a_study_that_is_delivered_late_meets_the_champion_of_then(
         return SimpleNamespace(scores=score(episodes))
 
     without_ray(monkeypatch)
-    monkeypatch.setattr(_Study, "_scorer", lambda *_a: SimpleNamespace(score=scored))
+    monkeypatch.setattr(FinalRound, "_scorer", lambda *_a: SimpleNamespace(score=scored))
     monkeypatch.setattr(champion_module, "_tested", theirs)
     assert conductor.conduct(replace(setting.request, resume=True)) == 0
     gate = load(path).gate
@@ -343,67 +344,6 @@ def test_an_error_of_ours_is_no_full_disk(
     monkeypatch.setattr(_Study, "_search_and_finish", fail)
     with ExitStack() as stack, pytest.raises(KeyError):
         _Study(setting, new_plan(setting), 0.0).run(stack, None, None)
-
-
-class FakeFinals:
-    """Finals without Ray that note what they are asked for."""
-
-    pipeline, full, slots, fresh_context = "reptile", 9e9, 1, None
-
-    def __init__(self) -> None:
-        self.asked: list[Any] = []
-
-    def rematch(self, records: Any, scorer: Any, *, seeds: int, ends: float) -> list[Any]:
-        self.asked.append(("rematch", round(ends - time.monotonic())))
-        return []
-
-    def last_models(self, records: Any, *, again: int, ends: float) -> list[Any]:
-        self.asked.append(("models", [r.number for r in records], round(ends - time.monotonic())))
-        return [f"model {r.number}" for r in records]
-
-    def test(self, record: Any, model: Any, scorer: Any, *, stop: int) -> Any:
-        self.asked.append(("test", record.number, model, stop))
-        return SimpleNamespace(adapt_steps=stop)
-
-    def augmentation(self, record: Any, scorer: Any) -> Any:
-        return None
-
-
-def test_the_rematch_has_what_trainings_and_tests_leave(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """100 s, of which Ray's start took 4. A training takes 9 s, on one slot, and a test of 5
-    episodes and 20 steps 10 s and 5 s: the champion's, the one before it's and the reference's."""
-    metrics = {"train_seconds": 9.0, "train_flops": 9e9, "score_seconds": 10.0}
-    metrics |= {"score_steps": 100.0, "adapt_steps": 20.0, "L": 1.0}
-    records = [
-        TrialRecord(
-            number=number,
-            label="",
-            state="COMPLETE",
-            reason="",
-            params={},
-            config={"adapt_steps": 40},
-            rungs=(replace(rung(0, loss), metrics=metrics | {"L": loss}),),
-            attrs={"reference": number == 0},
-        )
-        for number, loss in ((0, 2.0), (1, 1.0))
-    ]
-    study = _Study(setting, new_plan(setting), 0.0)
-    study.timings["ray"], study._ends = 4.0, time.monotonic() + 100
-    monkeypatch.setattr(study, "_scorer", lambda *_a: None)
-    monkeypatch.setattr(conductor, "save_champion", lambda *_a: None)
-    finals, scorer = FakeFinals(), SimpleNamespace(episodes=range(5))
-    run = SimpleNamespace(records=records)
-    played = study._play(run, finals, scorer, gate=True)  # type: ignore[arg-type]
-    assert finals.asked == [
-        ("rematch", 100 - 4 - 3 * 15 - 2 * 9),
-        ("models", [1, 0], 100 - 4 - 3 * 15),
-        ("test", 1, "model 1", 20),
-        ("test", 0, "model 0", 20),
-    ]
-    assert played.reference is not None
-    assert played.reference[0].number == 0
 
 
 def test_ctrl_c_once_more_while_everything_is_closed(

@@ -18,7 +18,13 @@ from tiny_scorer import (
 )
 
 from trainables.errors import UserError
-from trainables.evaluation import augmented_shots, nearest_class, null_baselines, strongly
+from trainables.evaluation import (
+    augmented_shots,
+    nearest_class,
+    null_baselines,
+    scoring_episodes,
+    strongly,
+)
 from trainables.pooled_scorer import PooledScorer
 from trainables.scores import Scores
 from trainables.tasks import split_classes
@@ -100,6 +106,7 @@ def test_the_same_samples_score_the_same_and_so_does_a_reopened_scorer(scorer, n
     images = tiny_images()
     reopened = PooledScorer(images, split_classes(images), tiny_nets(), part="test")
     assert reopened.episodes == scorer.episodes
+    assert scoring_episodes(images, split_classes(images), part="test") == scorer.episodes
     assert null_baselines(reopened)["augmented_shots"].metrics == nulls["augmented_shots"].metrics
 
 

@@ -18,8 +18,8 @@ from trainables.transfer import (
     AUGMENTED,
     AdversarialSteps,
     TransferConfig,
-    augmented_shots,
     build_gan,
+    cropped_copies,
     fine_tuning,
     step_flops,
 )
@@ -161,11 +161,11 @@ def test_l2_holds_the_nets_at_their_source() -> None:
 
 def test_four_pictures_become_three_hundred() -> None:
     shots = _shots(2)
-    many = augmented_shots(shots, replace(TINY, augmentation="crop"), torch.Generator())
+    many = cropped_copies(shots, replace(TINY, augmentation="crop"), torch.Generator())
     assert many.shape == (2, AUGMENTED, 1, 16, 16)
     assert many.min() >= -1
     assert many.max() <= 1
-    again = augmented_shots(shots, replace(TINY, augmentation="crop"), torch.Generator())
+    again = cropped_copies(shots, replace(TINY, augmentation="crop"), torch.Generator())
     assert torch.equal(many, again)
     assert len({picture.numpy().tobytes() for picture in many[0]}) > 100
 
@@ -173,7 +173,7 @@ def test_four_pictures_become_three_hundred() -> None:
 def test_cropping_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    augmented_shots(_shots(1), TINY, torch.Generator())
+    cropped_copies(_shots(1), TINY, torch.Generator())
     assert torch.equal(before, torch.random.get_rng_state())
 
 

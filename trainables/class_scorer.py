@@ -21,7 +21,7 @@ from trainables.image_set import ImageSet
 from trainables.metrics import Bytes, Floats
 from trainables.paper_scores import paper_scores
 from trainables.scores import FD_UNIT, HONEST_COPIES, KID_UNIT, SHARES
-from trainables.tasks import EPISODES, Part, Split, make_episodes
+from trainables.tasks import EPISODES, Episode, Part, Split, make_episodes
 
 REFERENCE = 500  # held-out pictures of the class that samples are compared with
 COMPARED = 256  # samples an episode, and real pictures beside the reference
@@ -110,16 +110,9 @@ class ClassScorer:
         Raises:
             UserError: the nets are absent or damaged, or a class has too few pictures.
         """
-        classes = split.validation if part == "validation" else split.test
+        classes = split.scored_on(part)
         self.part, self.seed, self._workers = part, seed, workers
-        self.episodes = make_episodes(
-            images,
-            classes,
-            shots=SHOTS,
-            reals=REFERENCE + COMPARED,
-            seed=seed,
-            per_class=max(1, EPISODES // len(classes)),
-        )
+        self.episodes = self.draw_episodes(images, classes, seed)
         self._nets = open_scoring_nets(nets)
         self._classes = np.array([episode.class_index for episode in self.episodes])
         self.shots: Bytes = np.stack([images.images[list(e.shots)] for e in self.episodes])
@@ -134,6 +127,18 @@ class ClassScorer:
         self._real_distances = self._by_class(
             [np.array([self._frechet(e, f[REFERENCE:])]) for e, f in enumerate(self._features)]
         ).mean(1)
+
+    @staticmethod
+    def draw_episodes(images: ImageSet, classes: Sequence[int], seed: int) -> tuple[Episode, ...]:
+        """The episodes of a scorer of these classes."""
+        return make_episodes(
+            images,
+            classes,
+            shots=SHOTS,
+            reals=REFERENCE + COMPARED,
+            seed=seed,
+            per_class=max(1, EPISODES // len(classes)),
+        )
 
     def _known(self, images: ImageSet, index: int) -> _Class:
         """The held-out pictures of a class, of which its episodes draw most."""

@@ -36,6 +36,7 @@ __all__ = [
     "nearest_class",
     "null_baselines",
     "prepare_scorer",
+    "scoring_episodes",
 ]
 
 
@@ -99,6 +100,18 @@ def make_scorer(
     if large_classes(images):
         return ClassScorer(images, split, nets, part=part, seed=seed, workers=workers)
     return PooledScorer(images, split, nets, part=part, seed=seed)
+
+
+def scoring_episodes(
+    images: ImageSet, split: Split, *, part: Part, seed: int = 0
+) -> tuple[Episode, ...]:
+    """The episodes of `make_scorer`, for those who draw and do not score.
+
+    Raises:
+        UserError: a class has too few pictures.
+    """
+    kind = ClassScorer if large_classes(images) else PooledScorer
+    return kind.draw_episodes(images, split.scored_on(part), seed)
 
 
 def samples_wanted(images: ImageSet) -> int:

@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from trainables.datasets import open_image_set
-from trainables.evaluation import Scorer, make_scorer
+from trainables.evaluation import Scorer, make_scorer, scoring_episodes
 from trainables.image_set import ImageSet
 from trainables.pipeline import StudyContext
-from trainables.tasks import Part, Split
+from trainables.tasks import Episode, Part, Split
 
 
 @lru_cache(maxsize=2)
@@ -31,4 +31,14 @@ def open_scorer(context: StudyContext, part: Part) -> Scorer:
         Split.from_dict(context.split),
         part,
         context.episode_seed,
+    )
+
+
+def open_episodes(context: StudyContext, part: Part) -> tuple[Episode, ...]:
+    """What such a scorer scores on; it costs nothing but the drawing."""
+    return scoring_episodes(
+        open_images(context.image_set),
+        Split.from_dict(context.split),
+        part=part,
+        seed=context.episode_seed,
     )

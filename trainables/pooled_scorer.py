@@ -7,7 +7,7 @@ real drawings: half an episode's. Real drawings, half against half, then have th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from trainables.image_set import ImageSet
 from trainables.metrics import Bytes, Floats
 from trainables.paper_scores import paper_scores
 from trainables.scores import Distances, Kernels, Moments, Scores, Tally, real_distance
-from trainables.tasks import EPISODES, Part, Split, class_rows, make_episodes
+from trainables.tasks import EPISODES, Episode, Part, Split, class_rows, make_episodes
 
 Rows = npt.NDArray[np.int64]
 
@@ -64,12 +64,9 @@ class PooledScorer:
         Raises:
             UserError: the nets are absent or damaged, or a class has too few pictures.
         """
-        classes = split.validation if part == "validation" else split.test
-        per_class = max(1, EPISODES // len(classes))
+        classes = split.scored_on(part)
         self.part, self.seed = part, seed
-        self.episodes = make_episodes(
-            images, classes, shots=SHOTS, reals=REALS, seed=seed, per_class=per_class
-        )
+        self.episodes = self.draw_episodes(images, classes, seed)
         self._nets = open_scoring_nets(nets)
         count = min(len(episode.reals) for episode in self.episodes)
         self._rows = np.array([episode.reals[:count] for episode in self.episodes])
@@ -87,6 +84,14 @@ class PooledScorer:
         self._recognised_real = self._recognised(self.reals, self._rows)
         self._moments = tuple(metrics.moments(half.features) for half in self._halves)
         self._whole = real_distance(self._moments, len(self._halves[0].positions))
+
+    @staticmethod
+    def draw_episodes(images: ImageSet, classes: Sequence[int], seed: int) -> tuple[Episode, ...]:
+        """The episodes of a scorer of these classes."""
+        per_class = max(1, EPISODES // len(classes))
+        return make_episodes(
+            images, classes, shots=SHOTS, reals=REALS, seed=seed, per_class=per_class
+        )
 
     def score(self, samples: Bytes, *, from_reals: bool = False) -> Scores:
         """Score what a generator drew for the first episodes.

@@ -18,7 +18,7 @@ from trainables.features import SHOTS
 from trainables.gans import Gan
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
-from trainables.opened import open_images, open_scorer
+from trainables.opened import open_episodes, open_images, open_scorer
 from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Report, StudyContext
 from trainables.reptile import (
     MetaTraining,
@@ -166,7 +166,7 @@ class ReptileTrial:
             rebuilt,
             start,
             open_images(context.image_set),
-            open_scorer(context, part).episodes[episodes.start : episodes.stop],
+            open_episodes(context, part)[episodes.start : episodes.stop],
             stops=stops,
             count=context.samples,
             device=context.device,

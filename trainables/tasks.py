@@ -50,6 +50,10 @@ class Split:
                 f"The parts of a split must be disjoint, training and test not empty, got {self}."
             )
 
+    def scored_on(self, part: Part) -> tuple[int, ...]:
+        """The classes of a part."""
+        return self.validation if part == "validation" else self.test
+
     def joined(self) -> Split:
         """Return the split of a last training: the validation classes belong to it, too."""
         return Split(

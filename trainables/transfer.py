@@ -289,7 +289,7 @@ def frozen_names(gan: Gan, config: TransferConfig) -> frozenset[str]:
     return frozenset(f"{name}.{part}" for name in kept for part in ("weight", "bias"))
 
 
-def augmented_shots(shots: Tensor, config: TransferConfig, rng: torch.Generator) -> Tensor:
+def cropped_copies(shots: Tensor, config: TransferConfig, rng: torch.Generator) -> Tensor:
     """The paper's 300 pictures: RandomCrop and ColorJitter of the shots, at `crop_strength` -> [T,
     300, C, S, S]. At strength 1 a crop moves by up to an eighth of a side."""
     size, strength = shots.shape[-1], config.crop_strength
@@ -318,7 +318,7 @@ class ShotSource:
         self._config, self._rng = config, rng
         self._labels = labels[:, None].expand(-1, config.batch, -1)
         crop = config.augmentation == "crop"
-        self._pictures = augmented_shots(shots, config, rng) if crop else shots
+        self._pictures = cropped_copies(shots, config, rng) if crop else shots
 
     def __call__(self) -> Batch:
         tasks, count = self._pictures.shape[:2]

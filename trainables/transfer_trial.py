@@ -19,7 +19,7 @@ from torch import Tensor
 from trainables.augment import Change, augmented_copies
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
-from trainables.opened import open_images, open_scorer
+from trainables.opened import open_episodes, open_images, open_scorer
 from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Report, StudyContext
 from trainables.pretraining import Source, pretrained
 from trainables.reptile import Pair
@@ -27,8 +27,8 @@ from trainables.tasks import Episode, Part, Split, to_tensor, to_uint8
 from trainables.transfer import (
     AdversarialSteps,
     TransferConfig,
-    augmented_shots,
     build_gan,
+    cropped_copies,
     fine_tuning,
     step_flops,
 )
@@ -210,7 +210,7 @@ class TransferTrial:
     ) -> npt.NDArray[np.uint8]:
         own, images = TransferConfig(**config), open_images(context.image_set)
         source = Source(Pair(weights["generator"], weights["critic"]), weights["means"])
-        chosen = open_scorer(context, part).episodes[episodes.start : episodes.stop]
+        chosen = open_episodes(context, part)[episodes.start : episodes.stop]
         chunks = []
         for first in range(0, len(chosen), EPISODES_AT_ONCE):
             chunk = chosen[first : first + EPISODES_AT_ONCE]
@@ -230,7 +230,7 @@ class TransferTrial:
     ) -> Tensor:
         own = TransferConfig(**config)
         if own.augmentation == "crop":
-            return augmented_copies(augmented_shots(shots, own, rng), Change(), count, rng)
+            return augmented_copies(cropped_copies(shots, own, rng), Change(), count, rng)
         return augmented_copies(shots, own.change, count, rng)
 
     @staticmethod

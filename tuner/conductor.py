@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from cluster.session import Session, session
 from trainables.datasets import user_cache
 from trainables.errors import UserError
-from trainables.evaluation import (
-    Scorer,
-    Scores,
-    make_scorer,
-    nearest_class,
-    null_baselines,
-    prepare_scorer,
-)
+from trainables.evaluation import prepare_scorer
 from trainables.pipeline import StudyContext
 from trainables.pretraining import damaged_sources
-from trainables.tasks import Part, Split, split_record
-from tuner import forecast
+from trainables.tasks import Split, split_record
 from tuner.breakdown import breakdown_behind, is_full_disk
-from tuner.champion import Challenge, identity
-from tuner.finals import Finals, Played, kept_samples, save_champion
-from tuner.forecast import Pace, own_stop
+from tuner.champion import Challenge
+from tuner.final_round import CHAMPION, FinalRound, challenge_of, own_identity
+from tuner.finals import kept_samples
 from tuner.journal import DELIVERED, Journal
 from tuner.live import LiveTable, newest_line
 from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.ranking import gate_line, print_ranking
 from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, versions
 from tuner.resume_command import resume_command
-from tuner.run_store import Models
 from tuner.setting import (
     RESULT,
     Request,
@@ -53,17 +40,13 @@ from tuner.setting import (
     search_on,
     show,
 )
-from tuner.standing import ranked_trials
 from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
 from tuner.tracking import Tracker, provenance_tags
-from tuner.tracking_uri import resolve_uri
 
-PARTS: tuple[Part, ...] = ("validation", "test")
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BROKEN_DOWN = 3  # exit code: a full disk, or Ray died
-CHAMPION = "champion"  # folder of the best model, in the study's
 _RUN = "mlflow_run/"  # key of a trial's run in the journal, before its number
 
 
@@ -219,7 +202,7 @@ class _Study:
     ) -> Gate | None:
         """The verdict on the study's best, asked for again if there was none, or if it was crowned
         but another became the champion before MLflow was told."""
-        gate, challenge = result.gate, self._challenge()
+        gate, challenge = result.gate, challenge_of(self.setting)
         known = journal.attr("mlflow") or {}
         if gate is None or challenge.stands(gate, known.get("parent_run_id")):
             return gate
@@ -232,13 +215,10 @@ class _Study:
         if samples is None:
             gone = f"the study's own pictures are gone from {setting.folder / CHAMPION}"
             return challenge.undecided(FileNotFoundError(gone))
-        torch.set_num_threads(self.plan.threads)
         contexts = self._contexts()
         if ray is None:
             _enter(stack, None)
-        setting.say("Finals: the present champion meets the test classes")
-        scorer = self._scorer(contexts[1], "test")
-        return challenge.meet(scorer.score(samples), self._finals(*contexts), scorer)
+        return FinalRound(setting, self.plan, *contexts).meet_late(challenge, samples)
 
     def _say_who_meets(self, gate: Gate | None) -> None:
         if gate is not None and not gate.decided:
@@ -246,13 +226,6 @@ class _Study:
             self.setting.say(
                 f"This study's best meets the champion, once it can be had, by: {again}"
             )
-
-    def _challenge(self) -> Challenge:
-        request = self.setting.request
-        uri = resolve_uri(request.tracking_uri, request.storage)
-        return Challenge(
-            partial(Models, uri), self.setting.title, self._identity(), self.setting.folder
-        )
 
     def _open(self, stack: ExitStack, journal: Journal | None, *, patient: bool) -> Tracker:
         """Tracking that has been told what earlier sessions did."""
@@ -396,19 +369,8 @@ class _Study:
     ) -> int:
         started = time.monotonic()
         setting = self.setting
-        torch.set_num_threads(self.plan.threads)  # as trials have it, of a resumed study, too
-        finals = self._finals(*contexts)
-        scorers = {part: self._scorer(c, part) for part, c in zip(PARTS, contexts, strict=True)}
-        # First, so that the rest of the finals knows how much time there is.
-        baselines = self._baselines(dict(zip(PARTS, contexts, strict=True)), scorers)
-        challenge = self._challenge()
-        played = self._play(run, finals, scorers["test"], gate=challenge.is_likely())
-        if played.augmentation is not None:
-            baselines["own_augmentation"] = {"test": played.augmentation}
-        gate = None
-        if played.champion is not None:
-            new = played.champion.scores
-            gate = challenge.without_meeting() or challenge.meet(new, finals, scorers["test"])
+        ends = self._ends - self.timings["ray"]  # Ray's start is of the budget, too
+        end = FinalRound(setting, self.plan, *contexts).run(run.records, ends=ends)
         self._took("test", started)
         result = summarise(
             run,
@@ -420,12 +382,12 @@ class _Study:
                 plan=self.plan,
                 wall_seconds=time.monotonic() - self.began,
                 timings=self.timings,
-                baselines=baselines,
-                contenders=played.contenders,
-                champion=played.champion,
-                kept=played.kept,
-                reference=played.reference,
-                gate=gate,
+                baselines=end.baselines,
+                contenders=end.played.contenders,
+                champion=end.played.champion,
+                kept=end.played.kept,
+                reference=end.played.reference,
+                gate=end.gate,
                 test_classes=tuple(setting.images.classes[c] for c in setting.split.test),
                 tracker=tracker,
                 runs=self._runs,
@@ -437,99 +399,12 @@ class _Study:
         result.write(setting.folder / RESULT)
         self._tell(result, tracker)
         print_ranking(result, setting.console)
-        self._say_who_meets(gate)
+        self._say_who_meets(end.gate)
         return 0 if run.best is not None else 1
 
     def _tell(self, result: StudyResult, tracker: Tracker) -> None:
-        if tracker.study_ended(result, self._identity()):
+        if tracker.study_ended(result, own_identity(self.setting)):
             self._journal.set_attr(DELIVERED, True)
-
-    def _play(self, run: StudyRun, finals: Finals, scorer: Scorer, *, gate: bool) -> Played:
-        """The best trials meet again; the winner, trained on all classes but the test's, meets
-        these, and so do the paper's settings. `gate`: and so will a champion that is there."""
-        setting, plan = self.setting, self.plan
-        ranked = ranked_trials(run.records, plan.rungs[-1])[: plan.finalists]
-        if not ranked:
-            return Played()
-        reference = next((r for r in run.records if r.attrs.get("reference") and r.rungs), None)
-        tests = forecast.testing(
-            ranked, reference, gate=gate, episodes=len(scorer.episodes), slots=finals.slots
-        )
-        slowest = max(ranked, key=lambda record: Pace.of(record).flop)
-        last = [slowest, *([] if reference is None else [reference])]
-        training = forecast.training(last, turns=1, full=finals.full, slots=finals.slots)
-        ends = self._ends - self.timings["ray"] - tests  # Ray's start is of the budget, too
-        contenders = finals.rematch(
-            ranked,
-            self._scorer(finals.fresh_context, "validation"),
-            seeds=plan.final_seeds,
-            ends=ends - training - plan.source_seconds,
-        )
-        winner = contenders[0].record if contenders else ranked[0]
-        stop = contenders[0].adapt_steps if contenders else own_stop(winner)
-        setting.say(f"Finals: trial {winner.number} meets the test classes")
-        others = [r for r in (reference,) if r is not None and r is not winner]
-        models = finals.last_models([winner, *others], again=plan.final_seeds + 1, ends=ends)
-        champion = finals.test(winner, models[0], scorer, stop=stop)
-        if champion is None:
-            setting.say(f"Finals: trial {winner.number} could not be tested, memory is too small")
-            return Played(contenders=contenders)
-        kept = save_champion(
-            finals.pipeline, winner, models[0], champion, setting.folder / CHAMPION
-        )
-        tested = [(r, finals.test(r, models[1], scorer, stop=own_stop(r))) for r in others]
-        return Played(
-            contenders=contenders,
-            champion=champion,
-            kept=kept,
-            reference=next(((r, done) for r, done in tested if done is not None), None),
-            augmentation=finals.augmentation(winner, scorer),
-        )
-
-    def _baselines(
-        self, contexts: Mapping[Part, StudyContext], scorers: Mapping[Part, Scorer]
-    ) -> dict[str, dict[str, Scores]]:
-        """Scores of what learns nothing, by name and part."""
-        found: dict[str, dict[str, Scores]] = {}
-        for part, scorer in scorers.items():
-            base = Split.from_dict(contexts[part].split).train
-            scores = null_baselines(scorer)
-            scores["nearest_class"] = nearest_class(scorer, self.setting.images, base)
-            for name, own in scores.items():
-                found.setdefault(name, {})[part] = own
-        return found
-
-    def _identity(self) -> dict[str, str]:
-        setting = self.setting
-        return identity(
-            setting.experiment.pipeline, setting.data.fingerprint, setting.split, setting.images
-        )
-
-    def _scorer(self, context: StudyContext, part: Part) -> Scorer:
-        return make_scorer(
-            self.setting.images,
-            Split.from_dict(context.split),
-            Path(context.scorer),
-            part=part,
-            seed=context.episode_seed,
-            workers=max(1, len(os.sched_getaffinity(0)) // self.plan.threads),
-        )
-
-    def _finals(self, context: StudyContext, last: StudyContext) -> Finals:
-        plan = self.plan
-        return Finals(
-            pipeline=self.setting.experiment.pipeline,
-            context=context,
-            last_context=last,
-            images=self.setting.images,
-            full=plan.rungs[-1],
-            seed=plan.seed,
-            slots=plan.slots,
-            cpus=plan.cpus_per_trial,
-            gpus=plan.gpus_per_trial,
-            threads=plan.threads,
-            console=self.setting.console,
-        )
 
     def _interrupted(self) -> int:
         _heed(signal.SIG_IGN)  # once more would lose the line
