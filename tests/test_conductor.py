@@ -346,6 +346,23 @@ def test_an_error_of_ours_is_no_full_disk(
         _Study(setting, new_plan(setting), 0.0).run(stack, None, None)
 
 
+def test_the_final_round_ends_earlier_by_the_start_of_ray(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Begun(Exception):
+        pass
+
+    def begin(_records: Any, *, ends: float) -> None:
+        raise Begun(ends)
+
+    monkeypatch.setattr(conductor, "FinalRound", lambda *_a: SimpleNamespace(run=begin))
+    study = _Study(setting, new_plan(setting), 0.0)
+    study.timings["ray"], study._ends = 4.0, 100.0
+    run, context = SimpleNamespace(records=[]), StudyContext(**toy_context())
+    with pytest.raises(Begun, match=r"^96\.0$"):
+        study._finish(run, (context, context), Mock(), Mock())  # type: ignore[arg-type]
+
+
 def test_ctrl_c_once_more_while_everything_is_closed(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
