@@ -25,7 +25,7 @@ def _steps(trial: Trial) -> dict[str, Any]:
 
 
 def _shots(trial: Trial) -> dict[str, Any]:
-    kind = trial.suggest_categorical("augmentation", ["fresh", "crop"])
+    kind = trial.suggest_categorical("augmentation", ["fresh", "layer", "crop"])
     strengths = ("place", "shape", "tone")
     names = ["crop_strength"] if kind == "crop" else [f"augment_{s}" for s in strengths]
     return {

@@ -92,7 +92,7 @@ def test_reptile(context: StudyContext) -> None:
 
 
 @pytest.mark.parametrize("method", ["dcgan", "cgan", "infogan"])
-@pytest.mark.parametrize("augmentation", ["fresh", "crop"])
+@pytest.mark.parametrize("augmentation", ["fresh", "layer", "crop"])
 def test_transfer(context: StudyContext, method: str, augmentation: str) -> None:
     config = TransferConfig(
         channels=3, size=size_of(context), width=8, latent=16, pretrain_steps=2, pretrain_batch=4,

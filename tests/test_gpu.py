@@ -41,7 +41,7 @@ def test_reptile_trains_and_adapts(architecture: str) -> None:
     assert drawn.isfinite().all()
 
 
-@pytest.mark.parametrize("augmentation", ["fresh", "crop"])
+@pytest.mark.parametrize("augmentation", ["fresh", "layer", "crop"])
 @pytest.mark.parametrize("method", METHODS)
 def test_transfer_fine_tunes(method: str, augmentation: str) -> None:
     config = TransferConfig(

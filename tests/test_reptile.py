@@ -226,6 +226,30 @@ def test_adaptation_yields_a_batch_at_every_stop_and_repeats_itself() -> None:
     assert not torch.equal(first[0], first[1])
 
 
+def test_as_a_layer_augmentation_changes_what_is_drawn() -> None:
+    """Nothing is left to the nets of it, so a generator of one picture draws many."""
+    gan, drawn = build_gan(TINY), {}
+    start = initial_weights(gan, torch.Generator().manual_seed(0))
+    start.generator.zero_()
+    for kind in ("fresh", "layer"):
+        config = replace(TINY, augmentation=kind, augment_tone=1.0)  # type: ignore[arg-type]
+        loop = InnerLoop(gan, config, start, _shots(2, 3), torch.Generator().manual_seed(1))
+        drawn[kind] = loop.draw(5).flatten(0, 1).std(0)
+    assert drawn["fresh"].max() == 0
+    assert (drawn["layer"] > 0.01).any()
+
+
+def test_a_layer_that_changes_nothing_is_no_layer() -> None:
+    still = replace(TINY, augment_place=0.0, augment_shape=0.0, augment_tone=0.0)
+    trained = []
+    for kind in ("fresh", "layer"):
+        config = replace(still, augmentation=kind)  # type: ignore[arg-type]
+        training = MetaTraining(config, torch.Generator().manual_seed(0))
+        training.iterate(_shots(1, 3))
+        trained.append(training.meta.generator)
+    assert torch.equal(*trained)
+
+
 def test_flops_are_those_of_the_updates() -> None:
     step = step_flops(TINY, 3)
     assert meta_iteration_flops(TINY) == step * TINY.inner_steps

@@ -177,6 +177,42 @@ def test_cropping_leaves_the_global_generator_alone() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_as_a_layer_augmentation_changes_what_is_drawn() -> None:
+    """Nothing is left to the nets of it, so a generator of one picture draws many."""
+    shots = _shots(2)
+    tuning = _tuning(replace(TINY, augmentation="layer", augment_tone=1.0), shots)
+    for weight in tuning.average.values():
+        weight.zero_()
+    drawn = tuning.draw(3)
+    plain = _tuning(replace(TINY, augmentation="fresh", augment_tone=1.0), shots)
+    for weight in plain.average.values():
+        weight.zero_()
+    assert plain.draw(3).flatten(0, 1).std(0).max() == 0
+    assert (drawn.flatten(0, 1).std(0) > 0.01).any()
+
+
+def test_a_layer_that_changes_nothing_is_no_layer() -> None:
+    still = replace(TINY, augment_place=0.0, augment_shape=0.0, augment_tone=0.0)
+    both = [_tuning(replace(still, augmentation=kind), _shots(1)) for kind in ("layer", "fresh")]  # type: ignore[arg-type]
+    for tuning in both:
+        tuning.step()
+    assert torch.equal(both[0].draw(3), both[1].draw(3))
+
+
+def test_the_generator_learns_through_its_layer() -> None:
+    """A step of it lowers the loss of the same noise under the same changes."""
+    config = replace(TINY, augmentation="layer", shared_strength=0.0)
+    tuning = _tuning(config, _shots(1))
+    state, name = tuning.rng.get_state(), "up1.weight"
+    before = tuning.generator[name].detach().double()
+    loss = tuning._generator_step()
+    moved = tuning.generator[name].detach().double() - before
+    tuning.rng.set_state(state)  # the same noise and the same changes again
+    again = tuning._generator_step()
+    assert again < loss
+    assert moved.abs().max() > 0
+
+
 def test_flops_grow_with_the_batch_and_not_with_rates() -> None:
     base = step_flops(TINY, LABELS)
     assert step_flops(replace(TINY, batch=8), LABELS) > 1.5 * base

@@ -52,7 +52,7 @@ def context(tmp_path: Path) -> StudyContext:
     )
 
 
-@pytest.mark.parametrize("augmentation", ["fresh", "crop"])
+@pytest.mark.parametrize("augmentation", ["fresh", "layer", "crop"])
 def test_the_shots_are_augmented_as_in_fine_tuning(augmentation: Any) -> None:
     shots = torch.rand(2, 4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     config = asdict(replace(TINY, augmentation=augmentation))

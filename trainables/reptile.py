@@ -66,7 +66,10 @@ class ReptileConfig:
     outer_step: float = 1.0  # fraction of the way to the adapted weights, or Adam's learning rate
     meta_batch: int = 4  # tasks an outer step
     averaging: float = 0.1  # share of training that the scored weights average over; 0: the last
-    augment_place: float = 0.3  # strengths of `Change.searched`, in training and adaptation
+    # fresh: of the given pictures, at every step; layer: of what the generator draws, too, as its
+    # last layer, so that the nets learn the pictures alone. In training and adaptation.
+    augmentation: Literal["fresh", "layer"] = "fresh"
+    augment_place: float = 0.3  # strengths of `Change.searched`
     augment_shape: float = 0.3
     augment_tone: float = 0.3
     adapt_lr_ratio: float = 0.5  # learning rates of adaptation / those of training
@@ -109,6 +112,11 @@ class ReptileConfig:
     def change(self) -> Change:
         """How the pictures of a task are augmented."""
         return Change.searched(self.augment_place, self.augment_shape, self.augment_tone)
+
+    @property
+    def layer(self) -> Change:
+        """The generator's last layer: how everything that it draws is changed."""
+        return self.change if self.augmentation == "layer" else Change()
 
 
 @dataclass(slots=True)
@@ -222,15 +230,18 @@ class InnerLoop:
     def _drawn(self, inputs: Drawn, weights: Weights | None = None) -> Tensor:
         weights = self.generator if weights is None else weights
         with torch.no_grad():
-            return self.gan.generator.forward(weights, inputs.latent)
+            return self._generated(weights, inputs)
 
-    def _real(self) -> Tensor:
-        changed = augment(self.shots.flatten(0, 1), self.config.change, self.rng)
-        return changed.view(self.shots.shape)
+    def _generated(self, weights: Weights, inputs: Drawn) -> Tensor:
+        pictures = self.gan.generator.forward(weights, inputs.latent)
+        return self._changed(pictures, self.config.layer)
+
+    def _changed(self, pictures: Tensor, change: Change) -> Tensor:
+        return augment(pictures.flatten(0, 1), change, self.rng).view(pictures.shape)
 
     def _critic_step(self) -> Tensor:
         critic, faithful = self.gan.critic, self.config.faithful
-        real = self._real()
+        real = self._changed(self.shots, self.config.change)
         count = real.shape[1]
         inputs = self.gan.draw(self._prior, count, self.rng)
         fake = self._drawn(inputs)
@@ -248,7 +259,7 @@ class InnerLoop:
 
     def _generator_step(self) -> Tensor:
         inputs = self.gan.draw(self._prior, self.shots.shape[1], self.rng)
-        fake = self.gan.generator.forward(self.generator, inputs.latent)
+        fake = self._generated(self.generator, inputs)
         frozen = {name: weight.detach() for name, weight in self.critic.items()}
         scores = self.gan.critic.forward(frozen, fake)
         loss = wasserstein_generator(scores, faithful=self.config.faithful)

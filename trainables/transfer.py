@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
 from trainables.augment import Change, augment
-from trainables.gans import METHODS, Gan, build_transfer_gan
+from trainables.gans import METHODS, Drawn, Gan, build_transfer_gan
 from trainables.losses import (
     gradient_penalty,
     interpolate,
@@ -33,6 +33,7 @@ from trainables.losses import (
     wasserstein_generator,
 )
 from trainables.models.compact import CompactCritic
+from trainables.models.network import Weights
 from trainables.reptile import Pair, newest_weight
 
 AUGMENTED = 300  # pictures that four shots become (section 3.2)
@@ -59,8 +60,10 @@ class TransferConfig:
     critic_steps: int = 1  # critic updates a generator update, in both phases
     penalty: float = 10.0  # weight of the gradient penalty, in both phases; 0: none
     batch: int = 8  # pictures a fine-tuning step
-    augmentation: Literal["fresh", "crop"] = "fresh"  # at every step; crop: 300 once, as the paper
-    augment_place: float = 0.3  # strengths of `Change.searched`, if fresh
+    # fresh: of the shots, at every step; layer: of what is drawn, too, as the last layer of the
+    # generator, so that the nets learn the shots alone; crop: 300 once, as the paper.
+    augmentation: Literal["fresh", "layer", "crop"] = "fresh"
+    augment_place: float = 0.3  # strengths of `Change.searched`, if fresh or layer
     augment_shape: float = 0.3
     augment_tone: float = 0.3
     crop_strength: float = 0.5  # of RandomCrop and ColorJitter, in [0, 1]
@@ -97,6 +100,11 @@ class TransferConfig:
     def change(self) -> Change:
         """How shots are augmented at every step, if they are."""
         return Change.searched(self.augment_place, self.augment_shape, self.augment_tone)
+
+    @property
+    def layer(self) -> Change:
+        """The generator's last layer: how everything that it draws is changed."""
+        return self.change if self.augmentation == "layer" else Change()
 
     def source(self) -> dict[str, Any]:
         """What the pre-trained weights depend on, beside data and seed."""
@@ -191,14 +199,18 @@ class AdversarialSteps:
         """New pictures of every task by the averaged generator -> [T, count, C, S, S]."""
         drawn = self.gan.draw(self.prior, count, self.rng)
         with torch.no_grad():
-            return self.gan.generator.forward(self.average, drawn.latent)
+            return self._generated(self.average, drawn)
+
+    def _generated(self, weights: Weights, drawn: Drawn) -> Tensor:
+        pictures = self.gan.generator.forward(weights, drawn.latent)
+        return self._changed(pictures, self.config.layer)
 
     def _critic_step(self) -> Tensor:
         gan, config, weights = self.gan, self.config, self.critic
         batch = self.real()
         drawn = gan.draw(self.prior, batch.pictures.shape[1], self.rng)
         with torch.no_grad():
-            fake = gan.generator.forward(self.generator, drawn.latent)
+            fake = self._generated(self.generator, drawn)
         real, seen = self._shown(batch.pictures), self._shown(fake)
         scored = gan.scores(weights, real, batch.labels), gan.scores(weights, seen, drawn.condition)
         if config.loss == "wasserstein":
@@ -220,7 +232,7 @@ class AdversarialSteps:
     def _generator_step(self) -> Tensor:
         gan, config = self.gan, self.config
         drawn = gan.draw(self.prior, self._batch, self.rng)
-        fake = self._shown(gan.generator.forward(self.generator, drawn.latent))
+        fake = self._shown(self._generated(self.generator, drawn))
         frozen = {name: weight.detach() for name, weight in self.critic.items()}
         scores = gan.scores(frozen, fake, drawn.condition)
         if config.loss == "wasserstein":
@@ -235,9 +247,10 @@ class AdversarialSteps:
 
     def _shown(self, pictures: Tensor) -> Tensor:
         """What the critic gets to see: real and fake pictures changed in the same ways."""
-        change = Change.affine(self.config.shared_strength)
-        changed = augment(pictures.flatten(0, 1), change, self.rng)
-        return changed.view(pictures.shape)
+        return self._changed(pictures, Change.affine(self.config.shared_strength))
+
+    def _changed(self, pictures: Tensor, change: Change) -> Tensor:
+        return augment(pictures.flatten(0, 1), change, self.rng).view(pictures.shape)
 
     def _descend(self, which: int, loss: Tensor) -> None:
         weights, source = self._trained[which], self._source[which]
@@ -327,7 +340,7 @@ class ShotSource:
         if count <= self._config.batch:  # every picture as often as any other, to one
             rows = (torch.arange(size[1], device=rows.device) + rows[:, :1]) % count
         pictures = self._pictures[torch.arange(tasks, device=rows.device)[:, None], rows]
-        if self._config.augmentation == "fresh":
+        if self._config.augmentation != "crop":
             changed = augment(pictures.flatten(0, 1), self._config.change, self._rng)
             pictures = changed.view(pictures.shape)
         return Batch(pictures, self._labels)

@@ -77,8 +77,9 @@ readings that the paper leaves open, the one its published samples fit best. Cop
 wins both. BRISQUE (64 pixels, bilinear) differs less between methods than between real pictures.
 FD, KID and what follows compare with pictures that no model was given; J (best 1) and L (best 0)
 hold copies against a model. In brackets: 95 % intervals over episodes. "Augmented as ours" is the
-champion's own augmentation without its nets, which learn to draw what it makes of the shots: where
-it scores better, they have not learned it whole."""
+champion's own augmentation of the shots themselves, without its nets: where it scores better, they
+lose more than they add. With `augmentation layer` it is part of the generator, and changes all that
+is drawn; else the nets learn to draw what it makes of the shots."""
 
 COMMANDS = """\
 The commands below find the real data in the folder that `FEWSHOT_DATA` names, or download it;
