@@ -58,10 +58,10 @@ def _nets(trial: Trial, widths: tuple[int, ...]) -> dict[str, Any]:
 
 def _adaptation(trial: Trial) -> dict[str, Any]:
     return {
-        "augmentation": trial.suggest_categorical("augmentation", ["fresh", "layer"]),
         "augment_place": trial.suggest_float("augment_place", 0.0, 1.0),
         "augment_shape": trial.suggest_float("augment_shape", 0.0, 1.0),
         "augment_tone": trial.suggest_float("augment_tone", 0.0, 1.0),
+        "adapt_augmentation": trial.suggest_categorical("adapt_augmentation", ["fresh", "layer"]),
         "adapt_lr_ratio": trial.suggest_float("adapt_lr_ratio", 0.2, 1.0, log=True),
         "adapt_steps": trial.suggest_int("adapt_steps", 20, 800, log=True),
         "adapt_averaging": trial.suggest_float("adapt_averaging", 0.0, 0.3),

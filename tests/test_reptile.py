@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainables.augment import NO_CHANGE, Change
 from trainables.reptile import (
     ARCHITECTURES,
     InnerLoop,
@@ -228,26 +229,44 @@ def test_adaptation_yields_a_batch_at_every_stop_and_repeats_itself() -> None:
 
 def test_as_a_layer_augmentation_changes_what_is_drawn() -> None:
     """Nothing is left to the nets of it, so a generator of one picture draws many."""
-    gan, drawn = build_gan(TINY), {}
+    gan, shots = build_gan(TINY), _shots(2, 3)
     start = initial_weights(gan, torch.Generator().manual_seed(0))
     start.generator.zero_()
-    for kind in ("fresh", "layer"):
-        config = replace(TINY, augmentation=kind, augment_tone=1.0)  # type: ignore[arg-type]
-        loop = InnerLoop(gan, config, start, _shots(2, 3), torch.Generator().manual_seed(1))
-        drawn[kind] = loop.draw(5).flatten(0, 1).std(0)
-    assert drawn["fresh"].max() == 0
-    assert (drawn["layer"] > 0.01).any()
+    still, changing = (
+        InnerLoop(gan, TINY, start, shots, torch.Generator().manual_seed(1), layer).draw(5)
+        for layer in (NO_CHANGE, Change(tone=1.0, brightness=1.0))
+    )
+    assert still.flatten(0, 1).std(0).max() == 0
+    assert (changing.flatten(0, 1).std(0) > 0.01).any()
 
 
-def test_a_layer_that_changes_nothing_is_no_layer() -> None:
-    still = replace(TINY, augment_place=0.0, augment_shape=0.0, augment_tone=0.0)
-    trained = []
+def test_the_layer_is_of_adaptation_alone() -> None:
+    drawn, trained = [], []
     for kind in ("fresh", "layer"):
-        config = replace(still, augmentation=kind)  # type: ignore[arg-type]
+        config = replace(TINY, adapt_augmentation=kind)  # type: ignore[arg-type]
         training = MetaTraining(config, torch.Generator().manual_seed(0))
         training.iterate(_shots(1, 3))
         trained.append(training.meta.generator)
+        rng = torch.Generator().manual_seed(1)
+        both = adapt(training.gan, config, training.meta, _shots(1, 4), rng, stops=[1], count=2)
+        drawn.append(next(both))
     assert torch.equal(*trained)
+    assert not torch.equal(*drawn)
+
+
+def test_the_generator_learns_through_its_layer() -> None:
+    """One that moves everything out of the picture leaves it nothing to learn."""
+    gan, shots = build_gan(TINY), _shots(1, 3)
+    start = initial_weights(gan, torch.Generator().manual_seed(0))
+    moved = []
+    for layer in (NO_CHANGE, Change(place=1e4)):
+        loop = InnerLoop(gan, TINY, start, shots, torch.Generator().manual_seed(1), layer)
+        loop.step()
+        after = loop.weights
+        moved.append(float((after.generator - start.generator).abs().max()))
+        assert (after.critic - start.critic).abs().max() > 0
+    assert moved[0] > 0
+    assert moved[1] == 0
 
 
 def test_flops_are_those_of_the_updates() -> None:

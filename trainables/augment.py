@@ -64,6 +64,7 @@ class Change:
         return cls(place=place, scale=shape, shape=shape, brightness=2 * tone, tone=tone)
 
 
+NO_CHANGE = Change()
 STRONG = Change.affine(1.0)  # of four shots: what trained generators are compared with
 
 
@@ -80,7 +81,7 @@ def augment(images: Tensor, change: Change, generator: torch.Generator) -> Tenso
     Returns:
         [n, C, S, S] in [-1, 1].
     """
-    if change == Change():
+    if change == NO_CHANGE:
         return images
     count, smooth = len(images), bool(change.shape or change.tone)
     strengths = [change.place] * 3 + [change.scale, change.brightness]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.augment import Change, augment
+from trainables.augment import NO_CHANGE, Change, augment
 from trainables.gans import CATEGORIES, Drawn, Gan, InfoGan, code_critic
 from trainables.losses import (
     gradient_penalty,
@@ -66,12 +66,12 @@ class ReptileConfig:
     outer_step: float = 1.0  # fraction of the way to the adapted weights, or Adam's learning rate
     meta_batch: int = 4  # tasks an outer step
     averaging: float = 0.1  # share of training that the scored weights average over; 0: the last
-    # fresh: of the given pictures, at every step; layer: of what the generator draws, too, as its
-    # last layer, so that the nets learn the pictures alone. In training and adaptation.
-    augmentation: Literal["fresh", "layer"] = "fresh"
-    augment_place: float = 0.3  # strengths of `Change.searched`
+    augment_place: float = 0.3  # strengths of `Change.searched`, in training and adaptation
     augment_shape: float = 0.3
     augment_tone: float = 0.3
+    # Of the shots, at every step; layer: of what is drawn, too, as the last layer of the generator,
+    # so that the nets learn the shots alone.
+    adapt_augmentation: Literal["fresh", "layer"] = "fresh"
     adapt_lr_ratio: float = 0.5  # learning rates of adaptation / those of training
     adapt_steps: int = 150  # most steps of adaptation; the best stop up to it is chosen
     adapt_averaging: float = 0.2  # share of its steps that the drawing generator averages over
@@ -115,8 +115,8 @@ class ReptileConfig:
 
     @property
     def layer(self) -> Change:
-        """The generator's last layer: how everything that it draws is changed."""
-        return self.change if self.augmentation == "layer" else Change()
+        """The generator's last layer in adaptation: how everything that it draws is changed."""
+        return self.change if self.adapt_augmentation == "layer" else NO_CHANGE
 
 
 @dataclass(slots=True)
@@ -193,6 +193,7 @@ class InnerLoop:
         start: meta-weights [P]; not modified.
         shots: pictures [T, n, C, S, S] in [-1, 1].
         rng: draws the noise, the interpolates and the augmentation; on the device of `shots`.
+        layer: the last one of the generator, a change of all that it draws.
     """
 
     def __init__(
@@ -202,8 +203,10 @@ class InnerLoop:
         start: Pair,
         shots: Tensor,
         rng: torch.Generator,
+        layer: Change = NO_CHANGE,
     ) -> None:
         self.gan, self.config, self.shots, self.rng = gan, config, shots, rng
+        self._layer = layer
         self._prior = gan.uniform(len(shots), shots.device)
         self.generator = _leaves(gan.generator, start.generator, len(shots))
         self.critic = _leaves(gan.critic, start.critic, len(shots))
@@ -234,7 +237,7 @@ class InnerLoop:
 
     def _generated(self, weights: Weights, inputs: Drawn) -> Tensor:
         pictures = self.gan.generator.forward(weights, inputs.latent)
-        return self._changed(pictures, self.config.layer)
+        return self._changed(pictures, self._layer)
 
     def _changed(self, pictures: Tensor, change: Change) -> Tensor:
         return augment(pictures.flatten(0, 1), change, self.rng).view(pictures.shape)
@@ -388,7 +391,7 @@ def adapt(
         Pictures [T, count, C, S, S] in [-1, 1], one batch a stop.
     """
     slower = replace(config, inner_lr=config.inner_lr * config.adapt_lr_ratio)
-    loop = InnerLoop(gan, slower, start, shots, rng)
+    loop = InnerLoop(gan, slower, start, shots, rng, config.layer)
     average = {name: weight.detach().clone() for name, weight in loop.generator.items()}
     done = 0
     for stop in stops:

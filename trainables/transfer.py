@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from trainables.augment import Change, augment
+from trainables.augment import NO_CHANGE, Change, augment
 from trainables.gans import METHODS, Drawn, Gan, build_transfer_gan
 from trainables.losses import (
     gradient_penalty,
@@ -104,7 +104,7 @@ class TransferConfig:
     @property
     def layer(self) -> Change:
         """The generator's last layer: how everything that it draws is changed."""
-        return self.change if self.augmentation == "layer" else Change()
+        return self.change if self.augmentation == "layer" else NO_CHANGE
 
     def source(self) -> dict[str, Any]:
         """What the pre-trained weights depend on, beside data and seed."""
