@@ -17,7 +17,7 @@ BATCHES = (1, 4, 8, 16)
 
 def _steps(trial: Trial) -> dict[str, Any]:
     return {
-        "lr": trial.suggest_float("lr", 1e-4, 5e-3, log=True),
+        "lr": trial.suggest_float("lr", 1e-4, 1e-2, log=True),
         "critic_lr_ratio": trial.suggest_float("critic_lr_ratio", 0.25, 4.0, log=True),
         "batch": trial.suggest_categorical("batch", BATCHES),
         "averaging": trial.suggest_float("averaging", 0.0, 0.3),

@@ -52,6 +52,13 @@ def test_fine_tuning_parameters_do_not_train_again(tmp_path) -> None:
     assert len(folders(tmp_path)) == 1
 
 
+def test_fine_tuning_parameters_do_not_change_the_weights(tmp_path) -> None:
+    other = replace(TINY, augmentation="layer", shared_strength=1.0, l2_source=0.1, averaging=0.0)
+    one, two = take(tmp_path / "one")[0], take(tmp_path / "two", other)[0]
+    assert torch.equal(one.weights.generator, two.weights.generator)
+    assert torch.equal(one.weights.critic, two.weights.critic)
+
+
 @pytest.mark.parametrize(
     "changed",
     [

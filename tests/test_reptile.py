@@ -292,6 +292,7 @@ def test_flops_are_those_of_the_updates() -> None:
         ("averaging", 1.0),
         ("augment_place", -0.1),
         ("architecture", "vgg"),
+        ("adapt_augmentation", "mixup"),
         ("penalty", float("inf")),
     ],
 )

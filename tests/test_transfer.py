@@ -224,6 +224,7 @@ def test_flops_grow_with_the_batch_and_not_with_rates() -> None:
     ("name", "value"),
     [
         ("method", "vae"),
+        ("augmentation", "mixup"),
         ("lr", 0.0),
         ("batch", 0),
         ("augment_tone", 1.5),

@@ -40,5 +40,13 @@ def test_chance_is_no_difference() -> None:
     assert ") and L (" in told
 
 
+def test_the_nets_are_held_against_their_own_augmentation() -> None:
+    told = judge(scores(0.5, 0.4), scores(0.45, 0.5), None, scores(0.6, 0.3))
+    assert told.endswith(
+        " What its nets add: it is worse than augmenting the shots as it does itself by J "
+        "(-0.10 [-0.10, -0.10]) and L (+0.10 [+0.10, +0.10])."
+    )
+
+
 def test_without_a_test_nothing_is_said() -> None:
     assert judge(None, scores(0.5, 0.4), None).startswith("No tested champion")

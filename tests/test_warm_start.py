@@ -105,6 +105,37 @@ def test_what_the_space_does_not_hold_is_refused(settings: dict[str, Any], words
 # Earlier studies
 
 
+class BeforeLayers:
+    """A trial of the time when Reptile's adaptation had one kind of augmentation."""
+
+    def __init__(self, trial: Any) -> None:
+        self._trial = trial
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        if name == "adapt_augmentation":
+            return "fresh"
+        return self._trial.suggest_categorical(name, choices)
+
+
+def test_a_study_from_before_a_parameter_ran_with_its_default(tmp_path: Path) -> None:
+    def space(trial: Any, base: Any) -> Any:
+        return REPTILE.space(BeforeLayers(trial), base)
+
+    with Journal(tmp_path, "old") as journal:
+        journal.study.sampler = RandomSampler(seed=0)
+        journal.ask(space, REPTILE.base)
+        assert "adapt_augmentation" not in journal.record(0).params
+        journal.add_rung(0, rung(2, 0.1, decision="done"))
+        journal.end(0, "COMPLETE", "")
+        journal.set_attr("experiment", "reptile_mnist")
+        journal.set_attr("plan", {"scale": "cpu", "rungs": [1e9, 2e9, 3e9]})
+    (point,) = best_of("old", tmp_path, REPTILE)
+    assert point.params["adapt_augmentation"] == "fresh"
+
+
 def earlier(storage: Path, name: str = "before", experiment: str = "reptile_mnist") -> list[int]:
     """A study of 7 trials, in which 4, 2, 5 are the best that came far -> these."""
     made = find_experiment(experiment)("cpu")
@@ -207,8 +238,9 @@ def test_studies_that_cannot_help_are_refused(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's own
 def test_a_registered_champion_gives_its_settings(tmp_path: Path) -> None:
     uri = resolve_uri(None, tmp_path)
-    config = config_of({}, REPTILE, seed=5)
-    (tmp_path / "config.json").write_text(json.dumps({"pipeline": "reptile", "config": config}))
+    config = config_of({"adapt_augmentation": "fresh"}, REPTILE, seed=5)
+    older = {name: value for name, value in config.items() if name != "adapt_augmentation"}
+    (tmp_path / "config.json").write_text(json.dumps({"pipeline": "reptile", "config": older}))
     store = RunStore(uri, experiment="any", storage=tmp_path)
     run = store.create("study", {})
     store.log_file(run, tmp_path / "config.json", MODEL)

@@ -187,7 +187,7 @@ def _pixels(
             yield (255 - small if light_paper else small)[None]
         else:
             if picture.ndim == 2:
-                raise _mixed(file, "grey", f"{coloured.name!r} is in colour")
+                raise _mixed(file, "grey", f"{'/'.join(coloured.parts[-2:])!r} is in colour")
             yield squared(picture, size).transpose(2, 0, 1)[None]
 
 

@@ -71,6 +71,7 @@ def pretrained(
         Diverged: the losses left the finite numbers.
         UserError: the store cannot be written.
     """
+    config = TransferConfig(**config.source())
     request = {
         "version": VERSION,
         "source": config.source(),

@@ -81,6 +81,10 @@ class ReptileConfig:
             raise ValueError(
                 f"`architecture` must be one of {ARCHITECTURES}, got {self.architecture!r}."
             )
+        if self.adapt_augmentation not in ("fresh", "layer"):
+            raise ValueError(
+                f"`adapt_augmentation` must be 'fresh' or 'layer', got {self.adapt_augmentation!r}."
+            )
         positive = (
             "inner_lr", "critic_lr_ratio", "penalty", "information", "outer_step", "adapt_lr_ratio",
         )  # fmt: skip

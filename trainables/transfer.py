@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ from trainables.models.compact import CompactCritic
 from trainables.models.network import Weights
 from trainables.reptile import Pair, newest_weight
 
+Augmentation = Literal["fresh", "layer", "crop"]
 AUGMENTED = 300  # pictures that four shots become (section 3.2)
 PRETRAIN_AVERAGING = 0.1  # share of pre-training that the kept weights average over
 
@@ -62,7 +63,7 @@ class TransferConfig:
     batch: int = 8  # pictures a fine-tuning step
     # fresh: of the shots, at every step; layer: of what is drawn, too, as the last layer of the
     # generator, so that the nets learn the shots alone; crop: 300 once, as the paper.
-    augmentation: Literal["fresh", "layer", "crop"] = "fresh"
+    augmentation: Augmentation = "fresh"
     augment_place: float = 0.3  # strengths of `Change.searched`, if fresh or layer
     augment_shape: float = 0.3
     augment_tone: float = 0.3
@@ -77,6 +78,11 @@ class TransferConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"`method` must be one of {METHODS}, got {self.method!r}.")
+        if self.augmentation not in get_args(Augmentation):
+            raise ValueError(
+                f"`augmentation` must be one of {get_args(Augmentation)}, "
+                f"got {self.augmentation!r}."
+            )
         for name in ("pretrain_lr", "lr", "critic_lr_ratio"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):

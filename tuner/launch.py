@@ -84,7 +84,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="size of the nets: cpu up to width 32, paper up to width 64 (default: by hardware)",
     )
-    search.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    search.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of everything random but pre-training, which all seeds share (default: 0)",
+    )
     search.add_argument(
         "--sampler",
         choices=SAMPLERS,

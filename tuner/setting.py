@@ -385,7 +385,9 @@ def _packed(setting: Setting, cpus_each: float, gpus_each: float) -> Packing:
 def show(plan: Plan, setting: Setting) -> None:
     """Print what will run."""
     images, split = setting.images, setting.split
-    setting.say(f"Study      {setting.study}: {setting.experiment.summary}")
+    experiment = setting.experiment
+    pictures = experiment.pictures if setting.title == experiment.name else images.name
+    setting.say(f"Study      {setting.study}: {pictures} from 4 pictures, {experiment.method}")
     setting.say(
         f"Data       {images.name} from {setting.data.source}: {len(images.labels):,} pictures; "
         f"{len(split.train)} classes to train on, {len(split.validation)} to validate, "

@@ -109,6 +109,7 @@ def _verdict(facts: Facts) -> str:
         None if champion is None else champion.scores,
         facts.baselines.get("augmented_shots", {}).get("test"),
         None if reference is None else reference[1].scores,
+        facts.baselines.get("own_augmentation", {}).get("test"),
     )
 
 

@@ -16,11 +16,17 @@ WORDS = {
 }
 
 
-def judge(champion: Scores | None, augmented: Scores | None, reference: Scores | None) -> str:
-    """On which side of the strongly augmented shots, and of the paper's recipe, the champion is.
+def judge(
+    champion: Scores | None,
+    augmented: Scores | None,
+    reference: Scores | None,
+    own: Scores | None = None,
+) -> str:
+    """On which side the champion is of the strongly augmented shots, of the paper's recipe, and of
+    the shots that it was adapted to as its own augmentation changes them.
 
     Args:
-        champion, augmented, reference: scores of the same test episodes; None where there are
+        champion, augmented, reference, own: scores of the same test episodes; None where there are
             none. The reference is the paper's recipe after as much compute.
     """
     if champion is None or augmented is None:
@@ -30,6 +36,9 @@ def judge(champion: Scores | None, augmented: Scores | None, reference: Scores |
     if reference is not None:
         told = _compared(champion, reference, "the paper's recipe at equal compute")
         sentences.append(f"It is {told}.")
+    if own is not None:
+        told = _compared(champion, own, "augmenting the shots as it does itself")
+        sentences.append(f"What its nets add: it is {told}.")
     return " ".join(sentences)
 
 

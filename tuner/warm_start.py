@@ -6,13 +6,14 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from trainables.errors import UserError
 from tuner.experiments import Experiment, find_experiment
 from tuner.journal import Journal
-from tuner.known_points import KnownPoint, check_known_point, point_of
+from tuner.known_points import KnownPoint, check_known_point, parameters_of, point_of
 from tuner.run_store import CHAMPION, Models, usable
 from tuner.standing import far_trials
 from tuner.tracking_uri import resolve_uri, scheme_of, sqlite_path, strip_credentials
@@ -92,8 +93,13 @@ def champion_of(name: str, uri: str, experiment: Experiment) -> KnownPoint:
             version = models.champion(name)
             if version is not None:
                 path = models.download(name, version.number, "config.json", Path(folder))
-                document = json.loads(path.read_text(encoding="utf-8"))
-                return settings_point(f"{label} (version {version.number})", document, experiment)
+                config = json.loads(path.read_text(encoding="utf-8"))["config"]
+                # All that it was trained with: a field that is newer had its default.
+                return settings_point(
+                    f"{label} (version {version.number})",
+                    asdict(experiment.base) | config,
+                    experiment,
+                )
     raise UserError(f"--warm-start: {strip_credentials(uri)} has no champion of {name!r}.")
 
 
@@ -126,12 +132,22 @@ def best_of(study: str, storage: Path, experiment: Experiment) -> list[KnownPoin
     if plan is None or not records:
         raise UserError(f"--warm-start: study {study!r} has no scored trial to start from.")
     points = [
-        KnownPoint(label=f"warm start: {study} trial {r.number}", params=dict(r.params))
+        KnownPoint(
+            label=f"warm start: {study} trial {r.number}",
+            params=_of_its_time(experiment) | dict(r.params),
+        )
         for r in records
     ]
     for point in points:
         check_known_point(point, experiment.space, experiment.base)
     return points
+
+
+def _of_its_time(experiment: Experiment) -> dict[str, Any]:
+    """What a study that is older than a parameter of every point ran with: its field's default."""
+    fields = asdict(experiment.base)
+    shared = parameters_of(experiment.space, experiment.base).shared
+    return {name: fields[name] for name in shared if name in fields}
 
 
 def _read(text: str) -> Mapping[str, Any]:
