@@ -62,7 +62,7 @@ def _adaptation(trial: Trial) -> dict[str, Any]:
         "augment_shape": trial.suggest_float("augment_shape", 0.0, 1.0),
         "augment_tone": trial.suggest_float("augment_tone", 0.0, 1.0),
         "adapt_augmentation": trial.suggest_categorical("adapt_augmentation", ["fresh", "layer"]),
-        "adapt_lr_ratio": trial.suggest_float("adapt_lr_ratio", 0.2, 1.0, log=True),
+        "adapt_lr_ratio": trial.suggest_float("adapt_lr_ratio", 0.2, 2.0, log=True),
         "adapt_steps": trial.suggest_int("adapt_steps", 20, 800, log=True),
         "adapt_averaging": trial.suggest_float("adapt_averaging", 0.0, 0.3),
     }

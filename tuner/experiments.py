@@ -118,12 +118,12 @@ def _starting_points(**changed: float) -> tuple[KnownPoint, ...]:
         "meta_batch": 4,
         "averaging": 0.1,
         "augment_place": 0.2,
-        "augment_shape": 0.6,
+        "augment_shape": 0.4,
         "augment_tone": 0.2,
         "adapt_augmentation": "layer",
-        "adapt_lr_ratio": 0.5,
+        "adapt_lr_ratio": 1.0,
         "adapt_steps": 400,
-        "adapt_averaging": 0.2,
+        "adapt_averaging": 0.3,
     }
     far = {"critic_lr_ratio": 0.5, "train_shots": 9, "outer_step_interpolation": 0.5}
     own = {
@@ -190,7 +190,7 @@ def reptile_fashion_mnist(scale: Scale) -> Experiment:
         what="FashionMNIST ankle boots",
         shots=4,
         inner_lr_adam=6e-3,
-        augment_shape=0.5,
+        augment_shape=0.3,
         augment_tone=0.6,
     )
 
@@ -231,7 +231,7 @@ def _transfer_start(label: str, **own: float | str) -> KnownPoint:
         "averaging": 0.3,
         "augmentation": "layer",
         "augment_place": 0.2,
-        "augment_shape": 0.5,
+        "augment_shape": 0.3,
         "augment_tone": 0.6,
         "shared_strength": 0.0,
         "l2": False,
@@ -253,6 +253,7 @@ _TRANSFER_STARTS = (
         batch=1,
         averaging=0.24,
         augmentation="fresh",
+        augment_shape=0.5,
         shared_strength=0.87,
         frozen_critic=1,
         frozen_generator=1,
