@@ -79,6 +79,16 @@ def test_the_centre_of_the_ink_moves_by_a_tenth_of_a_side_at_most():
     assert 2.5 < columns.abs().max() <= 3.3  # 3.2 px, and a little for bilinear reading
 
 
+@given(ink=st.floats(0, 0.02))
+def test_tones_near_the_background_have_no_jump_and_a_gradient(ink):
+    images = torch.full((64, 1, 8, 8), ink - 1, requires_grad=True)
+    changed = augment(images, Change(tone=1), seeded())
+    near = augment(images.detach() + 1e-5, Change(tone=1), seeded())
+    assert (near - changed).abs().max() < 1e-5 * 255
+    changed.sum().backward()
+    assert (images.grad.sum((1, 2, 3)) > 0).all()
+
+
 def test_a_tone_moves_nothing_and_a_shape_keeps_the_tone():
     images = a_bar().expand(64, -1, -1, -1)
     toned = augment(images, Change(tone=0.5), seeded())

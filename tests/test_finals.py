@@ -28,11 +28,13 @@ from tuner.journal import RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 
 
-def test_multiples_that_fit_are_tried() -> None:
-    # 100 steps at .1 s are 10 s; 20 s for twice as many, 30 s for three times.
-    assert affordable_stops(50, 100, each=0.1, seconds=30) == [50, 100, 200, 300]
-    assert affordable_stops(100, 100, each=0.1, seconds=29) == [100, 200]
-    assert affordable_stops(100, 100, each=0.1, seconds=0) == [100]
+def test_all_the_time_there_is_goes_to_longer_adaptation() -> None:
+    # At .5 s a step 100 s are 200 steps, and three times the limit of 100 are 150 s.
+    assert affordable_stops(10, 100, each=0.5, seconds=100) == [10, 50, 100, 200]
+    assert affordable_stops(50, 100, each=0.5, seconds=100) == [50, 100, 200]
+    assert affordable_stops(50, 100, each=0.5, seconds=1000) == [50, 75, 150, 300]
+    assert affordable_stops(50, 400, each=0.5, seconds=40) == [50, 80]  # less than its limit
+    assert affordable_stops(100, 100, each=0.5, seconds=0) == [100]
 
 
 @given(own=st.integers(1, 500), each=st.floats(1e-6, 1), seconds=st.floats(-10, 1e4))
@@ -41,7 +43,7 @@ def test_the_own_stop_is_always_there_and_the_rest_fits(
 ) -> None:
     first, *rest = affordable_stops(own, 500, each=each, seconds=seconds)
     assert first == own
-    assert all(stop > own and stop * each <= seconds for stop in rest)
+    assert all(own < stop <= 1500 and stop * each <= seconds for stop in rest)
 
 
 def test_of_stops_as_good_as_the_best_the_earliest_is_taken():

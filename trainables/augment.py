@@ -28,6 +28,7 @@ WARP = 0.03  # of a side
 SHADE = 0.40  # of the ink
 KNOTS = 4  # a side
 BACKGROUND = -1.0
+DARKEST = 1 / 255  # ink, of at most 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +117,10 @@ def augment(images: Tensor, change: Change, generator: torch.Generator) -> Tenso
     light = (1 + BRIGHTNESS * brightness).view(-1, 1, 1, 1)
     if change.tone:
         exponent = torch.exp(GAMMA * gamma).view(-1, 1, 1, 1).to(images)
-        # A power of nothing is nothing, and has no gradient.
-        moved = torch.where(moved > 0, 2 * (moved / 2).clamp(min=1e-4) ** exponent, moved)
+        # Straight below the darkest level, where a power has no slope, or no end of it.
+        curve = 2 * (moved / 2).clamp(min=DARKEST) ** exponent
+        line = moved * DARKEST ** (exponent - 1)
+        moved = torch.where(moved / 2 > DARKEST, curve, line)
         light = (light + SHADE * change.tone * fields[:, 2:]).clamp(min=0)
     changed: Tensor = (moved * light.to(images) + BACKGROUND).clamp(max=1)
     return changed

@@ -35,7 +35,7 @@ from tuner.known_points import trial_seed
 
 FRESH = 1  # seed of the rematch's episodes; the search's have 0
 NOISE = 0.05  # of L, between two stops of one model
-STRETCH = (1, 2, 3)  # multiples of adapt_steps that the champion may adapt for
+STRETCH = 3  # times adapt_steps that the champion may adapt for
 OVERRUN = 1.3  # times its forecast that a training may take
 SAMPLES = "samples.npz"  # in a champion's folder
 INTERVALS = ("L", "J", "recognisability", "coverage", "density", "copy_share")
@@ -392,10 +392,10 @@ def earliest_best(stops: Sequence[int], losses: Sequence[float]) -> int:
 
 
 def affordable_stops(own: int, limit: int, *, each: float, seconds: float) -> list[int]:
-    """The step a trial was best at, and the multiples of its limit beyond that which take no
-    longer than `seconds` at `each` seconds a step."""
-    longer = [limit * factor for factor in STRETCH]
-    return [own] + [stop for stop in longer if stop > own and stop * each <= seconds]
+    """The step a trial was best at, and beyond it the last step that takes no longer than `seconds`
+    at `each` seconds a step, its half and its quarter; none is beyond `STRETCH` times its limit."""
+    last = min(STRETCH * limit, max(0, int(seconds / each)))
+    return [own] + [stop for stop in (last // 4, last // 2, last) if stop > own]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
