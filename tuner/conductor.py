@@ -27,7 +27,7 @@ from tuner.live import LiveTable, newest_line
 from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.ranking import gate_line, print_ranking
 from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, versions
-from tuner.resume_command import resume_command
+from tuner.resume_command import resume_command, typed_command
 from tuner.setting import (
     RESULT,
     Request,
@@ -167,6 +167,7 @@ class _Study:
     def _search_and_finish(self, stack: ExitStack, ray: Session | None, tracker: Tracker) -> int:
         setting = self.setting
         try:
+            self._note_command()
             context, last = self._prepare()
             started = time.monotonic()
             if ray is None:
@@ -250,6 +251,12 @@ class _Study:
         }
         replay(journal, tracker)
         return tracker
+
+    def _note_command(self) -> None:
+        """Add what began this session to what began the ones before; a repeated one once."""
+        noted, command = self._journal.attr("commands", []), typed_command(self.setting.request)
+        if noted[-1:] != [command]:
+            self._journal.set_attr("commands", [*noted, command])
 
     def _took(self, part: str, started: float) -> None:
         """Note what a part of the run took, for the result of whichever session gets there."""
@@ -391,6 +398,7 @@ class _Study:
                 test_classes=tuple(setting.images.classes[c] for c in setting.split.test),
                 tracker=tracker,
                 runs=self._runs,
+                command=" && ".join(self._journal.attr("commands", [])),
                 resume=resume_command(self.setting, "--budget", f"{self.plan.budget_seconds:.0f}s"),
                 dashboard=_dashboard(ray),
             ),
