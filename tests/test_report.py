@@ -16,6 +16,7 @@ from tuner import report
 from tuner.report import (
     PUBLISHED,
     SCORES,
+    Row,
     find_results,
     print_table,
     remarks,
@@ -124,6 +125,11 @@ def test_baselines_have_intervals(tmp_path: Path) -> None:
         if "real pictures" in line
     )
     assert "[0.85, 0.87]" in row
+
+
+def test_nothing_is_less_than_nothing() -> None:
+    row = Row("MNIST", "real pictures", {"L": -0.001, "kid": -0.3}, {"L": (-0.04, -0.0)})
+    assert row.cells(("kid", "L"), ("L",)) == ["0", "0.00 [-0.04, 0.00]"]
 
 
 def test_titles_that_hold_commas_are_told_apart() -> None:

@@ -102,12 +102,13 @@ PAGE = """\
 <title>Table 1</title>
 <style>
   :root {{ color-scheme: light dark }}
-  body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem }}
+  body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 100rem }}
+  body > * {{ margin-inline: 1rem }}
   .wide {{ overflow-x: auto }}
   table {{ border-collapse: collapse; font-size: 13px }}
   th, td {{ padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #8886 }}
   img {{ max-width: 100%; image-rendering: pixelated }}
-  th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left }}
+  th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left; white-space: nowrap }}
 </style>
 <h1>Table 1</h1>
 <div class="wide">
@@ -140,11 +141,16 @@ class Row:
         if name not in self.scores:
             return ""
         digits = ",.0f" if name in WHOLE else ".2f"
-        text = format(self.scores[name], digits)
+        text = _number(self.scores[name], digits)
         if name in intervals and name in self.intervals:
-            low, high = self.intervals[name]
-            text += f" [{low:{digits}}, {high:{digits}}]"
+            low, high = (_number(end, digits) for end in self.intervals[name])
+            text += f" [{low}, {high}]"
         return text
+
+
+def _number(value: float, digits: str) -> str:
+    text = format(value, digits)
+    return text if any(digit in text for digit in "123456789") else text.removeprefix("-")
 
 
 def find_results(storage: Path) -> tuple[dict[str, StudyResult], list[str]]:
