@@ -10,6 +10,8 @@ import shlex
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -476,6 +478,63 @@ def test_a_rung_without_a_picture_is_said_and_its_scores_are_kept(storage):
     tracker.close()
     assert lines == [f"Trial 0 has no picture of rung 0 in {storage / 'gone'}."]
     assert trial_runs(storage, tracker)["0"].data.metrics["score/J"] == pytest.approx(0.1)
+
+
+DYING = """
+import os, signal, sys
+import mlflow.tracking
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from tuner import run_store
+
+@event.listens_for(Engine, "before_cursor_execute")
+def die(*_):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run_store.silence()
+for left in map(int, sys.argv[2:]):
+    if (child := os.fork()) == 0:
+        run_store._open_client(sys.argv[1])
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_kill_while_the_store_is_made_leaves_one_that_opens(tmp_path):
+    (tmp_path / "mlflow.db-journal").write_bytes(b"of a file that is gone")
+    kills = ["2", "100", "700", "1500"]  # of its 1683 statements
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, default_uri(tmp_path), *kills],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
+    )
+    assert done.stdout.split() == ["-9"] * len(kills)
+    tracker = Tracker(None, storage=tmp_path, **options([]))
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+    told_of_two_rungs(tracker, tmp_path)
+    tracker.close()
+    has_all_of_two_rungs(tmp_path, tracker)
+
+
+def test_two_first_studies_of_an_experiment_share_it(storage, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    real, others = MlflowClient.get_experiment_by_name, []
+
+    def before_another_made_it(self, name):
+        found = real(self, name)
+        if found is None:
+            others.append(self.create_experiment(name))
+        return found
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", before_another_made_it)
+    with Tracker(None, storage=storage, **options([])) as tracker:
+        assert [tracker.place.experiment_id] == others
 
 
 # --- with a store of our own, to see the order of things and to fail at will
