@@ -328,6 +328,45 @@ def points_of(storage: Path, tracker: Tracker, metric: str) -> list[tuple[int, f
     return [(point.step, point.value) for point in found]
 
 
+def test_what_is_told_late_has_the_time_at_which_it_happened(storage):
+    tracker = Tracker(None, storage=storage, **options([], began=1000.0))
+    tracker.trial_started(0, "", CONFIG, {"width": 16}, when=1001.0)
+    tracker.trial_started(0, "", CONFIG, {"width": 16})  # and goes on
+    losses, path = [(1.0, 2.0, 3.0)], checkpoint(storage, 0, 0)
+    tracker.rung_reached(0, 0, metrics(0), losses, path, "done", when=1002.5)
+    tracker.trial_ended(0, "COMPLETE", "", when=1003.0)
+    tracker.close()
+    (run,) = trial_runs(storage, tracker).values()
+    assert (run.info.start_time, run.info.end_time) == (1_001_000, 1_003_000)
+    store = client(storage)
+    for metric in ("score/L", "training/critic_loss", "training/rung"):
+        (point,) = store.get_metric_history(run.info.run_id, metric)
+        assert point.timestamp == 1_002_500
+    assert store.get_run(tracker.place.parent_run_id).info.start_time == 1_000_000
+
+
+def test_a_trial_that_waits_is_shown_to_wait_after_a_resume_too(storage):
+    def told_of_a_pause(tracker):
+        tracker.trial_started(0, "", CONFIG, {"width": 16})
+        tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage, 0, 0), "pause")
+
+    def shown(tracker):
+        tracker.close()
+        (run,) = trial_runs(storage, tracker).values()
+        return run.info.status, run.data.tags["state"]
+
+    with Tracker(None, storage=storage, **options([])) as first:
+        told_of_a_pause(first)
+    assert shown(first) == ("KILLED", "INTERRUPTED")
+    again = Tracker(None, storage=storage, place=first.place, **options([]))
+    told_of_a_pause(again)
+    assert shown(again) == ("RUNNING", "PAUSED")
+    promoted = Tracker(None, storage=storage, place=first.place, **options([]))
+    told_of_a_pause(promoted)
+    promoted.trial_promoted(0)
+    assert shown(promoted) == ("RUNNING", "RUNNING")
+
+
 def test_rungs_that_one_update_passed_are_steps_of_their_own_however_late_they_come(storage):
     both = [metrics(0) | {"L": loss} for loss in (2.0, 1.9)]  # as much training
     with Tracker(None, storage=storage, **options([])) as first:

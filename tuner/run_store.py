@@ -125,9 +125,11 @@ class RunStore(Models):
         super().__init__(uri)
         self.experiment_id = self._find_experiment(experiment, storage)
 
-    def create(self, name: str, tags: Mapping[str, str]) -> str:
-        """Begin a run; returns its id."""
-        run = self._client.create_run(self.experiment_id, tags=_fit_tags(tags), run_name=name)
+    def create(self, name: str, tags: Mapping[str, str], when: int) -> str:
+        """Begin a run, at a Unix time in ms; returns its id."""
+        run = self._client.create_run(
+            self.experiment_id, start_time=when, tags=_fit_tags(tags), run_name=name
+        )
         return str(run.info.run_id)
 
     def reopen(self, run_id: str) -> None:
