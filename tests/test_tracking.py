@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -932,6 +933,74 @@ def test_a_rung_that_was_refused_is_delivered_by_the_next_session(storage, monke
     again.close()
     assert len(lines) == 1
     has_all_of_two_rungs(storage, again, in_order=False)
+
+
+def test_a_start_that_was_refused_is_made_up_for_by_the_next_session(storage, monkeypatch):
+    """Though its trial goes on, waits and is cut: no state says that the parameters are there."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+    from mlflow.tracking import MlflowClient
+
+    def forbidden(*_arguments, **_named):
+        raise MlflowException("no access", error_code=PERMISSION_DENIED)
+
+    with monkeypatch.context() as patch, Tracker(None, storage=storage, **options([])) as tracker:
+        patch.setattr(MlflowClient, "log_text", forbidden)
+        tracker.trial_started(0, "", CONFIG, {"width": 16})
+        tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage, 0, 0), "pause")
+        tracker.trial_promoted(0)
+    again = Tracker(None, storage=storage, place=tracker.place, **options([]))
+    told_of_two_rungs(again, storage)
+    again.close()
+    (run,) = trial_runs(storage, again).values()
+    names = [item.path for item in client(storage).list_artifacts(run.info.run_id)]
+    assert "config.json" in names
+    assert run.data.tags["state"] == "COMPLETE"
+
+
+def test_a_disk_without_room_for_a_runs_id_costs_the_run_nothing(storage):
+    """The id is noted when there is room again."""
+    remembered: list[int] = []
+    full = [True]
+
+    def remember(number, run_id):
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        remembered.append(number)
+
+    tracker = Tracker(None, storage=storage, **options([], remember=remember))
+    tracker.trial_started(0, "", CONFIG, {"width": 16})
+    while not tracker._runs.new:
+        time.sleep(0.01)
+    for rung, decision in enumerate(("pause", "done")):
+        losses = [(10.0 * rung + step, -1.0, 2.0) for step in range(1, 6)]
+        path = checkpoint(storage, 0, rung)
+        with pytest.raises(OSError, match="No space left"):
+            tracker.rung_reached(0, rung, metrics(rung), losses, path, decision)
+    full[0] = False
+    tracker.trial_ended(0, "COMPLETE", "")
+    tracker.close()
+    assert remembered == [0]
+    has_all_of_two_rungs(storage, tracker)
+
+
+@pytest.mark.parametrize("code", ["BAD_REQUEST", "ENDPOINT_NOT_FOUND"])
+def test_a_store_that_answers_nonsense_does_not_say_that_there_is_no_champion(
+    storage, monkeypatch, code
+):
+    """As a broken database does, by MLflow, and a proxy's page of a server that is away."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ErrorCode
+    from mlflow.tracking import MlflowClient
+
+    def nonsense(*_arguments):
+        raise MlflowException("<html>", error_code=ErrorCode.Value(code))
+
+    models = Models(default_uri(storage))
+    assert models.champion("reptile_omniglot") is None
+    monkeypatch.setattr(MlflowClient, "get_model_version_by_alias", nonsense)
+    with pytest.raises(MlflowException, match="html"):
+        models.champion("reptile_omniglot")
 
 
 @pytest.mark.faults

@@ -87,8 +87,9 @@ class Models:
         try:
             found = self._client.get_model_version_by_alias(name, CHAMPION)
         except MlflowException as error:
-            # A model without the alias is an invalid value for MLflow, no model is a missing one.
-            if _http_status(error) in (400, 404):
+            # A model without the alias is an invalid value for MLflow, no model is a missing one;
+            # by status they would be as a broken database, and as any page of a proxy's.
+            if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
                 return None
             raise
         return Version(number=int(found.version), run_id=str(found.run_id), tags=dict(found.tags))
@@ -147,7 +148,7 @@ class RunStore(Models):
         try:
             return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
         except MlflowException as error:
-            if _http_status(error) == 404:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
 

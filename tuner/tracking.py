@@ -199,14 +199,13 @@ class Tracker:
         # Read here (0.3 ms): the folder may be gone when a slow server gets to it.
         grid = _read(checkpoint / "grid.png")
         settings = _read(checkpoint / "config.json") if rung == 0 else None
-        state = {"state": "PAUSED"} if decision == "pause" else {}
 
         def write() -> None:
             run_id, store = self._run_of(number), self._runs.store
             written = self._runs.rungs(number)
             if rung in written:  # a trial whose checkpoint was lost comes to a rung again
-                if state:  # beginning again has changed it
-                    store.log_tags(run_id, state)
+                if decision == "pause":  # beginning again has changed it
+                    store.log_tags(run_id, self._state(number, "PAUSED"))
                 return
             points = curves + scores
             if number in self._runs.adopted:
@@ -218,7 +217,8 @@ class Tracker:
             if grid is not None:
                 self._log_bytes(run_id, grid, name)
             tags = {} if grid is None else {NOTE: picture(run_id, name)}
-            store.log_metrics(run_id, points, tags | state)
+            tags |= self._state(number, "PAUSED") if decision == "pause" else {}
+            store.log_metrics(run_id, points, tags)
             written.add(rung)
             if grid is None:
                 self._notices.append(
@@ -229,8 +229,11 @@ class Tracker:
 
     def trial_promoted(self, number: int) -> None:
         """A paused trial goes on."""
-        tags = {"state": "RUNNING"}
-        self._put(lambda: self._runs.store.log_tags(self._run_of(number), tags), of=number)
+
+        def write() -> None:
+            self._runs.store.log_tags(self._run_of(number), self._state(number, "RUNNING"))
+
+        self._put(write, of=number)
 
     def trial_ended(
         self,
@@ -252,16 +255,16 @@ class Tracker:
                 store.log_file(run_id, weights)
             store.end(run_id, RUN_STATUS[state], at)
             # Last: a state that tells of an end is not looked at again.
-            tags = {"state": state} | ({"reason": reason} if reason else {})
-            if number not in self._gaps:
-                store.log_tags(run_id, tags)
+            told = {"reason": reason} if reason else {}
+            store.log_tags(run_id, told | self._state(number, state))
 
         self._put(write, of=number)
 
     def tick(self) -> None:
         """Hand over what the writer learned: new run ids, and trouble."""
         while self._runs.new:
-            self._remember(*self._runs.new.popleft())
+            self._remember(*self._runs.new[0])  # which the disk may have no room for
+            self._runs.new.popleft()
         while self._notices:
             self._report(self._notices.popleft())
 
@@ -317,8 +320,8 @@ class Tracker:
                     self._gaps.add(of)
                 raise
 
-        self.tick()
         self._writer.put(attempt)
+        self.tick()
 
     def _hiccup(self, why: str) -> None:
         self._notices.append(
@@ -334,11 +337,16 @@ class Tracker:
             for number in running:  # cut off: a resumed study opens them again
                 run_id = self._run_of(number)
                 store.end(run_id, "KILLED", when)
-                store.log_tags(run_id, {"state": "INTERRUPTED"})
+                store.log_tags(run_id, self._state(number, "INTERRUPTED"))
             store.end(self._runs.study, status, when)
             store.log_tags(self._runs.study, {"state": outcome})
 
         self._put(write)
+
+    def _state(self, number: int, state: str) -> dict[str, str]:
+        """A trial's tag that tells the next session that its run has all there is before it; no
+        tag, therefore, where something was refused."""
+        return {} if number in self._gaps else {"state": state}
 
     def _run_of(self, number: int) -> str:
         return self._runs.trial(number, self._beginnings[number])
