@@ -231,7 +231,8 @@ class _Study:
     def _open(self, stack: ExitStack, journal: Journal | None, *, patient: bool) -> Tracker:
         """Tracking that has been told what earlier sessions did."""
         known = None if journal is None else journal.attr("mlflow")
-        tracker = stack.enter_context(self._tracker(known, patient=patient))
+        began = None if journal is None else journal.began
+        tracker = stack.enter_context(self._tracker(known, patient=patient, began=began))
         place = asdict(tracker.place)
         if journal is None:
             opened = Journal(self.setting.request.storage, self.setting.study, self.plan.objectives)
@@ -264,7 +265,9 @@ class _Study:
         self.timings[part] = self.timings.get(part, 0.0) + seconds
         self._journal.set_attr("timings", self.timings | {"wall": time.monotonic() - self.began})
 
-    def _tracker(self, known: Mapping[str, str] | None, *, patient: bool) -> Tracker:
+    def _tracker(
+        self, known: Mapping[str, str] | None, *, patient: bool, began: float | None
+    ) -> Tracker:
         setting = self.setting
         return Tracker(
             setting.request.tracking_uri,
@@ -281,6 +284,7 @@ class _Study:
             deliver=resume_command(self.setting),
             place=None if known is None else TrackingPlace(**{"uri": ""} | dict(known)),
             patient=patient,
+            began=began,
         )
 
     def _remember(self, number: int, run_id: str) -> None:
@@ -426,14 +430,18 @@ def replay(journal: Journal, tracker: Tracker) -> None:
     for record in journal.records():
         if record.state == "WAITING" or not record.config:
             continue
-        number = record.number
-        tracker.trial_started(number, record.label, record.config, record.params)
+        number, began = record.number, record.began
+        tracker.trial_started(number, record.label, record.config, record.params, when=began)
         for rung in record.rungs:
             place = Path(rung.checkpoint)
             losses = [(float(a), float(b), float(c)) for a, b, c in rung.losses]
-            tracker.rung_reached(number, rung.rung, rung.metrics, losses, place, rung.decision)
+            tracker.rung_reached(
+                number, rung.rung, rung.metrics, losses, place, rung.decision, when=rung.when
+            )
         if record.state != "RUNNING":
-            tracker.trial_ended(number, record.state, record.reason)
+            tracker.trial_ended(number, record.state, record.reason, when=record.ended)
+        elif record.rungs and not record.paused:
+            tracker.trial_promoted(number)
 
 
 def _dashboard(ray: Session) -> str:
