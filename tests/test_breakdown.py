@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tuner import breakdown
-from tuner.breakdown import Breakdown, require_machine
+from tuner import breakdown, recorder
+from tuner.breakdown import Breakdown, disk_full, require_machine
 from tuner.journal import Journal
 
 Usage = namedtuple("Usage", "total used free")
@@ -50,6 +50,27 @@ def test_a_write_that_a_full_disk_cut_leaves_no_half_line(tmp_path, monkeypatch)
         journal.set_attr("plan", {"trials": 4})
     with Journal(tmp_path, "s") as journal:
         assert journal.attr("plan") == {"trials": 4}
+
+
+def test_a_full_disk_is_told_of_a_folder_that_could_not_be_made(tmp_path):
+    assert str(tmp_path) in str(disk_full(tmp_path / "runs" / "s"))
+
+
+def test_a_checkpoint_and_all_names_above_it_are_on_the_disk_before_it_is_journalled(
+    tmp_path, monkeypatch
+):
+    settled = []
+    monkeypatch.setattr(recorder, "settle", lambda *paths: settled.extend(paths))
+    study = tmp_path / "s"
+    checkpoint = study / "session_01/trial_0000/checkpoint_000000"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.pt").touch()
+    recorder._settle_on_disk(checkpoint, study)
+    folders = [checkpoint, *checkpoint.parents][:4]
+    assert folders[-1] == study
+    assert settled == [checkpoint / "state.pt", *folders]
+    recorder._settle_on_disk(Path("s3://bucket/checkpoint"), study)  # not on a disk of ours
+    assert len(settled) == 5
 
 
 def test_a_result_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):

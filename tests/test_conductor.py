@@ -491,7 +491,8 @@ def test_a_study_that_runs_already_is_refused(
     data = pictures(tmp_path / "pictures", classes=4, each=8)
     storage = tmp_path / "runs"
     argv = ["reptile_omniglot", "--data", str(data), "--study", "s", "--storage", str(storage)]
-    with Journal(storage, "s"):
+    with Journal(storage, "s") as journal:
+        journal.set_attr("plan", {})
         assert launch.main([*argv, "--resume"]) == 2
         error = capsys.readouterr().err
         assert "is running already: wait for it" in error

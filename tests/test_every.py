@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ from test_result import result
 
 from trainables.errors import UserError
 from tuner import every
-from tuner.conductor import INTERRUPTED
+from tuner.conductor import BROKEN_DOWN, INTERRUPTED
 from tuner.journal import DELIVERED, Journal
 from tuner.setting import Request
 
@@ -255,6 +257,85 @@ def test_a_dry_run_shares_the_budget_as_a_run_does(
     assert every.conduct_all(replace(request_, dry_run=True), NAMES) == 0
     assert [r.budget_seconds for r in conductor.asked] == [100.0] * 3
     assert not list(request_.storage.iterdir())
+
+
+def test_all_are_run_by_one_process_of_a_storage(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conductor, refused = Conductor(), []
+
+    def conduct(request: Request) -> int:
+        with pytest.raises(UserError, match=r"are running in .* already: wait for them"):
+            every.conduct_all(request_, NAMES)
+        refused.append(request.study)
+        assert every.conduct_all(replace(request_, dry_run=True), ()) == 0
+        return conductor(request)
+
+    monkeypatch.setattr(every, "conduct", conduct)
+    assert every.conduct_all(request_, NAMES) == 0
+    assert len(refused) == 3
+    assert every.conduct_all(replace(request_, resume=True, budget_seconds=None), NAMES) == 0
+
+
+def test_the_record_is_on_the_disk_before_it_has_its_name(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, n=name, r=real: (done.append(n), r(*a)))
+    every._Record(options={}).write(request_.storage / every.RECORD)
+    assert done == ["fsync", "replace", "fsync"]
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_record_that_a_full_disk_does_not_take_is_one_line(
+    request_: Request,
+    writes: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before the first study, or after it: then there is something to resume."""
+    conductor, real, left = Conductor(), os.fsync, [2 * writes]
+
+    def full(handle: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(every, "conduct", conductor)
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        assert every.conduct_all(request_, NAMES) == BROKEN_DOWN
+    said = capsys.readouterr().err
+    assert said.startswith("Stopped: The disk of ")
+    assert ("run the same command again" in said) == (writes == 0)
+    assert ("all --resume --storage" in said) == (writes == 1)
+    assert every.conduct_all(replace(request_, resume=bool(writes)), NAMES) == 0
+    assert [r.experiment for r in conductor.asked] == list(NAMES)
+
+
+def test_a_name_that_became_another_process_s_is_not_resumed(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study of that name is another one: the next number is taken."""
+    conductor = Conductor()
+
+    def conduct(request: Request) -> int:
+        with Journal(request.storage, str(request.study)) as journal:
+            journal.set_attr("plan", "theirs")
+        raise UserError("it was begun by another process meanwhile")
+
+    monkeypatch.setattr(every, "conduct", conduct)
+    with pytest.raises(UserError):
+        every.conduct_all(request_, NAMES)
+    monkeypatch.setattr(every, "conduct", conductor)
+    monkeypatch.setattr(
+        every, "look_around", lambda r, _ray: SimpleNamespace(study=f"{r.experiment}-3")
+    )
+    assert every.conduct_all(replace(request_, resume=True), NAMES) == 0
+    assert (conductor.asked[0].study, conductor.asked[0].resume) == ("first-3", False)
 
 
 def test_nothing_to_resume_is_one_line(request_: Request) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -373,7 +374,7 @@ def test_a_kill_leaves_the_champion_before_whole(
 
     monkeypatch.setattr(finals.ray, "get", lambda model: model)
     keep(tmp_path / "champion", 8)
-    owner = {"save_file": finals.safetensors.torch, "write_text": Path, "fsync": finals.os}
+    owner = {"save_file": finals.safetensors.torch, "write_text": Path, "fsync": os}
     with monkeypatch.context() as patch:
         patch.setattr(owner.get(killed_at, np), killed_at, killed)
         with pytest.raises(KeyboardInterrupt):

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from picture_files import quiet
 
+from trainables.built_once import Report
 from trainables.errors import UserError
-from trainables.image_set import ImageSet, Pictures, Report, Source, build_image_set, open_image_set
+from trainables.image_set import ImageSet, Pictures, Source, build_image_set, open_image_set
 
 
 def read_ramp(size: int, _report: Report) -> Pictures:
@@ -69,6 +70,29 @@ def test_nothing_but_the_set_and_its_lock_stays_behind(tmp_path: Path) -> None:
     images = build(tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [images.path.name, images.path.name + ".lock"]
+
+
+def test_a_set_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a power cut leaves the name, and pixels that are all 0."""
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def settled(handle: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    def named(old: Path, new: Path) -> None:
+        done.append(f"named {old.name}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", settled)
+    monkeypatch.setattr(os, "rename", named)
+    build(tmp_path)
+    files = {"images.npy", "labels.npy", "held_out.npy", "meta.json"}
+    assert set(done[:4]) == files
+    assert done[4:] == ["new", "named new", tmp_path.name]
 
 
 def test_another_key_or_size_is_another_cache(tmp_path: Path) -> None:
@@ -179,7 +203,7 @@ def test_blank_pictures_are_mentioned(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cache folder must be writable") as caught:
+    with pytest.raises(UserError, match="folder must be writable") as caught:
         build(tmp_path / "file" / "cache")
     assert "\n" not in str(caught.value)
 

@@ -210,7 +210,7 @@ def test_a_taken_study_name_is_not_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = pictures(tmp_path / "pictures", classes=4, each=8)
-    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "session_01").mkdir(parents=True)
     argv = ["reptile_omniglot", "--data", str(data), "--study", "mine"]
     assert launch.main([*argv, "--storage", str(tmp_path / "runs")]) == 2
     assert "--resume" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from test_result import result
 
 from trainables.errors import UserError
 from tuner import report
+from tuner.journal import Journal
 from tuner.report import (
     PUBLISHED,
     SCORES,
@@ -76,8 +77,9 @@ def test_a_result_that_cannot_be_read_is_skipped_and_told(
 
 def test_what_has_begun_is_not_finished_yet(tmp_path: Path) -> None:
     for name in ("reptile_mnist-2", "dcgan_fashion_mnist-64px"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "journal.log").touch()
+        with Journal(tmp_path, name) as journal:
+            journal.set_attr("plan", {})
+    Journal(tmp_path, "reptile_omniglot").close()  # cut off before its plan
     lines = remarks({}, unfinished(tmp_path))
     assert "Not finished yet: Reptile, MNIST." in lines
     assert "DCGAN, FashionMNIST" in lines[-1]

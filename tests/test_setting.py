@@ -64,6 +64,13 @@ def begun(setting: Setting) -> Journal:
     return journal
 
 
+def taken(setting: Setting) -> Path:
+    """A study of that name has begun -> its folder."""
+    with Journal(setting.request.storage, setting.study) as journal:
+        journal.set_attr("plan", {})
+    return setting.folder
+
+
 def test_the_name_of_a_users_folder_becomes_a_study_that_is_one_word(request_: Request) -> None:
     setting = look_around(request_, None)
     assert setting.title == setting.study == "reptile_omniglot-my-pictures"
@@ -78,7 +85,7 @@ def test_the_name_of_a_long_folder_can_be_given_back_by_study(
         setting = look_around(
             replace(request_, data=pictures(tmp_path / name, classes=4, each=8), size=64), None
         )
-        setting.folder.mkdir(parents=True)
+        taken(setting)
         numbered = look_around(setting.request, None).study
         assert numbered == f"{setting.study}-2"
         assert STUDY_NAME.fullmatch(numbered)
@@ -91,7 +98,7 @@ def test_a_folder_that_is_called_like_a_number_is_no_later_study_of_another(
     request_: Request, tmp_path: Path, name: str
 ) -> None:
     numbered = replace(request_, data=pictures(tmp_path / name, classes=4, each=8))
-    look_around(numbered, None).folder.mkdir(parents=True)
+    taken(look_around(numbered, None))
     assert look_around(request_, None).study == "reptile_omniglot-my-pictures"
     title = look_around(numbered, None).title
     assert not title.removeprefix("reptile_omniglot-").isdecimal()
@@ -144,11 +151,11 @@ def test_a_containers_quota_is_all_the_cpus_there_are(
 
 def test_the_next_study_gets_a_number_and_resume_takes_the_newest(request_: Request) -> None:
     first = look_around(request_, None)
-    first.folder.mkdir(parents=True)
+    taken(first)
     second = look_around(request_, None)
     assert second.study == f"{first.study}-2"
     assert second.title == first.title
-    second.folder.mkdir()
+    taken(second)
     resume = replace(request_, resume=True)
     assert look_around(resume, None).study == second.study
     (second.folder / "result.json").touch()

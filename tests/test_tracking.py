@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -92,6 +93,7 @@ def options(lines: list[str], **changes: Any) -> dict[str, Any]:
     return {
         "experiment": "reptile_omniglot",
         "study": "my study",
+        "study_id": uuid.uuid4().hex,
         "plan": {"trials": 3, "rungs_flops": [1e12, 3e12]},
         "tags": provenance_tags(
             seed=7, data=DATA, versions={"torch": "2.14.1"}, commit="ab" * 20 + "-dirty"
@@ -321,6 +323,42 @@ def test_a_resumed_study_goes_on_in_its_runs_and_doubles_nothing(storage):
         assert [point.step for point in store.get_metric_history(run_id, metric)] == steps
     assert runs["1"].data.tags["state"] == "COMPLETE"
     assert runs["0"].info.end_time == ended, "a finished trial was touched"
+
+
+@pytest.mark.parametrize("killed_at", ["create", "log_params", "log_tags", "noting it"])
+def test_the_run_of_a_study_that_was_killed_before_it_noted_it_is_found_again(
+    killed_at, storage, monkeypatch
+):
+    """And another study of its name has another one."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed_after(*arguments):
+        real(*arguments)
+        raise Killed
+
+    ours = options([])
+    other = Tracker(None, storage=storage, **options([]))
+    other.close()
+    with monkeypatch.context() as patch:
+        if killed_at != "noting it":
+            real = getattr(run_store.RunStore, killed_at)
+            patch.setattr(run_store.RunStore, killed_at, killed_after)
+            with pytest.raises(Killed):
+                Tracker(None, storage=storage, **ours)
+        else:
+            Tracker(None, storage=storage, **ours).close()
+    again = Tracker(None, storage=storage, **ours | {"plan": ours["plan"] | {"trials": 99}})
+    again.close()
+    found = client(storage).search_runs([again.place.experiment_id], "tags.kind = 'study'")
+    runs = {run.info.run_id: run for run in found}
+    assert set(runs) == {again.place.parent_run_id, other.place.parent_run_id}
+    run = runs[again.place.parent_run_id]
+    assert run.data.tags["state"] == "running"
+    trials = "99" if killed_at == "create" else "3"  # what is written cannot be changed
+    assert run.data.params["trials"] == trials
+    assert "rungs_flops" in run.data.params
 
 
 def points_of(storage: Path, tracker: Tracker, metric: str) -> list[tuple[int, float]]:
@@ -594,7 +632,8 @@ class FakeStore:
         def call(*arguments: Any, **named: Any) -> Any:
             self.fail(name)
             self.calls.append(name)
-            return {"create": f"run-{len(self.calls)}", "children": iter(())}.get(name)
+            found = {"create": f"run-{len(self.calls)}", "children": iter(()), "tagged": iter(())}
+            return found.get(name)
 
         return call
 

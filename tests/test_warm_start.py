@@ -302,8 +302,7 @@ def test_they_run_after_the_known_ones_and_once_even_if_resumed(
     ]
     setting = look_around(asked, None)
     with Journal(request_.storage, "s") as journal:  # killed before the search began
-        place = {"experiment_id": "1", "parent_run_id": "2"}
-        _Study(setting, new_plan(setting), 0.0)._record(journal, place)
+        _Study(setting, new_plan(setting), 0.0)._record(journal)
     again = replace(asked, resume=True)
     for request, suggestions in ((again, 6), (replace(again, points=(), warm_start=()), 9)):
         resumed = look_around(request, None)

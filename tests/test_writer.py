@@ -82,6 +82,28 @@ def test_closing_does_not_wait_for_a_call_that_hangs():
     release.set()
 
 
+def test_ctrl_c_while_closing_begins_nothing_more(monkeypatch: pytest.MonkeyPatch):
+    """The caller goes on, and lets others have what the jobs write to."""
+
+    def interrupted(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    amid, release = threading.Event(), threading.Event()
+    begun: list[str] = []
+    jobs = writer()
+    jobs.put(amid.set)
+    jobs.put(lambda: release.wait(30) and None)
+    jobs.put(lambda: begun.append("next"))
+    amid.wait(30)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs._thread, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.close(10)
+    release.set()
+    jobs._thread.join(30)
+    assert begun == []
+
+
 def test_closing_wakes_a_writer_from_a_long_wait():
     tries = iter([ConnectionError("restarting"), None])
 

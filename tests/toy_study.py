@@ -121,6 +121,7 @@ def tracking(journal: Journal, storage: Path, plan: ToyPlan) -> Iterator[Tracker
         storage=storage,
         experiment="toy",
         study=journal.folder.name,
+        study_id=journal.folder.name,
         plan={"trials": plan.trials},
         tags={},
         remember=lambda number, run_id: journal.set_attr(f"run/{number}", run_id),

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trainables.errors import UserError
-from trainables.image_set import Report, one_line
+from trainables.durable import settle
+from trainables.errors import UserError, one_line
+
+Report = Callable[[str], None]
 
 
 def build_once(
@@ -77,8 +79,10 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
     try:
         (work / "new").mkdir()
         build(work / "new")
+        settle(*(work / "new").rglob("*"), work / "new")
         if folder.exists():  # damaged: out of the way, still readable to who has it open
             os.rename(folder, work / "damaged")
         os.rename(work / "new", folder)
+        settle(folder.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import platformdirs
 from PIL import Image
 
+from trainables.built_once import Report
 from trainables.download import DownloadError
 from trainables.download import download as fetch
 from trainables.errors import UserError
@@ -20,7 +21,6 @@ from trainables.image_folder import folder_source
 from trainables.image_set import (
     ImageSet,
     Pictures,
-    Report,
     Source,
     build_image_set,
     open_image_set,

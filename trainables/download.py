@@ -15,7 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from trainables.image_set import Report, one_line
+from trainables.built_once import Report
+from trainables.errors import one_line
 
 # Without a network the answer must come within seconds; name resolution has no time limit of
 # its own, so the first contact is made in a thread that can be left behind.

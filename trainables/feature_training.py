@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.augment import Change, augment
-from trainables.image_set import ImageSet, Report
+from trainables.built_once import Report
+from trainables.image_set import ImageSet
 from trainables.models.feature_net import FeatureNet, Recipe
 
 BATCH = 64

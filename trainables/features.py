@@ -31,10 +31,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainables.built_once import build_once
-from trainables.errors import UserError
+from trainables.built_once import Report, build_once
+from trainables.errors import UserError, one_line
 from trainables.feature_training import train_net
-from trainables.image_set import ImageSet, Report, one_line, to_stderr
+from trainables.image_set import ImageSet, to_stderr
 from trainables.metrics import copy_distances
 from trainables.models.feature_net import FeatureNet, Recipe
 from trainables.tasks import Split, class_rows, large_classes, make_episodes

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from trainables.errors import UserError
-from trainables.image_set import Pictures, Report, Source, one_line
+from trainables.built_once import Report
+from trainables.errors import UserError, one_line
+from trainables.image_set import Pictures, Source
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 READABLE = ", ".join(sorted(SUFFIXES))

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,11 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
-from trainables.errors import UserError
-
-Report = Callable[[str], None]
+from trainables.built_once import Report, build_once
+from trainables.errors import UserError, one_line
 
 FORMAT = 2  # raise it when the files below change, so that older caches are not opened
 SMALLEST, LARGEST = 16, 256  # pixels a side
@@ -79,11 +74,6 @@ def to_stderr(message: str) -> None:
     sys.stderr.write(message + "\n")
 
 
-def one_line(error: BaseException) -> str:
-    """Return the text of an error without line breaks, or its type where it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def build_image_set(source: Source, *, cache_dir: Path, size: int, report: Report) -> ImageSet:
     """Open `source` from the cache, building it first where it is absent, stale or damaged.
 
@@ -100,25 +90,13 @@ def build_image_set(source: Source, *, cache_dir: Path, size: int, report: Repor
     """
     if not SMALLEST <= size <= LARGEST:
         raise UserError(f"The picture size must be {SMALLEST} to {LARGEST} pixels, got {size}.")
-    folder = cache_dir.absolute() / _folder_name(source, size)
-    try:
-        if _is_whole(folder, report):
-            return open_image_set(folder)
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(folder.name + ".lock"))
-        try:
-            held = lock.acquire(timeout=0.5)
-        except Timeout:
-            report(f"{source.name}: waiting for another process that is building it")
-            held = lock.acquire()
-        with held:
-            if not _is_whole(folder, report):
-                _build(folder, source, size, report)
-    except OSError as error:
-        raise UserError(
-            f"The cache folder must be writable and have room, got {str(cache_dir)!r} "
-            f"({one_line(error)}); name another one."
-        ) from error
+    folder = build_once(
+        cache_dir.absolute() / _folder_name(source, size),
+        name=source.name,
+        damage=_damage,
+        build=lambda place: _build(place, source, size, report),
+        report=report,
+    )
     return open_image_set(folder)
 
 
@@ -164,16 +142,12 @@ def _open(path: Path) -> ImageSet:
     )
 
 
-def _is_whole(folder: Path, report: Report) -> bool:
-    """Whether the cache can be opened; damage is said, because building again takes a while."""
-    if not folder.exists():
-        return False
+def _damage(folder: Path) -> str | None:
     try:
         _open(folder)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        report(f"cache {folder} is damaged ({one_line(error)}): building it again")
-        return False
-    return True
+        return one_line(error)
+    return None
 
 
 def _folder_name(source: Source, size: int) -> str:
@@ -184,26 +158,14 @@ def _folder_name(source: Source, size: int) -> str:
 
 
 def _build(folder: Path, source: Source, size: int, report: Report) -> None:
-    """Write the set beside `folder`, then rename it into place. The caller holds the lock."""
-    prefix = f".{folder.name}."
-    for leftover in folder.parent.glob(f"{prefix}*"):  # of a process that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    try:
-        started = time.monotonic()
-        pictures = source.read(size, report)
-        _write(work / "set", source, pictures, size, report)
-        if folder.exists():  # damaged: out of the way, still readable to who has it open
-            os.rename(folder, work / "damaged")
-        os.rename(work / "set", folder)
-        seconds = time.monotonic() - started
-        report(f"{source.name}: {len(pictures.labels):,} pictures ready in {seconds:.1f} s")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    started = time.monotonic()
+    pictures = source.read(size, report)
+    _write(folder, source, pictures, size, report)
+    seconds = time.monotonic() - started
+    report(f"{source.name}: {len(pictures.labels):,} pictures ready in {seconds:.1f} s")
 
 
 def _write(folder: Path, source: Source, pictures: Pictures, size: int, report: Report) -> None:
-    folder.mkdir()
     digest = hashlib.sha256()
     count = len(pictures.labels)
     header = {

@@ -22,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainables.built_once import build_once
-from trainables.image_set import ImageSet, Report, one_line
+from trainables.built_once import Report, build_once
+from trainables.errors import one_line
+from trainables.image_set import ImageSet
 from trainables.pipeline import Diverged
 from trainables.reptile import Pair
 from trainables.tasks import to_tensor

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from trainables.errors import UserError
-from trainables.image_set import Pictures, Report, Source, one_line
+from trainables.built_once import Report
+from trainables.errors import UserError, one_line
+from trainables.image_set import Pictures, Source
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from trainables.image_set import Pictures, Report, Source
+from trainables.built_once import Report
+from trainables.image_set import Pictures, Source
 
 VERSION = 1  # raise it whenever the drawings change, so that cached ones are not taken for new
 BACKGROUND_ALPHABETS, EVALUATION_ALPHABETS = 30, 20

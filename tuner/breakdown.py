@@ -76,7 +76,8 @@ def is_full_disk(text: str) -> bool:
 
 
 def _places(folder: Path) -> tuple[Path, Path]:
-    return folder, Path(tempfile.gettempdir())  # Ray makes checkpoints in the latter
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return there, Path(tempfile.gettempdir())  # Ray makes checkpoints in the latter
 
 
 def _ray_died(dead: Sequence[str]) -> Breakdown:

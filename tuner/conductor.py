@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,12 +23,13 @@ from tuner.breakdown import breakdown_behind, is_full_disk
 from tuner.champion import Challenge
 from tuner.final_round import CHAMPION, FinalRound, challenge_of, own_identity
 from tuner.finals import kept_samples
-from tuner.journal import DELIVERED, Journal
+from tuner.journal import DELIVERED, Journal, is_begun
 from tuner.live import LiveTable, newest_line
 from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.ranking import gate_line, print_ranking
 from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, versions
 from tuner.resume_command import resume_command, typed_command
+from tuner.run_store import require_store
 from tuner.setting import (
     RESULT,
     Request,
@@ -43,6 +45,7 @@ from tuner.setting import (
 from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
 from tuner.tracking import Tracker, provenance_tags
+from tuner.tracking_uri import resolve_uri
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -99,7 +102,9 @@ def _heed_sigterm() -> None:
 def _conduct(request: Request, stack: ExitStack, began: float) -> int:
     ray = _enter(stack, request.address) if request.address is not None else None
     setting = look_around(request, ray)
-    journal = stack.enter_context(reopened(setting)) if request.resume else None
+    journal = reopened(setting) if request.resume else None
+    if journal is not None:
+        stack.enter_context(journal)
     plan = recorded_plan(journal, setting) if journal else new_plan(setting)
     if journal:
         setting = replace(setting, split=Split.from_dict(journal.attr("split")))
@@ -126,6 +131,7 @@ class _Study:
 
     def __init__(self, setting: Setting, plan: Plan, began: float) -> None:
         self.setting, self.plan, self.began = setting, plan, began
+        self._held = False  # the journal, by this process
         # Seconds by part, those of earlier sessions included once the journal is open.
         self.timings: dict[str, float] = {"plan": time.monotonic() - began}
 
@@ -133,53 +139,67 @@ class _Study:
         """Start or go on -> exit code."""
 
         def work() -> int:
-            tracker = self._open(stack, journal, patient=True)
+            opened = self._begin(stack) if journal is None else journal
+            tracker = self._open(stack, opened, patient=True)
             if journal is not None:
                 search_on(journal, self.setting)
             return self._search_and_finish(stack, ray, tracker)
 
+        self._held = journal is not None
         return self._in_order(work)
 
     def deliver(self, stack: ExitStack, ray: Session | None, journal: Journal) -> int:
         """Tell MLflow what it does not have yet of a finished study -> the study's exit code."""
 
-        def work() -> int:
-            try:
-                return self._deliver(stack, ray, journal)
-            except KeyboardInterrupt:
-                return self._interrupted()
-
-        return self._in_order(work)
+        self._held = True
+        return self._in_order(lambda: self._deliver(stack, ray, journal))
 
     def _in_order(self, work: Callable[[], int]) -> int:
-        """Do it -> exit code; what the machine does to a study is one line."""
+        """Do it -> exit code; what the user or the machine does to a study is one line, with the
+        way on."""
         try:
             return work()
+        except KeyboardInterrupt:
+            if not self._has_begun():
+                raise
+            return self._interrupted()
         except Exception as error:
             breakdown = breakdown_behind(error, self.setting.folder)
             if breakdown is None:
                 raise
-            sys.stderr.write(
-                f"Stopped: {breakdown}, then go on with: {resume_command(self.setting)}\n"
-            )
+            way_on = "run the same command again"
+            if self._has_begun():
+                way_on = f"go on with: {resume_command(self.setting)}"
+            sys.stderr.write(f"Stopped: {breakdown}, then {way_on}\n")
             return BROKEN_DOWN
 
+    def _has_begun(self) -> bool:
+        """Whether `--resume` goes on with it; another process may have begun one of its name."""
+        return self._held and is_begun(self.setting.folder)
+
+    def _begin(self, stack: ExitStack) -> Journal:
+        """The journal of a new study, with its plan; MLflow has no run of it yet."""
+        request, setting = self.setting.request, self.setting
+        uri = resolve_uri(request.tracking_uri, request.storage)
+        require_store(uri, experiment=setting.title, storage=request.storage)
+        opened = Journal(request.storage, setting.study, self.plan.objectives, anew=True)
+        journal = stack.enter_context(opened)
+        self._held = True
+        self._record(journal)
+        return journal
+
     def _search_and_finish(self, stack: ExitStack, ray: Session | None, tracker: Tracker) -> int:
-        setting = self.setting
-        try:
-            self._note_command()
-            context, last = self._prepare()
-            started = time.monotonic()
-            if ray is None:
-                ray = _enter(stack, None)
-            self._took("ray", started)
-            setting.say(f"Dashboard  {_dashboard(ray)}")
-            run = self._search(context, tracker)
-            if run.interrupted:
-                return self._interrupted()
-            return self._finish(run, (context, last), tracker, ray)
-        except KeyboardInterrupt:
+        self._note_command()
+        context, last = self._prepare()
+        started = time.monotonic()
+        if ray is None:
+            ray = _enter(stack, None)
+        self._took("ray", started)
+        self.setting.say(f"Dashboard  {_dashboard(ray)}")
+        run = self._search(context, tracker)
+        if run.interrupted:
             return self._interrupted()
+        return self._finish(run, (context, last), tracker, ray)
 
     def _deliver(self, stack: ExitStack, ray: Session | None, journal: Journal) -> int:
         path = self.setting.folder / RESULT
@@ -228,19 +248,16 @@ class _Study:
                 f"This study's best meets the champion, once it can be had, by: {again}"
             )
 
-    def _open(self, stack: ExitStack, journal: Journal | None, *, patient: bool) -> Tracker:
-        """Tracking that has been told what earlier sessions did."""
-        known = None if journal is None else journal.attr("mlflow")
-        began = None if journal is None else journal.began
-        tracker = stack.enter_context(self._tracker(known, patient=patient, began=began))
-        place = asdict(tracker.place)
-        if journal is None:
-            opened = Journal(self.setting.request.storage, self.setting.study, self.plan.objectives)
-            journal = stack.enter_context(opened)
-            self._record(journal, place)
-        elif known != place:  # the store is another one, or a new one
-            journal.set_attr("mlflow", place)
+    def _open(self, stack: ExitStack, journal: Journal, *, patient: bool) -> Tracker:
+        """Tracking that has been told what earlier sessions did.
+
+        The journal is on the stack already: it is let go of when nothing is told any more.
+        """
         self._journal = journal
+        tracker = stack.enter_context(self._tracker(patient=patient))
+        place = asdict(tracker.place)
+        if journal.attr("mlflow") != place:  # the store is another one, or a new one
+            journal.set_attr("mlflow", place)
         earlier = dict(journal.attr("timings", {}))
         self.began -= earlier.pop("wall", 0.0)
         for part, seconds in earlier.items():
@@ -265,15 +282,14 @@ class _Study:
         self.timings[part] = self.timings.get(part, 0.0) + seconds
         self._journal.set_attr("timings", self.timings | {"wall": time.monotonic() - self.began})
 
-    def _tracker(
-        self, known: Mapping[str, str] | None, *, patient: bool, began: float | None
-    ) -> Tracker:
-        setting = self.setting
+    def _tracker(self, *, patient: bool) -> Tracker:
+        setting, known = self.setting, self._journal.attr("mlflow")
         return Tracker(
             setting.request.tracking_uri,
             storage=setting.request.storage,
             experiment=setting.title,
             study=setting.study,
+            study_id=self._study_id(),
             plan=self.plan.to_dict(),
             tags=provenance_tags(
                 seed=self.plan.seed, data=setting.data, versions=versions(), commit=git_commit()
@@ -282,10 +298,18 @@ class _Study:
             remember=self._remember,
             report=setting.say,
             deliver=resume_command(self.setting),
-            place=None if known is None else TrackingPlace(**{"uri": ""} | dict(known)),
+            place=None if known is None else TrackingPlace(**{"uri": ""} | known),
             patient=patient,
-            began=began,
+            began=self._journal.began,
         )
+
+    def _study_id(self) -> str:
+        """What its run in MLflow is found by, should a kill come before the journal names it."""
+        known: str | None = self._journal.attr("id")
+        if known is None:
+            known = uuid.uuid4().hex
+            self._journal.set_attr("id", known)
+        return known
 
     def _remember(self, number: int, run_id: str) -> None:
         """Note a trial's MLflow run with the study: its trial may be over, and closed to notes."""
@@ -293,15 +317,14 @@ class _Study:
             self._runs[str(number)] = run_id
             self._journal.set_attr(f"{_RUN}{number}", run_id)
 
-    def _record(self, journal: Journal, mlflow: dict[str, str]) -> None:
-        """What a resume has to know; the plan last, since without it nothing can go on."""
+    def _record(self, journal: Journal) -> None:
+        """What a resume has to know; the plan last, since with it the study has begun."""
         setting = self.setting
         experiment = setting.experiment
         journal.enqueue(experiment.known_points, experiment.space, experiment.base)
         journal.set_attr("experiment", experiment.name)
         journal.set_attr("data", asdict(setting.data))
         journal.set_attr("split", split_record(setting.images, setting.split))
-        journal.set_attr("mlflow", mlflow)
         journal.set_attr("plan", self.plan.to_dict())
 
     def _prepare(self) -> tuple[StudyContext, StudyContext]:

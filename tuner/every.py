@@ -7,18 +7,24 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from trainables.durable import settle
 from trainables.errors import UserError
+from tuner.breakdown import breakdown_behind
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED, conduct
-from tuner.journal import DELIVERED, Journal
+from tuner.journal import DELIVERED, Journal, is_begun
 from tuner.result import load
 from tuner.setting import RESULT, SIZE, Request, look_around
 from tuner.tracking_uri import strip_credentials
 
-RECORD = "all.json"  # in the storage folder: what a resume goes by
+RECORD, LOCK = "all.json", "all.lock"  # in the storage folder: what a resume goes by, and its lock
 LEAST_SHARE = 0.5  # of an equal one, for those that come after studies that took too long
 # What is recorded of a request, and what stands for an option that was not given.
 OPTIONS: dict[str, Any] = {
@@ -44,13 +50,17 @@ class _Record:
     options: dict[str, Any]
     spent: float = 0.0
     studies: dict[str, str] = field(default_factory=dict)
+    written: bool = False  # so that a resume finds it
 
     def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """The caller holds the lock."""
         whole = path.with_name(f".{path.name}")
         content = {"options": self.options, "spent": self.spent, "studies": self.studies}
         whole.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        settle(whole)
         os.replace(whole, path)
+        settle(path.parent)
+        self.written = True
 
     def share(self, budget: float | None, left: int, of: int) -> float | None:
         """The next study's budget, of `left` that share what is left of `budget`."""
@@ -66,8 +76,14 @@ def conduct_all(request: Request, names: tuple[str, ...]) -> int:
         request: its experiment is not looked at; a resume takes up what it leaves open from the
             request before. Its budget is shared by the studies that are not done.
     Raises:
-        UserError: the request cannot be met, or there is nothing to resume.
+        UserError: the request cannot be met, there is nothing to resume, or another process is
+            running all of them in this storage.
     """
+    with nullcontext() if request.dry_run else _alone(request.storage):
+        return _conduct_held(request, names)
+
+
+def _conduct_held(request: Request, names: tuple[str, ...]) -> int:
     path = request.storage / RECORD
     anew = request.resume and request.budget_seconds is not None
     record = _Record(options={})
@@ -79,12 +95,36 @@ def conduct_all(request: Request, names: tuple[str, ...]) -> int:
     try:
         return _conduct_all(request, names, record, path, anew=anew)
     except (UserError, KeyboardInterrupt) as error:
-        if not record.studies or request.dry_run:
+        if not record.written or request.dry_run:
             raise
         _say_what_is_left(request)
         if isinstance(error, UserError):
             raise
         return INTERRUPTED
+    except Exception as error:  # the record could not be written
+        breakdown = breakdown_behind(error, request.storage)
+        if breakdown is None:
+            raise
+        then = "" if record.written else ", then run the same command again"
+        print(f"Stopped: {breakdown}{then}", file=sys.stderr)
+        if record.written:
+            _say_what_is_left(request)
+        return BROKEN_DOWN
+
+
+@contextmanager
+def _alone(storage: Path) -> Iterator[None]:
+    """No other process runs all experiments in this storage: both would write one record."""
+    storage.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(storage / LOCK).acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"All experiments are running in {storage} already: wait for them, or choose another "
+            "--storage."
+        ) from None
+    with held:
+        yield
 
 
 def _conduct_all(
@@ -106,7 +146,7 @@ def _conduct_all(
             continue
         share = record.share(request.budget_seconds, left, len(names))
         own = replace(request, experiment=name, budget_seconds=share, resume=False)
-        if study is not None and _began(request.storage, study):
+        if study is not None and is_begun(request.storage / study):
             # Its plan knows what is left of its share, unless there is another budget.
             own = replace(own, study=study, resume=True, budget_seconds=share if anew else None)
         elif not request.dry_run:
@@ -132,6 +172,10 @@ def _timed(request: Request, record: _Record, path: Path) -> int:
     began = time.monotonic()
     try:
         return conduct(request)
+    except UserError:
+        if not request.resume:  # its name may have become another process's
+            del record.studies[request.experiment]
+        raise
     finally:
         record.spent += time.monotonic() - began
         record.write(path)
@@ -159,7 +203,7 @@ def _completed(request: Request, options: dict[str, Any]) -> Request:
 
 def _recorded(path: Path) -> _Record:
     try:
-        record = _Record(**json.loads(path.read_text(encoding="utf-8")))
+        record = _Record(**json.loads(path.read_text(encoding="utf-8")), written=True)
         if not (set(OPTIONS) <= set(record.options) and record.spent >= 0):
             raise ValueError
         _ = [Path(study) for study in record.studies.values()]
@@ -190,14 +234,6 @@ def _is_untold(storage: Path, study: str) -> bool:
         return False
     with Journal(storage, study) as journal:
         return journal.attr(DELIVERED) is False
-
-
-def _began(storage: Path, study: str) -> bool:
-    """Whether a study got as far as its plan."""
-    if not (storage / study / "journal.log").is_file():
-        return False
-    with Journal(storage, study) as journal:
-        return journal.attr("plan") is not None
 
 
 def _say_what_is_left(request: Request) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from trainables.durable import settle
 from trainables.evaluation import Scorer, Scores, augmented_shots
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
@@ -469,10 +469,7 @@ def kept_samples(folder: Path) -> npt.NDArray[np.uint8] | None:
 
 def _replace(folder: Path, new: Path) -> None:
     """Put a folder of files in the place of another; whenever a kill comes, one is whole."""
-    for path in (*new.iterdir(), new):
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+    settle(*new.iterdir(), new)
     old = folder.with_name(f"{folder.name}.old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
+from trainables.durable import settle
 from trainables.errors import UserError
 from tuner.known_points import KnownPoint, Probe, check_known_point
 from tuner.objectives import OBJECTIVES
@@ -26,6 +27,7 @@ from tuner.objectives import OBJECTIVES
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 Decision = Literal["continue", "pause", "done"]
 DELIVERED = "delivered"  # attribute of a study with a result: whether MLflow has all of it
+LOG, LOCK = "journal.log", "study.lock"  # in a study's folder, first of all
 FORMAT = 1  # of what is in a journal; another one cannot be gone on with
 PACKAGE = "few-shot-tuner"
 DECIDING = (PACKAGE, "optuna", "ray", "torch")  # packages that a study's course depends on
@@ -119,48 +121,85 @@ class Journal:
         objectives: what it searches on, L first.
     """
 
-    def __init__(self, storage: Path, study: str, objectives: Sequence[str] = ("L",)) -> None:
-        """Open or create the study `study` under `storage`.
+    def __init__(
+        self,
+        storage: Path,
+        study: str,
+        objectives: Sequence[str] = ("L",),
+        *,
+        anew: bool = False,
+    ) -> None:
+        """Open or create the study `study` under `storage`; what is there is not written again.
 
         Args:
             storage: folder of all studies.
             study: its name.
             objectives: of a new study; one that is there keeps its own.
+            anew: begin it: it must not have a plan, and what a beginning that was cut off has left
+                is dropped.
         Raises:
-            UserError: another process holds the study, the folder cannot be written, or another
-                version of this package wrote the journal.
+            UserError: another process holds the study or has begun it, the folder cannot be
+                written, or another version of this package wrote the journal.
         """
         self.folder = (storage / study).resolve()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _hold(self.folder / "study.lock")
-            path = self.folder / "journal.log"
+            self._lock = _hold(self.folder / LOCK)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            self._open(study, objectives, anew=anew)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, study: str, objectives: Sequence[str], *, anew: bool) -> None:
+        path = self.folder / LOG
+        try:
+            if anew:
+                self._drop_beginning(path)
             _drop_torn_tail(path)
         except OSError as error:
-            raise UserError(f"Cannot write to {self.folder}: {error.strerror}.") from error
+            raise self._unwritable(error) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        fresh = not path.exists()
         self._storage = optuna.storages.JournalStorage(_WholeLines(path))
-        self.study = optuna.create_study(
+        try:
+            self.study = optuna.load_study(study_name=study, storage=self._storage)
+        except KeyError:
+            self.study = self._create(study, objectives)
+        self.objectives = tuple(self.study.metric_names or ("L",))
+        self._require_format()
+
+    def _create(self, study: str, objectives: Sequence[str]) -> optuna.Study:
+        created = optuna.create_study(
             storage=self._storage,
             study_name=study,
             directions=[OBJECTIVES[name] for name in objectives],
-            load_if_exists=True,
         )
+        settle(self.folder, self.folder.parent)  # the journal's name, and the study's
         if len(objectives) > 1:
             with warnings.catch_warnings():  # names are marked as experimental
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self.study.set_metric_names(list(objectives))
-        self.objectives = tuple(self.study.metric_names or ("L",))
-        if fresh:
-            self.set_attr("format", FORMAT)
-            self.set_attr("versions", installed())
-        self._require_format()
+                created.set_metric_names(list(objectives))
+        created.set_user_attr("format", FORMAT)
+        created.set_user_attr("versions", installed())
+        return created
+
+    def _drop_beginning(self, path: Path) -> None:
+        """The lock is held: whoever began the study has left it."""
+        if is_begun(self.folder):
+            raise UserError(
+                f"Study {self.folder.name!r} was begun by another process meanwhile: run the same "
+                "command again, or add --resume to go on with that study."
+            )
+        path.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"Cannot write to {self.folder}: {error.strerror}.")
 
     def _require_format(self) -> None:
         written = self.attr("format", FORMAT)
         if written != FORMAT:
-            self.close()
             then, now = self.attr("versions", {}).get(PACKAGE), installed()[PACKAGE]
             raise UserError(
                 f"The study in {self.folder} was written by {PACKAGE} {then} in journal format "
@@ -359,6 +398,30 @@ def _ended(trial: FrozenTrial, rungs: Sequence[RungRecord]) -> float | None:
     return trial.datetime_complete.timestamp()
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a study got as far as its plan; may be asked while another process holds it."""
+    try:
+        with (folder / LOG).open("rb") as lines:
+            return any(_is_plan(line) for line in lines)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # what may not be read is somebody's
+        return True
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a new study may have this folder: at most what a beginning that was cut off left is
+    in it."""
+    if is_begun(folder):
+        return False
+    try:
+        return {path.name for path in folder.iterdir()} <= {LOG, LOCK}
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+
+
 def installed() -> dict[str, str]:
     """Versions of the packages that decide, by name."""
     return {package: importlib.metadata.version(package) for package in DECIDING}
@@ -416,6 +479,11 @@ def _drop_torn_tail(path: Path) -> None:
         if len(whole) < len(content):
             file.truncate(len(whole))
             os.fsync(file.fileno())
+
+
+def _is_plan(line: bytes) -> bool:
+    """Whether a line of a journal, not one that a crash has torn, writes the study's plan."""
+    return b'"user_attr":{"plan":' in line and line.endswith(b"\n")
 
 
 def _is_json(line: bytes) -> bool:

@@ -6,6 +6,7 @@ python -m tuner.launch reptile_omniglot
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import signal
 import sys
@@ -278,7 +279,10 @@ def _classes(option: str, text: str | None) -> tuple[str, ...] | None:
 
 
 def _require_writable(storage: Path) -> None:
-    """Refuse a storage folder that cannot be written or made, without making it."""
+    """Refuse a storage folder that cannot be written or made, without making it.
+
+    A full disk is another matter, for which the study has words.
+    """
     place = storage.absolute()
     try:
         while not place.exists():
@@ -286,6 +290,8 @@ def _require_writable(storage: Path) -> None:
         with tempfile.TemporaryDirectory(dir=place, prefix=".few-shot-tuner-"):
             pass
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return
         raise UserError(
             f"--storage must be a folder that can be written, and {str(place)!r} is not "
             f"({error.strerror}); name another."

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from ray import tune
 
+from trainables.durable import settle
 from trainables.trainable import COMPLETE, FAIL, RUNG, TIME
 from tuner.breakdown import disk_full, is_full_disk, require_machine
 from tuner.journal import Decision, Journal, RungRecord, ending_of
@@ -125,7 +125,7 @@ class Recorder(tune.Callback):
             return
         rung = _rung(result, _address(trial.checkpoint))
         self._checkpoint_bytes = max(self._checkpoint_bytes, _size(rung.checkpoint))
-        if not self._write(_settle_on_disk, rung.checkpoint):
+        if not self._write(_settle_on_disk, Path(rung.checkpoint), self._journal.folder):
             return
         if self._write(self._journal.add_rung, number, rung):
             self._tell(
@@ -231,16 +231,14 @@ def _size(checkpoint: str) -> int:
     return sum(path.stat().st_size for path in Path(checkpoint).glob("*"))
 
 
-def _settle_on_disk(checkpoint: str) -> None:
-    """Have a checkpoint on the disk itself before the journal names it: power may fail."""
-    folder = Path(checkpoint)
-    for path in [*folder.glob("*"), folder, folder.parent]:
-        if path.exists():  # else the storage is remote
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+def _settle_on_disk(checkpoint: Path, study: Path) -> None:
+    """Have a checkpoint on the disk itself before the journal names it: power may fail.
+
+    With the names of its folder, its trial's and its session's, up to the study's.
+    """
+    if checkpoint.exists():  # else the storage is remote
+        above = (folder for folder in checkpoint.parents if folder.is_relative_to(study))
+        settle(*checkpoint.glob("*"), checkpoint, *above)
 
 
 def _address(checkpoint: Any) -> str:

@@ -24,6 +24,7 @@ from rich.text import Text
 from trainables.errors import UserError
 from trainables.tasks import FIXED_SPLITS
 from tuner.experiments import find_experiment
+from tuner.journal import LOG, is_begun
 from tuner.result import StudyResult, TestScore, load
 from tuner.setting import SIZE
 
@@ -203,7 +204,7 @@ def _belongs(result: StudyResult) -> bool:
 
 def unfinished(storage: Path) -> list[str]:
     """Experiments of which a study has begun in its default place, and none is finished there."""
-    begun = [path.parent for path in storage.glob("*/journal.log")]
+    begun = [path.parent for path in storage.glob(f"*/{LOG}") if is_begun(path.parent)]
     return [
         name
         for name in PUBLISHED

@@ -154,8 +154,11 @@ class RunStore(Models):
 
     def children(self, parent: str, **tags: str) -> Iterator[tuple[str, dict[str, str]]]:
         """(run id, tags) of the runs below `parent` that bear `tags`, oldest first."""
-        wanted = {"mlflow.parentRunId": parent, **tags}
-        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
+        return self.tagged({"mlflow.parentRunId": parent, **tags})
+
+    def tagged(self, tags: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+        """(run id, tags) of the experiment's runs that bear `tags`, oldest first."""
+        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         token: str | None = None
         while True:
             page = self._client.search_runs(
@@ -170,6 +173,10 @@ class RunStore(Models):
             token = page.token
             if not token:
                 return
+
+    def params(self, run_id: str) -> dict[str, str]:
+        """The parameters that a run has."""
+        return dict(self._client.get_run(run_id).data.params)
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) of all points that a run has of a metric."""
@@ -361,6 +368,16 @@ def silence() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def require_store(uri: str, *, experiment: str, storage: Path) -> None:
+    """Look whether runs can be kept there; arguments as of `RunStore`, which makes the experiment.
+
+    Raises:
+        UserError: they cannot.
+    """
+    with usable(uri):
+        RunStore(uri, experiment=experiment, storage=storage)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from trainables.pipeline import load_pipeline
 from trainables.tasks import EPISODES, Split, large_classes, split_classes
 from tuner.compatible import require_same_space, require_same_versions
 from tuner.experiments import Experiment, Scale, find_experiment
-from tuner.journal import Journal
+from tuner.journal import Journal, is_begun, is_free
 from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
 from tuner.result import Data
 from tuner.warm_start import known_settings
@@ -211,8 +211,16 @@ def _title(experiment: Experiment, images: ImageSet, request: Request) -> str:
 
 def _study_name(request: Request, title: str) -> str:
     """The study asked for; else the newest of this title to resume, unfinished ones before others,
-    or the next free name."""
-    taken = sorted(
+    or the next free name. One that was cut off before its plan has not begun, and its name is
+    free."""
+    if request.study is not None:
+        if not request.resume and not is_free(request.storage / request.study):
+            raise UserError(
+                f"Study {request.study!r} exists: add --resume to go on with it, or choose "
+                "another --study."
+            )
+        return request.study
+    there = sorted(
         (
             path.name
             for path in request.storage.glob(f"{title}*")
@@ -220,34 +228,32 @@ def _study_name(request: Request, title: str) -> str:
         ),
         key=lambda name: (len(name), name),
     )
-    if request.study is not None:
-        if not request.resume and (request.storage / request.study).exists():
-            raise UserError(
-                f"Study {request.study!r} exists: add --resume to go on with it, or choose "
-                "another --study."
-            )
-        return request.study
     if request.resume:
-        if not taken:
+        begun = [name for name in there if is_begun(request.storage / name)]
+        if not begun:
             raise UserError(f"There is no study of {title!r} in {request.storage} to resume.")
-        unfinished = [name for name in taken if not (request.storage / name / RESULT).is_file()]
-        return (unfinished or taken)[-1]
+        unfinished = [name for name in begun if not (request.storage / name / RESULT).is_file()]
+        return (unfinished or begun)[-1]
+    taken = [name for name in there if not is_free(request.storage / name)]
     if not taken:
         return title
     last = taken[-1].removeprefix(title).removeprefix("-") or "1"
     return f"{title}-{int(last) + 1}"
 
 
-def reopened(setting: Setting) -> Journal:
-    """The journal of the study to resume.
+def reopened(setting: Setting) -> Journal | None:
+    """The journal of the study to resume; None if that was cut off before its plan, and begins.
 
     Raises:
         UserError: there is none, or another process holds it.
     """
     request = setting.request
-    if not (setting.folder / "journal.log").is_file():
+    if is_begun(setting.folder):
+        return Journal(request.storage, setting.study)
+    if not (setting.folder.exists() and is_free(setting.folder)):
         raise UserError(f"There is no study {setting.study!r} in {request.storage} to resume.")
-    return Journal(request.storage, setting.study)
+    setting.say(f"Study {setting.study!r} was cut off before it had a plan: it begins anew")
+    return None
 
 
 def is_finished(setting: Setting) -> bool:
@@ -278,11 +284,6 @@ def recorded_plan(journal: Journal, setting: Setting) -> Plan:
     """The plan a study began with, with what `--budget` and `--trials` change of it, now or in an
     earlier resume."""
     recorded, began = journal.attr("plan"), journal.attr("data")
-    if recorded is None or began is None:
-        raise UserError(
-            f"Study {setting.study!r} stopped before it began: remove {setting.folder}, and start "
-            "it again without --resume."
-        )
     if (name := journal.attr("experiment", setting.experiment.name)) != setting.experiment.name:
         raise UserError(
             f"Study {setting.study!r} is one of {name}, not of {setting.experiment.name}: name "

@@ -50,6 +50,7 @@ class StudyRuns:
         storage: Path,
         experiment: str,
         study: str,
+        study_id: str,
         plan: Mapping[str, Any],
         tags: Mapping[str, str],
         place: TrackingPlace | None,
@@ -63,7 +64,7 @@ class StudyRuns:
         self.adopted: frozenset[int] = frozenset()
         self.begun: frozenset[int] = frozenset()
         self._uri, self._storage, self._experiment = uri, storage, experiment
-        self._study, self._plan, self._when = study, plan, when
+        self._study, self._study_id, self._plan, self._when = study, study_id, plan, when
         self._store: RunStore | None = None
         self._trials: dict[int, str] = {}
         self._rungs: dict[int, set[int]] = {}
@@ -133,15 +134,22 @@ class StudyRuns:
 
     def _study_run(self, store: RunStore, *, make: bool) -> str:
         run_id = None if self.place is None else self.place.parent_run_id
-        if run_id is not None and store.is_active(run_id):
-            store.reopen(run_id)
-            store.log_tags(run_id, {"state": "running"})
-            return run_id
-        if not make:
-            raise UserError(f"it does not have the study's run {run_id}")
-        tags = {**self.tags, "state": "running", "kind": "study"}
-        run_id = store.create(self._study, tags, self._when)
-        store.log_params(run_id, flatten(self._plan))
+        if run_id is None or not store.is_active(run_id):
+            if not make:
+                raise UserError(f"it does not have the study's run {run_id}")
+            run_id = self._found_or_made(store)
+        store.reopen(run_id)
+        store.log_tags(run_id, {"state": "running"})
+        return run_id
+
+    def _found_or_made(self, store: RunStore) -> str:
+        """The study's run: a kill, or a lost answer, may have come before anybody noted it."""
+        own = {"kind": "study", "study_id": self._study_id}
+        run_id, _ = next(store.tagged(own), (None, None))
+        if run_id is None:
+            run_id = store.create(self._study, self.tags | own, self._when)
+        there = store.params(run_id)  # which cannot be changed
+        store.log_params(run_id, {k: v for k, v in flatten(self._plan).items() if k not in there})
         return run_id
 
     def _create(self, number: int, beginning: Beginning) -> str:

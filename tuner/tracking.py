@@ -53,6 +53,7 @@ class Tracker:
         storage: Path,
         experiment: str,
         study: str,
+        study_id: str,
         plan: Mapping[str, Any],
         tags: Mapping[str, str],
         remember: Callable[[int, str], None],
@@ -69,13 +70,14 @@ class Tracker:
             storage: folder of all studies; artifacts go below it unless a server keeps them.
             experiment: MLflow experiment, made if there is none.
             study: name of the study.
+            study_id: what tells it from others of that name in the store.
             plan: what will run; the parameters of the study's run.
             tags: what every run is tagged with (seed, versions, data ...).
             remember: gets (trial number, run id) in the caller's thread, during a later call.
             report: gets one line when deliveries begin to fail, and when some could not be made.
             deliver: the command that tells what could not be delivered again.
-            place: where an earlier session's runs are; a new one is made where the store does not
-                have the study's.
+            place: where an earlier session's runs are, if it came to note it; a new one is made
+                where the store does not have the study's.
             patient: the store may be away, if it is the one of `place`: it gets everything later.
             began: Unix time at which the study did, if not now.
 
@@ -95,6 +97,7 @@ class Tracker:
             storage=storage,
             experiment=experiment,
             study=study,
+            study_id=study_id,
             plan=plan,
             tags=tags,
             place=place,

@@ -77,7 +77,10 @@ class OrderedWriter:
             self._give_up_at = time.monotonic() + timeout
             self._closing.set()
             self._jobs.put(None)
-        self._thread.join(max(0.0, self._give_up_at - time.monotonic()) + 0.2)
+        try:
+            self._thread.join(max(0.0, self._give_up_at - time.monotonic()) + 0.2)
+        finally:  # Ctrl-C, too: nothing is begun after the caller has gone on
+            self._give_up_at = min(self._give_up_at, time.monotonic())
         with self._lock:
             return Undelivered(jobs=self._open + self._lost, reason=self._reason)
 
