@@ -143,7 +143,7 @@ def with_champion(setting: Setting) -> str:
         experiment=setting.title,
         storage=setting.request.storage,
     )
-    run_id = store.create("another study", {"kind": "other", "trial": "another study's"})
+    run_id = store.create("another study", {"kind": "other", "trial": "another study's"}, 1)
     version = store.register(setting.title, run_id, "best", own_identity(setting))
     store.crown(setting.title, version)
     return run_id

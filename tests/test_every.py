@@ -296,7 +296,8 @@ def test_a_record_that_a_full_disk_does_not_take_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Before the first study, or after it: then there is something to resume."""
-    conductor, real, left = Conductor(), os.fsync, [2 * writes]
+    conductor, real = Conductor(), os.fsync
+    left = [3 * writes]  # two for a record, one for a result
 
     def full(handle: int) -> None:
         left[0] -= 1
