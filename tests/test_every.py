@@ -240,25 +240,6 @@ def test_the_worst_code_is_returned(request_: Request, monkeypatch: pytest.Monke
     assert every.conduct_all(request_, NAMES) == 1
 
 
-def test_a_resume_knows_the_codes_of_what_is_done(
-    request_: Request, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    conductor = Conductor("third", fails=("first",))
-    monkeypatch.setattr(every, "conduct", conductor)
-    assert every.conduct_all(request_, NAMES) == INTERRUPTED
-    assert every.conduct_all(replace(request_, resume=True, budget_seconds=None), NAMES) == 1
-
-
-def test_a_dry_run_shares_the_budget_as_a_run_does(
-    request_: Request, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    conductor = Conductor()
-    monkeypatch.setattr(every, "conduct", conductor)
-    assert every.conduct_all(replace(request_, dry_run=True), NAMES) == 0
-    assert [r.budget_seconds for r in conductor.asked] == [100.0] * 3
-    assert not list(request_.storage.iterdir())
-
-
 def test_all_are_run_by_one_process_of_a_storage(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,18 +277,16 @@ def test_a_record_that_a_full_disk_does_not_take_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Before the first study, or after it: then there is something to resume."""
-    conductor, real = Conductor(), os.fsync
-    left = [3 * writes]  # two for a record, one for a result
+    conductor, left = Conductor(), [2 * writes]
 
-    def full(handle: int) -> None:
+    def full(*_paths: Path) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(handle)
 
     monkeypatch.setattr(every, "conduct", conductor)
     with monkeypatch.context() as disk:
-        disk.setattr(os, "fsync", full)
+        disk.setattr(every, "settle", full)
         assert every.conduct_all(request_, NAMES) == BROKEN_DOWN
     said = capsys.readouterr().err
     assert said.startswith("Stopped: The disk of ")
@@ -337,6 +316,25 @@ def test_a_name_that_became_another_process_s_is_not_resumed(
     )
     assert every.conduct_all(replace(request_, resume=True), NAMES) == 0
     assert (conductor.asked[0].study, conductor.asked[0].resume) == ("first-3", False)
+
+
+def test_a_resume_knows_the_codes_of_what_is_done(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conductor = Conductor("third", fails=("first",))
+    monkeypatch.setattr(every, "conduct", conductor)
+    assert every.conduct_all(request_, NAMES) == INTERRUPTED
+    assert every.conduct_all(replace(request_, resume=True, budget_seconds=None), NAMES) == 1
+
+
+def test_a_dry_run_shares_the_budget_as_a_run_does(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conductor = Conductor()
+    monkeypatch.setattr(every, "conduct", conductor)
+    assert every.conduct_all(replace(request_, dry_run=True), NAMES) == 0
+    assert [r.budget_seconds for r in conductor.asked] == [100.0] * 3
+    assert not list(request_.storage.iterdir())
 
 
 def test_nothing_to_resume_is_one_line(request_: Request) -> None:

@@ -389,15 +389,6 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
     )
 
 
-def _ended(trial: FrozenTrial, rungs: Sequence[RungRecord]) -> float | None:
-    """An end that the last rung decided came with it: after a crash it was told much later."""
-    if trial.datetime_complete is None:
-        return None
-    if rungs and rungs[-1].when is not None and ending_of(rungs[-1]) is not None:
-        return rungs[-1].when
-    return trial.datetime_complete.timestamp()
-
-
 def is_begun(folder: Path) -> bool:
     """Whether a study got as far as its plan; may be asked while another process holds it."""
     try:
@@ -420,6 +411,15 @@ def is_free(folder: Path) -> bool:
         return True
     except NotADirectoryError:
         return False
+
+
+def _ended(trial: FrozenTrial, rungs: Sequence[RungRecord]) -> float | None:
+    """An end that the last rung decided came with it: after a crash it was told much later."""
+    if trial.datetime_complete is None:
+        return None
+    if rungs and rungs[-1].when is not None and ending_of(rungs[-1]) is not None:
+        return rungs[-1].when
+    return trial.datetime_complete.timestamp()
 
 
 def installed() -> dict[str, str]:

@@ -145,10 +145,10 @@ class StudyRuns:
     def _found_or_made(self, store: RunStore) -> str:
         """The study's run: a kill, or a lost answer, may have come before anybody noted it."""
         own = {"kind": "study", "study_id": self._study_id}
-        run_id, _ = next(store.tagged(own), (None, None))
-        if run_id is None:
-            run_id = store.create(self._study, self.tags | own, self._when)
-        there = store.params(run_id)  # which cannot be changed
+        if (found := next(store.tagged(own), None)) is None:
+            run_id, there = store.create(self._study, self.tags | own, self._when), {}
+        else:
+            run_id, there = found[0], store.params(found[0])  # which cannot be changed
         store.log_params(run_id, {k: v for k, v in flatten(self._plan).items() if k not in there})
         return run_id
 
