@@ -17,7 +17,7 @@ from tuner import conductor, experiments, launch, plan, setting
 from tuner.result import StudyResult
 from tuner.tracking import Tracker
 
-NAME = "reptile_omniglot"
+NAME, TRANSFER = "reptile_omniglot", "cgan_fashion_mnist"
 QUICK = {"architecture": "plane", "width": 8, "latent": 16, "inner_steps": 5, "adapt_steps": 20}
 QUICK |= {"meta_batch": 1, "train_shots": 4}
 
@@ -52,13 +52,22 @@ def quick(scale: experiments.Scale) -> experiments.Experiment:
     return replace(found, known_points=points)
 
 
-build = experiments.EXPERIMENTS[NAME]
+def quick_transfer(scale: experiments.Scale) -> experiments.Experiment:
+    """The experiment with small nets that are hardly pre-trained."""
+    found = build_transfer(scale)
+    few = {"pretrain_steps": 4}
+    reference, *others = found.known_points
+    points = [replace(reference, overrides={**reference.overrides, **few}), *others]
+    return replace(found, base=replace(found.base, width=8, **few), known_points=points)
+
+
+build, build_transfer = experiments.EXPERIMENTS[NAME], experiments.EXPERIMENTS[TRANSFER]
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     setting.CALIBRATION_SECONDS = 0.2
     plan.FINISH_SECONDS = 3600.0  # a busy machine has time for a rematch, too
     conductor.prepare_scorer = partial(conductor.prepare_scorer, steps=20)
-    experiments.EXPERIMENTS[NAME] = quick
+    experiments.EXPERIMENTS |= {NAME: quick, TRANSFER: quick_transfer}
     MOMENTS[sys.argv[1]]()
     sys.exit(launch.main(sys.argv[2:]))

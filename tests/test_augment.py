@@ -79,7 +79,7 @@ def test_the_centre_of_the_ink_moves_by_a_tenth_of_a_side_at_most():
     assert 2.5 < columns.abs().max() <= 3.3  # 3.2 px, and a little for bilinear reading
 
 
-@given(ink=st.floats(0, 0.02))
+@given(ink=st.floats(1e-4, 0.02))
 def test_tones_near_the_background_have_no_jump_and_a_gradient(ink):
     images = torch.full((64, 1, 8, 8), ink - 1, requires_grad=True)
     changed = augment(images, Change(tone=1), seeded())
@@ -94,8 +94,17 @@ def test_a_tone_moves_nothing_and_a_shape_keeps_the_tone():
     toned = augment(images, Change(tone=0.5), seeded())
     torch.testing.assert_close(toned > -1 + 1e-3, images > -1 + 1e-3)
     shaped = augment(images, Change(shape=1), seeded())
-    assert shaped.max() <= 0.6 + 1e-5
+    assert shaped.max() <= 0.6 + 0.25 * 1.6  # cubics overshoot at edges
     assert (shaped.amax((1, 2, 3)) > 0.5).all()
+
+
+def test_what_is_moved_stays_sharp():
+    """Lines of a pixel keep most of their energy; bilinear sampling takes nearly half of it."""
+    images = torch.full((64, 1, 32, 32), -1.0)
+    images[:, :, 4:28, ::4] = 1.0
+    moved = augment(images, Change(place=0.3), seeded())[:, :, 8:24, 8:24]
+    kept = (moved + 1).var((2, 3)).mean() / (images[:, :, 8:24, 8:24] + 1).var((2, 3)).mean()
+    assert kept > 0.65
 
 
 def test_stretching_keeps_the_area():

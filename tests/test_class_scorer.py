@@ -106,12 +106,17 @@ def test_the_first_episodes_score_alone_as_they_do_among_all(scorer, nulls) -> N
 def test_intervals_hold_the_estimate_and_shares_stay_shares(nulls) -> None:
     for scores in nulls.values():
         for name in ("L", "J", "coverage", "copy_share"):
-            low, high = scores.interval(name)
+            low, high = scores.intervals([name])[name]
             assert low <= scores.metrics[name] + 1e-9
             assert high >= scores.metrics[name] - 1e-9
-        assert 0 <= scores.interval("coverage")[0] <= scores.interval("coverage")[1] <= 1
+        assert (
+            0
+            <= scores.intervals(["coverage"])["coverage"][0]
+            <= scores.intervals(["coverage"])["coverage"][1]
+            <= 1
+        )
     with pytest.raises(ValueError, match="No score"):
-        nulls["real"].interval("nonsense")
+        nulls["real"].intervals(["nonsense"])["nonsense"]
 
 
 def test_no_reference_holds_a_picture_that_is_compared(scorer) -> None:

@@ -143,7 +143,7 @@ def with_champion(setting: Setting) -> str:
         experiment=setting.title,
         storage=setting.request.storage,
     )
-    run_id = store.create("another study", {"kind": "other", "trial": "another study's"})
+    run_id = store.create("another study", {"kind": "other", "trial": "another study's"}, when=1)
     version = store.register(setting.title, run_id, "best", own_identity(setting))
     store.crown(setting.title, version)
     return run_id
@@ -264,7 +264,26 @@ def test_an_end_that_was_decided_but_not_told_is_told_to_mlflow(setting: Setting
         journal.add_rung(0, rung(0, 1.0, decision="done"))
         told = Mock()
         conductor.replay(journal, told)
-    told.trial_ended.assert_called_once_with(0, "COMPLETE", "")
+        ended = journal.record(0).ended
+    told.trial_ended.assert_called_once_with(0, "COMPLETE", "", when=ended)
+
+
+def test_mlflow_is_told_again_what_happened_and_when(setting: Setting) -> None:
+    """Of a trial that ended, one that waits, and one that went on from where it waited."""
+    with begun(setting) as journal:
+        for number, decision in enumerate(["done", "pause", "pause"]):
+            journal.ask(setting.experiment.space, setting.experiment.base)
+            scored = rung(0, 1.0, decision=decision)
+            journal.add_rung(number, replace(scored, when=1000.0 + number))
+        journal.promote(2)
+        told = Mock()
+        conductor.replay(journal, told)
+        records = journal.records()
+    times = [call.kwargs["when"] for call in told.trial_started.call_args_list]
+    assert times == [record.began for record in records]
+    assert [call.kwargs["when"] for call in told.rung_reached.call_args_list] == [1000, 1001, 1002]
+    told.trial_ended.assert_called_once_with(0, "COMPLETE", "", when=1000.0)
+    told.trial_promoted.assert_called_once_with(2)
 
 
 def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(

@@ -148,7 +148,7 @@ def test_degenerate_generators_get_finite_scores(scorer, degenerate, episodes):
     assert all(math.isfinite(v) for v in scores.metrics.values())
     assert scores.metrics["L"] > 0.2
     for name in ("L", "J", "kid"):
-        assert all(math.isfinite(v) for v in scores.interval(name, draws=20))
+        assert all(math.isfinite(v) for v in scores.intervals([name], draws=20)[name])
 
 
 @pytest.mark.parametrize("count", [8, 9, 16, 40])
@@ -200,24 +200,26 @@ def test_a_class_or_two_are_filled_up_with_ways_and_episodes():
 def test_intervals_hold_the_estimate_and_are_repeatable(nulls, name):
     scores = nulls[name]
     for key in sorted(KEYS):
-        low, high = scores.interval(key, draws=100)
+        low, high = scores.intervals([key], draws=100)[key]
         assert low <= scores.metrics[key] <= high
-        assert scores.interval(key, draws=100) == (low, high)
-    assert scores.interval("J", draws=100, seed=1) != scores.interval("J", draws=100)
-    assert 0 <= scores.interval("J")[0] < scores.interval("J")[1] <= 1
+        assert scores.intervals([key], draws=100)[key] == (low, high)
+    assert (
+        scores.intervals(["J"], draws=100, seed=1)["J"] != scores.intervals(["J"], draws=100)["J"]
+    )
+    assert 0 <= scores.intervals(["J"])["J"][0] < scores.intervals(["J"])["J"][1] <= 1
 
 
 def test_more_confidence_is_a_wider_interval(nulls):
     scores = nulls["augmented_shots"]
-    low, high = scores.interval("L", draws=300, level=0.5)
-    lower, higher = scores.interval("L", draws=300, level=0.95)
+    low, high = scores.intervals(["L"], draws=300, level=0.5)["L"]
+    lower, higher = scores.intervals(["L"], draws=300, level=0.95)["L"]
     assert lower < low < high < higher
     assert 0.02 < higher - lower < 0.8
 
 
 def test_an_unknown_score_has_no_interval(nulls):
     with pytest.raises(ValueError, match="No score 'loss'"):
-        nulls["real"].interval("loss")
+        nulls["real"].intervals(["loss"])["loss"]
 
 
 @pytest.mark.parametrize("name", ["real", "strong augmentation", "copies", "pixel mix", "black"])

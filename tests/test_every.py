@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from test_result import result
 
 from trainables.errors import UserError
 from tuner import every
@@ -45,11 +46,12 @@ def request_(tmp_path: Path) -> Request:
 
 
 class Conductor:
-    """Takes note of requests; a study in `stops` begins and is interrupted, once."""
+    """Takes note of requests; a study in `stops` begins and is interrupted, once, and nothing
+    succeeds in one of `fails`."""
 
-    def __init__(self, *stops: str) -> None:
+    def __init__(self, *stops: str, fails: tuple[str, ...] = ()) -> None:
         self.asked: list[Request] = []
-        self.stops = set(stops)
+        self.stops, self.fails = set(stops), fails
 
     def __call__(self, request: Request) -> int:
         self.asked.append(request)
@@ -59,9 +61,13 @@ class Conductor:
             with Journal(request.storage, str(request.study)) as journal:
                 journal.set_attr("plan", {})
             return INTERRUPTED
-        folder.mkdir(exist_ok=True)
-        (folder / "result.json").write_text("{}", encoding="utf-8")
-        return 0
+        if request.dry_run:
+            return 0
+        made = result(folder)
+        if request.experiment in self.fails:
+            made = replace(made, best=None, outcome="nothing succeeded")
+        made.write(folder / "result.json")
+        return 0 if made.best is not None else 1
 
 
 @pytest.fixture(autouse=True)
@@ -271,17 +277,16 @@ def test_a_record_that_a_full_disk_does_not_take_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Before the first study, or after it: then there is something to resume."""
-    conductor, real, left = Conductor(), os.fsync, [2 * writes]
+    conductor, left = Conductor(), [2 * writes]
 
-    def full(handle: int) -> None:
+    def full(*_paths: Path) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(handle)
 
     monkeypatch.setattr(every, "conduct", conductor)
     with monkeypatch.context() as disk:
-        disk.setattr(os, "fsync", full)
+        disk.setattr(every, "settle", full)
         assert every.conduct_all(request_, NAMES) == BROKEN_DOWN
     said = capsys.readouterr().err
     assert said.startswith("Stopped: The disk of ")
@@ -311,6 +316,25 @@ def test_a_name_that_became_another_process_s_is_not_resumed(
     )
     assert every.conduct_all(replace(request_, resume=True), NAMES) == 0
     assert (conductor.asked[0].study, conductor.asked[0].resume) == ("first-3", False)
+
+
+def test_a_resume_knows_the_codes_of_what_is_done(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conductor = Conductor("third", fails=("first",))
+    monkeypatch.setattr(every, "conduct", conductor)
+    assert every.conduct_all(request_, NAMES) == INTERRUPTED
+    assert every.conduct_all(replace(request_, resume=True, budget_seconds=None), NAMES) == 1
+
+
+def test_a_dry_run_shares_the_budget_as_a_run_does(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conductor = Conductor()
+    monkeypatch.setattr(every, "conduct", conductor)
+    assert every.conduct_all(replace(request_, dry_run=True), NAMES) == 0
+    assert [r.budget_seconds for r in conductor.asked] == [100.0] * 3
+    assert not list(request_.storage.iterdir())
 
 
 def test_nothing_to_resume_is_one_line(request_: Request) -> None:

@@ -23,9 +23,9 @@ from test_faults import COMMANDS, below
 
 from tuner import result
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED
-from tuner.journal import Journal, TrialRecord
+from tuner.journal import Journal, TrialRecord, step_of
 from tuner.recorder import RETRIES
-from tuner.tracking import MARKER, step_of
+from tuner.tracking import MARKER
 from tuner.tracking_uri import default_uri
 
 pytestmark = [

@@ -17,10 +17,11 @@ from tuner.journal import Journal
 from tuner.report import (
     PUBLISHED,
     SCORES,
+    Row,
     find_results,
     print_table,
     remarks,
-    studies,
+    sections,
     table1,
     unfinished,
 )
@@ -93,13 +94,48 @@ def test_every_score_is_shown_in_a_narrow_terminal(tmp_path: Path, width: int) -
     assert all(heading in out.getvalue() for heading in SCORES.values())
     assert max(map(len, out.getvalue().splitlines())) <= width
     assert "…" not in out.getvalue()
-    assert ("[0.33, 0.45]" in out.getvalue()) == (width >= 100)
+    assert "[0.33, 0.45]" in out.getvalue()  # J
+    assert "[1.00, 1.50]" in out.getvalue()  # L
 
 
 def test_a_champion_without_a_label_reads_well(tmp_path: Path) -> None:
     study(tmp_path, "reptile_omniglot")
-    text = "\n".join(studies(find_results(tmp_path)[0], tmp_path))
-    assert "The champion is trial 1, drawn after 100 steps" in text
+    told = sections(find_results(tmp_path)[0])["reptile_omniglot"].champion
+    assert told.startswith("The champion is trial 1, drawn after 100 steps")
+    assert "Searched: width 16. Beside these: inner_lr 0.001, latent 64." in told
+
+
+def test_a_study_is_told_with_the_commands_it_was_run_by(tmp_path: Path) -> None:
+    typed = "python -m tuner.launch reptile_omniglot --budget 600s --seed 3 --sampler gp"
+    made = study(tmp_path, "reptile_omniglot", timings={"search": 330.0})
+    replace(made, commands=made.commands | {"searched_by": typed}).write(
+        tmp_path / "reptile_omniglot" / "result.json"
+    )
+    section = sections(find_results(tmp_path)[0])["reptile_omniglot"]
+    assert section.command == typed
+    assert "(5.5 of search on 2 slots)" in section.told
+    assert typed in section.markdown("grid.png")
+    assert typed in section.html("grid.png")
+
+
+def test_baselines_have_intervals(tmp_path: Path) -> None:
+    study(tmp_path, "reptile_omniglot", null_intervals={"real": {"J": (0.85, 0.87)}})
+    assert report.main(["table1", "--storage", str(tmp_path), "--out", str(tmp_path / "o")]) == 0
+    row = next(
+        line
+        for line in (tmp_path / "o" / "results.md").read_text().splitlines()
+        if "real pictures" in line
+    )
+    assert "[0.85, 0.87]" in row
+
+
+def test_nothing_is_less_than_nothing() -> None:
+    row = Row("MNIST", "real pictures", {"L": -0.001, "kid": -0.3}, {"L": (-0.04, -0.0)})
+    assert row.cells(("kid", "L"), ("L",)) == ["0", "0.00 [-0.04, 0.00]"]
+
+
+def test_titles_that_hold_commas_are_told_apart() -> None:
+    assert any("Reptile, MNIST; Reptile, Omniglot; " in line for line in remarks({}))
 
 
 def test_no_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

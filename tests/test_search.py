@@ -4,7 +4,7 @@ import pickle
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
@@ -235,11 +235,56 @@ def test_pruned_trials_keep_their_values_by_fidelity(tmp_path):
         journal.add_rung(0, rung(1, 1.25, decision="pause"))
         journal.end(0, "PRUNED", "asha: rung 1")
         trial = journal.study.trials[0]
-        assert trial.intermediate_values == {1: 1.5, 2: 1.25}  # GFLOPs
+        assert trial.intermediate_values == {1: 1.5, 3: 1.25}  # GFLOPs and the rung's index
         assert trial.value == 1.25
         record = journal.record(0)
         assert (record.score, record.fidelity) == (1.25, 2e9)
         assert [r.losses for r in record.rungs] == [[[1.0, 2.0, 3.0]]] * 2
+
+
+def test_rungs_that_one_update_passes_together_keep_their_values(tmp_path):
+    with open_journal(tmp_path) as journal:
+        search_of(journal).suggest("1")
+        for k, value in enumerate([1.5, 1.25]):
+            scored = rung(k, value)
+            at_once = {**scored.metrics, "train_flops": 4e9}
+            journal.add_rung(0, replace(scored, metrics=at_once))
+        assert journal.study.trials[0].intermediate_values == {4: 1.5, 5: 1.25}
+
+
+def test_an_end_that_is_told_late_is_as_old_as_the_rung_that_decided_it(tmp_path):
+    began = time.time()
+    with open_journal(tmp_path) as journal:
+        assert journal.began is None
+        search = search_of(journal, trials=2)
+        for number, decision in enumerate(["done", "pause"]):
+            search.suggest(str(number))
+            scored = rung(0, 1.0, decision=decision)
+            journal.add_rung(number, replace(scored, when=began - 3600))  # and then the driver dies
+    with open_journal(tmp_path) as journal:
+        journal.settle()
+        journal.end(1, "PRUNED", "asha: rung 0")
+        decided, pruned = journal.records()
+        assert [r.when for r in decided.rungs] == [began - 3600]
+        assert decided.ended == began - 3600
+        assert began - 1 <= decided.began <= pruned.began <= pruned.ended <= time.time() + 1
+        assert journal.began == decided.began
+
+
+def test_a_journal_that_holds_no_times_of_rungs_is_gone_on_with(tmp_path):
+    with open_journal(tmp_path) as journal:
+        search_of(journal).suggest("1")
+        old = asdict(rung(0, 1.0)) | {"metrics": rung(1, 1.5).metrics}
+        del old["rung"], old["when"]
+        journal._storage.set_trial_intermediate_value(journal._id(0), 2, 1.5)
+        journal.set_trial_attr(0, "rung/1", old)
+    with open_journal(tmp_path) as journal:
+        assert [(r.rung, r.when) for r in journal.record(0).rungs] == [(1, None)]
+        journal.add_rung(0, rung(2, 1.0, decision="done"))
+        journal.settle()
+        assert journal.record(0).state == "COMPLETE"
+        assert journal.study.trials[0].intermediate_values == {2: 1.5, 5: 1.0}
+        assert time.time() - journal.record(0).ended < 60
 
 
 def test_the_last_checkpoint_is_one_of_a_finished_rung(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any, get_args
 
 import optuna
@@ -13,6 +13,7 @@ from optuna.samplers import TPESampler
 from search_spaces.reptile import cpu_space
 from trainables.pipeline import load_pipeline
 from trainables.reptile import ReptileConfig
+from trainables.transfer import TransferConfig, step_flops
 from tuner.experiments import EXPERIMENTS, Scale, find_experiment
 from tuner.known_points import check_known_point
 
@@ -47,6 +48,19 @@ def test_parameters_are_config_fields() -> None:
         cpu_space(trial, ReptileConfig())
         for name in trial.params:
             assert name in names or name.rpartition("_")[0] in names
+
+
+@pytest.mark.parametrize("scale", get_args(Scale))
+@pytest.mark.parametrize("method", ["dcgan", "cgan", "infogan"])
+def test_the_papers_recipe_is_pre_trained_at_the_compute_of_ours(method: str, scale: Scale) -> None:
+    made = find_experiment(f"{method}_fashion_mnist")(scale)
+    papers = replace(made.base, **made.known_points[0].overrides)
+
+    def flops(config: TransferConfig) -> float:
+        pretraining = replace(config, batch=config.pretrain_batch)
+        return step_flops(pretraining, 9) * config.pretrain_steps
+
+    assert flops(papers) == pytest.approx(flops(made.base), rel=0.01)
 
 
 def test_the_papers_settings_are_the_papers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -216,9 +217,10 @@ def test_pictures_survive_the_way_to_tensors_and_back(images: np.ndarray) -> Non
 
 
 def test_tensors_are_scaled_rounded_and_clipped() -> None:
-    # -1 -> 0, 0 -> 127.5 -> 128 (to even), 1 -> 255; 0.1 -> 140.25 -> 140; beyond: clipped.
-    levels = to_uint8(torch.tensor([-1.0, 0.0, 1.0, 0.1, -3.0, 3.0]))
-    assert levels.tolist() == [0, 128, 255, 140, 0, 255]
+    # -1 -> 0, 0 -> 127.5 -> 128 (to even), 1 -> 255; 0.1 -> 140.25 -> 140; beyond: clipped; no
+    # number: background.
+    levels = to_uint8(torch.tensor([-1.0, 0.0, 1.0, 0.1, -3.0, 3.0, math.nan, math.inf]))
+    assert levels.tolist() == [0, 128, 255, 140, 0, 255, 0, 255]
     assert to_tensor(np.array([0, 255], np.uint8)).tolist() == [-1.0, 1.0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -10,6 +11,8 @@ import shlex
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -364,6 +367,45 @@ def points_of(storage: Path, tracker: Tracker, metric: str) -> list[tuple[int, f
     return [(point.step, point.value) for point in found]
 
 
+def test_what_is_told_late_has_the_time_at_which_it_happened(storage):
+    tracker = Tracker(None, storage=storage, **options([], began=1000.0))
+    tracker.trial_started(0, "", CONFIG, {"width": 16}, when=1001.0)
+    tracker.trial_started(0, "", CONFIG, {"width": 16})  # and goes on
+    losses, path = [(1.0, 2.0, 3.0)], checkpoint(storage, 0, 0)
+    tracker.rung_reached(0, 0, metrics(0), losses, path, "done", when=1002.5)
+    tracker.trial_ended(0, "COMPLETE", "", when=1003.0)
+    tracker.close()
+    (run,) = trial_runs(storage, tracker).values()
+    assert (run.info.start_time, run.info.end_time) == (1_001_000, 1_003_000)
+    store = client(storage)
+    for metric in ("score/L", "training/critic_loss", "training/rung"):
+        (point,) = store.get_metric_history(run.info.run_id, metric)
+        assert point.timestamp == 1_002_500
+    assert store.get_run(tracker.place.parent_run_id).info.start_time == 1_000_000
+
+
+def test_a_trial_that_waits_is_shown_to_wait_after_a_resume_too(storage):
+    def told_of_a_pause(tracker):
+        tracker.trial_started(0, "", CONFIG, {"width": 16})
+        tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage, 0, 0), "pause")
+
+    def shown(tracker):
+        tracker.close()
+        (run,) = trial_runs(storage, tracker).values()
+        return run.info.status, run.data.tags["state"]
+
+    with Tracker(None, storage=storage, **options([])) as first:
+        told_of_a_pause(first)
+    assert shown(first) == ("KILLED", "INTERRUPTED")
+    again = Tracker(None, storage=storage, place=first.place, **options([]))
+    told_of_a_pause(again)
+    assert shown(again) == ("RUNNING", "PAUSED")
+    promoted = Tracker(None, storage=storage, place=first.place, **options([]))
+    told_of_a_pause(promoted)
+    promoted.trial_promoted(0)
+    assert shown(promoted) == ("RUNNING", "RUNNING")
+
+
 def test_rungs_that_one_update_passed_are_steps_of_their_own_however_late_they_come(storage):
     both = [metrics(0) | {"L": loss} for loss in (2.0, 1.9)]  # as much training
     with Tracker(None, storage=storage, **options([])) as first:
@@ -514,6 +556,63 @@ def test_a_rung_without_a_picture_is_said_and_its_scores_are_kept(storage):
     tracker.close()
     assert lines == [f"Trial 0 has no picture of rung 0 in {storage / 'gone'}."]
     assert trial_runs(storage, tracker)["0"].data.metrics["score/J"] == pytest.approx(0.1)
+
+
+DYING = """
+import os, signal, sys
+import mlflow.tracking
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from tuner import run_store
+
+@event.listens_for(Engine, "before_cursor_execute")
+def die(*_):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run_store.silence()
+for left in map(int, sys.argv[2:]):
+    if (child := os.fork()) == 0:
+        run_store._open_client(sys.argv[1])
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_kill_while_the_store_is_made_leaves_one_that_opens(tmp_path):
+    (tmp_path / "mlflow.db-journal").write_bytes(b"of a file that is gone")
+    kills = ["2", "100", "700", "1500"]  # of its 1683 statements
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, default_uri(tmp_path), *kills],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
+    )
+    assert done.stdout.split() == ["-9"] * len(kills)
+    tracker = Tracker(None, storage=tmp_path, **options([]))
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+    told_of_two_rungs(tracker, tmp_path)
+    tracker.close()
+    has_all_of_two_rungs(tmp_path, tracker)
+
+
+def test_two_first_studies_of_an_experiment_share_it(storage, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    real, others = MlflowClient.get_experiment_by_name, []
+
+    def before_another_made_it(self, name):
+        found = real(self, name)
+        if found is None:
+            others.append(self.create_experiment(name))
+        return found
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", before_another_made_it)
+    with Tracker(None, storage=storage, **options([])) as tracker:
+        assert [tracker.place.experiment_id] == others
 
 
 # --- with a store of our own, to see the order of things and to fail at will
@@ -873,6 +972,74 @@ def test_a_rung_that_was_refused_is_delivered_by_the_next_session(storage, monke
     again.close()
     assert len(lines) == 1
     has_all_of_two_rungs(storage, again, in_order=False)
+
+
+def test_a_start_that_was_refused_is_made_up_for_by_the_next_session(storage, monkeypatch):
+    """Though its trial goes on, waits and is cut: no state says that the parameters are there."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+    from mlflow.tracking import MlflowClient
+
+    def forbidden(*_arguments, **_named):
+        raise MlflowException("no access", error_code=PERMISSION_DENIED)
+
+    with monkeypatch.context() as patch, Tracker(None, storage=storage, **options([])) as tracker:
+        patch.setattr(MlflowClient, "log_text", forbidden)
+        tracker.trial_started(0, "", CONFIG, {"width": 16})
+        tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage, 0, 0), "pause")
+        tracker.trial_promoted(0)
+    again = Tracker(None, storage=storage, place=tracker.place, **options([]))
+    told_of_two_rungs(again, storage)
+    again.close()
+    (run,) = trial_runs(storage, again).values()
+    names = [item.path for item in client(storage).list_artifacts(run.info.run_id)]
+    assert "config.json" in names
+    assert run.data.tags["state"] == "COMPLETE"
+
+
+def test_a_disk_without_room_for_a_runs_id_costs_the_run_nothing(storage):
+    """The id is noted when there is room again."""
+    remembered: list[int] = []
+    full = [True]
+
+    def remember(number, run_id):
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        remembered.append(number)
+
+    tracker = Tracker(None, storage=storage, **options([], remember=remember))
+    tracker.trial_started(0, "", CONFIG, {"width": 16})
+    while not tracker._runs.new:
+        time.sleep(0.01)
+    for rung, decision in enumerate(("pause", "done")):
+        losses = [(10.0 * rung + step, -1.0, 2.0) for step in range(1, 6)]
+        path = checkpoint(storage, 0, rung)
+        with pytest.raises(OSError, match="No space left"):
+            tracker.rung_reached(0, rung, metrics(rung), losses, path, decision)
+    full[0] = False
+    tracker.trial_ended(0, "COMPLETE", "")
+    tracker.close()
+    assert remembered == [0]
+    has_all_of_two_rungs(storage, tracker)
+
+
+@pytest.mark.parametrize("code", ["BAD_REQUEST", "ENDPOINT_NOT_FOUND"])
+def test_a_store_that_answers_nonsense_does_not_say_that_there_is_no_champion(
+    storage, monkeypatch, code
+):
+    """As a broken database does, by MLflow, and a proxy's page of a server that is away."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ErrorCode
+    from mlflow.tracking import MlflowClient
+
+    def nonsense(*_arguments):
+        raise MlflowException("<html>", error_code=ErrorCode.Value(code))
+
+    models = Models(default_uri(storage))
+    assert models.champion("reptile_omniglot") is None
+    monkeypatch.setattr(MlflowClient, "get_model_version_by_alias", nonsense)
+    with pytest.raises(MlflowException, match="html"):
+        models.champion("reptile_omniglot")
 
 
 @pytest.mark.faults

@@ -225,6 +225,10 @@ def test_flops_grow_with_the_batch_and_not_with_rates() -> None:
     [
         ("method", "vae"),
         ("augmentation", "mixup"),
+        ("loss", "hinge"),
+        ("beta1", 1.0),
+        ("penalty", float("nan")),
+        ("information", -0.1),
         ("lr", 0.0),
         ("batch", 0),
         ("augment_tone", 1.5),

@@ -111,9 +111,10 @@ def augment(images: Tensor, change: Change, generator: torch.Generator) -> Tenso
         grid = grid + 2 * WARP * change.shape * fields[:, :2].movedim(1, 3)
     ink = images - BACKGROUND  # zeros: outside the picture grid_sample reads 0, no ink
     outside = "zeros" if images.shape[1] == 1 else "reflection"
+    # Bilinear sampling would blur what is moved by a part of a pixel; cubics overshoot instead.
     moved = F.grid_sample(
-        ink, grid.to(images), mode="bilinear", padding_mode=outside, align_corners=False
-    )
+        ink, grid.to(images), mode="bicubic", padding_mode=outside, align_corners=False
+    ).clamp(min=0)
     light = (1 + BRIGHTNESS * brightness).view(-1, 1, 1, 1)
     if change.tone:
         exponent = torch.exp(GAMMA * gamma).view(-1, 1, 1, 1).to(images)

@@ -51,15 +51,19 @@ class ClassScores:
         """What each episode says of a score, [E]; as `Scores.contributions`."""
         return self.by_episode[name]
 
-    def interval(
-        self, name: str, *, draws: int = 2000, seed: int = 0, level: float = 0.95
-    ) -> tuple[float, float]:
-        """Bootstrap a score over episodes -> its lower and upper end; as `Scores.interval`."""
-        if name not in self.metrics:
-            raise ValueError(f"No score {name!r}; there are {', '.join(self.metrics)}.")
-        values = self.by_episode[name]
-        drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-        low, high = np.quantile(values[drawn].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    def intervals(
+        self, names: Sequence[str], *, draws: int = 2000, seed: int = 0, level: float = 0.95
+    ) -> dict[str, tuple[float, float]]:
+        """Bootstrap scores over episodes -> their ends; as `Scores.intervals`."""
+        if unknown := set(names) - set(self.metrics):
+            raise ValueError(f"No score {min(unknown)!r}; there are {', '.join(self.metrics)}.")
+        episodes = len(self.by_episode[names[0]])
+        drawn = np.random.default_rng(seed).integers(episodes, size=(draws, episodes))
+        return {name: self._ends(name, drawn, level) for name in names}
+
+    def _ends(self, name: str, drawn: npt.NDArray[np.int64], level: float) -> tuple[float, float]:
+        means = self.by_episode[name][drawn].mean(1)
+        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
         if name in SHARES:
             low, high = max(low, 0.0), min(high, 1.0)
         return float(low), float(high)

@@ -52,10 +52,10 @@ class Scores(Protocol):
         """What each episode says of a score, [E]; their mean is about the score."""
         ...
 
-    def interval(
-        self, name: str, *, draws: int = 2000, seed: int = 0, level: float = 0.95
-    ) -> tuple[float, float]:
-        """Bootstrap a score over episodes -> its lower and upper end."""
+    def intervals(
+        self, names: Sequence[str], *, draws: int = 2000, seed: int = 0, level: float = 0.95
+    ) -> dict[str, tuple[float, float]]:
+        """The lower and upper end of each score, over episodes."""
         ...
 
 

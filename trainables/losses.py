@@ -72,6 +72,6 @@ def gradient_penalty(
     points = pictures_TnCHW.detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
     axes = (2,) if faithful else (2, 3, 4)
-    # 1e-12 keeps the derivative of the root finite where the slope is zero.
-    norm = (slope.square().sum(axes) + 1e-12).sqrt()
+    # Its derivative where the slope is zero is zero, to any order.
+    norm: Tensor = torch.linalg.vector_norm(slope, dim=axes)
     return (norm - 1).square().flatten(1).mean(1)

@@ -187,7 +187,7 @@ def pretrain(
         if time.monotonic() >= due:
             due = time.monotonic() + SECONDS_BETWEEN_REPORTS
             if not all(math.isfinite(float(loss)) for loss in losses):
-                break
+                raise Diverged(f"pre-training of {config.source()} left the finite numbers")
             left = (due - began) / (done + 1) * (config.pretrain_steps - done - 1)
             share = (done + 1) / config.pretrain_steps
             report(f"pre-training {config.method}: {share:.0%} done, {left:.0f} s left")

@@ -112,39 +112,43 @@ class Scores:
             values |= _distance_scores(tally, weights, values, tally.distances.pairs)
         return np.asarray(count * self.metrics[name] - (count - 1) * values[name])
 
-    def interval(
-        self, name: str, *, draws: int = 2000, seed: int = 0, level: float = 0.95
-    ) -> tuple[float, float]:
-        """Bootstrap a score over episodes -> its lower and upper end.
+    def intervals(
+        self, names: Sequence[str], *, draws: int = 2000, seed: int = 0, level: float = 0.95
+    ) -> dict[str, tuple[float, float]]:
+        """Bootstrap scores over episodes -> the lower and upper end of each.
 
         Drawing episodes with repeats is weighting what each contributes. It biases scores that
         are no means (the Fréchet distance sees fewer distinct drawings), so the quantiles are
         moved by the mean difference to the estimate.
 
         Args:
-            name: a key of `metrics`.
+            names: keys of `metrics`.
             draws: bootstrap samples.
             seed: of the draws; one seed compares two generators on the same ones.
             level: share of the draws between the ends, in (0, 1).
         Raises:
             ValueError: there is no such score.
         """
-        if name not in self.metrics:
-            raise ValueError(f"No score {name!r}; there are {', '.join(self.metrics)}.")
+        if unknown := set(names) - set(self.metrics):
+            raise ValueError(f"No score {min(unknown)!r}; there are {', '.join(self.metrics)}.")
         episodes, tally = len(self.tally.copies), self.tally
         rng = np.random.default_rng(seed)
         drawn = rng.multinomial(episodes, np.full(episodes, 1 / episodes), size=draws)
         weights = drawn.astype(np.float64)
         values = _plain_scores(tally, weights)
-        if name in WITH_DISTANCE:  # one halving of the reals is enough for a spread
+        if set(names) & set(WITH_DISTANCE):  # one halving of the reals is enough for a spread
             pairs = tuple(pair for pair in tally.distances.pairs if pair[1] < 2)
             values |= _distance_scores(tally, weights, values, pairs)
-        estimate = self.metrics[name]
-        ends = np.quantile(values[name], [(1 - level) / 2, (1 + level) / 2])
-        low, high = ends - values[name].mean() + estimate
-        if name in SHARES:
-            low, high = max(low, 0.0), min(high, 1.0)
-        return min(float(low), estimate), max(float(high), estimate)
+        return {name: _ends(name, values[name], self.metrics[name], level) for name in names}
+
+
+def _ends(name: str, drawn: Floats, estimate: float, level: float) -> tuple[float, float]:
+    """Of the interval of a score, from its draws [B]."""
+    ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = ends - drawn.mean() + estimate
+    if name in SHARES:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return min(float(low), estimate), max(float(high), estimate)
 
 
 def _plain_scores(tally: Tally, weights: Floats) -> dict[str, Floats]:

@@ -343,6 +343,9 @@ def to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> npt.NDArray[np.uint8]:
-    """Return pictures in [-1, 1] as uint8, rounded and clipped: the inverse of `to_tensor`."""
-    levels = images.detach().float().add(1).mul(127.5).round().clamp(0, 255)
+    """Return pictures in [-1, 1] as uint8, rounded and clipped: the inverse of `to_tensor`.
+
+    What is no number, as nets draw that diverged on some shots, is background, and scored so.
+    """
+    levels = images.detach().float().nan_to_num(nan=-1.0).add(1).mul(127.5).round().clamp(0, 255)
     return levels.to(torch.uint8).cpu().numpy()

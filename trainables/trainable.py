@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from ray import tune
 
+from trainables.memory import keep_freed_memory
 from trainables.pipeline import Diverged, Pipeline, StudyContext, Unfit, load_pipeline
 
 # What a result tells the driver, under the key "outcome".
@@ -44,6 +45,7 @@ class TrialTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take the config; the pipeline itself is built by the first step, where errors count."""
+        keep_freed_memory()
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

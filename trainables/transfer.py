@@ -37,6 +37,7 @@ from trainables.models.network import Weights
 from trainables.reptile import Pair, newest_weight
 
 Augmentation = Literal["fresh", "layer", "crop"]
+Loss = Literal["wasserstein", "logistic"]
 AUGMENTED = 300  # pictures that four shots become (section 3.2)
 PRETRAIN_AVERAGING = 0.1  # share of pre-training that the kept weights average over
 
@@ -51,7 +52,7 @@ class TransferConfig:
     channels: int = 1
     width: int = 16  # channels at half the full resolution
     latent: int = 64  # noise; labels and codes come on top
-    loss: Literal["wasserstein", "logistic"] = "wasserstein"  # logistic: the plain GAN's
+    loss: Loss = "wasserstein"  # logistic: the plain GAN's
     pretrain_lr: float = 1e-3
     pretrain_batch: int = 64
     pretrain_steps: int = 2000
@@ -78,11 +79,11 @@ class TransferConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"`method` must be one of {METHODS}, got {self.method!r}.")
-        if self.augmentation not in get_args(Augmentation):
-            raise ValueError(
-                f"`augmentation` must be one of {get_args(Augmentation)}, "
-                f"got {self.augmentation!r}."
-            )
+        for name, known in (("augmentation", Augmentation), ("loss", Loss)):
+            if (value := getattr(self, name)) not in get_args(known):
+                raise ValueError(f"`{name}` must be one of {get_args(known)}, got {value!r}.")
+        if not 0 <= self.beta1 < 1:
+            raise ValueError(f"`beta1` must be in [0, 1), got {self.beta1}.")
         for name in ("pretrain_lr", "lr", "critic_lr_ratio"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
@@ -98,9 +99,15 @@ class TransferConfig:
         for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
-        for name in ("penalty", "l2_source", "frozen_critic", "frozen_generator", "pretrain_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        amounts = (
+            "penalty", "l2_source", "information", "frozen_critic", "frozen_generator",
+            "pretrain_steps",
+        )  # fmt: skip
+        for name in amounts:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"`{name}` must be finite and not negative, got {getattr(self, name)}."
+                )
 
     @property
     def change(self) -> Change:

@@ -28,7 +28,7 @@ from tuner.live import LiveTable, newest_line
 from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.ranking import gate_line, print_ranking
 from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, versions
-from tuner.resume_command import resume_command
+from tuner.resume_command import resume_command, typed_command
 from tuner.run_store import require_store
 from tuner.setting import (
     RESULT,
@@ -189,6 +189,7 @@ class _Study:
         return journal
 
     def _search_and_finish(self, stack: ExitStack, ray: Session | None, tracker: Tracker) -> int:
+        self._note_command()
         context, last = self._prepare()
         started = time.monotonic()
         if ray is None:
@@ -269,6 +270,12 @@ class _Study:
         replay(journal, tracker)
         return tracker
 
+    def _note_command(self) -> None:
+        """Add what began this session to what began the ones before; a repeated one once."""
+        noted, command = self._journal.attr("commands", []), typed_command(self.setting.request)
+        if noted[-1:] != [command]:
+            self._journal.set_attr("commands", [*noted, command])
+
     def _took(self, part: str, started: float) -> None:
         """Note what a part of the run took, for the result of whichever session gets there."""
         seconds = time.monotonic() - started
@@ -293,6 +300,7 @@ class _Study:
             deliver=resume_command(self.setting),
             place=None if known is None else TrackingPlace(**{"uri": ""} | known),
             patient=patient,
+            began=self._journal.began,
         )
 
     def _study_id(self) -> str:
@@ -417,6 +425,7 @@ class _Study:
                 test_classes=tuple(setting.images.classes[c] for c in setting.split.test),
                 tracker=tracker,
                 runs=self._runs,
+                command=" && ".join(self._journal.attr("commands", [])),
                 resume=resume_command(self.setting, "--budget", f"{self.plan.budget_seconds:.0f}s"),
                 dashboard=_dashboard(ray),
             ),
@@ -444,14 +453,18 @@ def replay(journal: Journal, tracker: Tracker) -> None:
     for record in journal.records():
         if record.state == "WAITING" or not record.config:
             continue
-        number = record.number
-        tracker.trial_started(number, record.label, record.config, record.params)
+        number, began = record.number, record.began
+        tracker.trial_started(number, record.label, record.config, record.params, when=began)
         for rung in record.rungs:
             place = Path(rung.checkpoint)
             losses = [(float(a), float(b), float(c)) for a, b, c in rung.losses]
-            tracker.rung_reached(number, rung.rung, rung.metrics, losses, place, rung.decision)
+            tracker.rung_reached(
+                number, rung.rung, rung.metrics, losses, place, rung.decision, when=rung.when
+            )
         if record.state != "RUNNING":
-            tracker.trial_ended(number, record.state, record.reason)
+            tracker.trial_ended(number, record.state, record.reason, when=record.ended)
+        elif record.rungs and not record.paused:
+            tracker.trial_promoted(number)
 
 
 def _dashboard(ray: Session) -> str:

@@ -20,7 +20,8 @@ from trainables.errors import UserError
 from tuner.breakdown import breakdown_behind
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED, conduct
 from tuner.journal import DELIVERED, Journal, is_begun
-from tuner.setting import SIZE, Request, look_around
+from tuner.result import load
+from tuner.setting import RESULT, SIZE, Request, look_around
 from tuner.tracking_uri import strip_credentials
 
 RECORD, LOCK = "all.json", "all.lock"  # in the storage folder: what a resume goes by, and its lock
@@ -136,7 +137,9 @@ def _conduct_all(
         print(f"\n{number} of {len(names)}: {name}", flush=True)
         study = record.studies.get(name)
         if name in done:
-            print(f"done, see {request.storage / str(study) / 'result.json'}")
+            path_of_result = request.storage / str(study) / RESULT
+            print(f"done, see {path_of_result}")
+            worst = max(worst, _code(path_of_result))
             if not request.dry_run and _is_untold(request.storage, str(study)):
                 own = replace(request, experiment=name, study=study, trials=None)
                 worst = max(worst, conduct(replace(own, resume=True, budget_seconds=None)))
@@ -154,7 +157,7 @@ def _conduct_all(
             _say_what_is_left(request)
             return code
         worst = max(worst, code)
-        left -= 1
+        left -= not request.dry_run  # which spends nothing
     if not request.dry_run:
         report = [sys.executable, "-m", "tuner.report", "table1", "--storage", str(request.storage)]
         print(f"\nTable 1: {shlex.join(report)}")
@@ -217,7 +220,12 @@ def _recorded(path: Path) -> _Record:
 
 
 def _is_done(storage: Path, study: str | None) -> bool:
-    return study is not None and (storage / study / "result.json").is_file()
+    return study is not None and (storage / study / RESULT).is_file()
+
+
+def _code(result: Path) -> int:
+    """Exit code of a study that is done."""
+    return 0 if load(result).best is not None else 1
 
 
 def _is_untold(storage: Path, study: str) -> bool:

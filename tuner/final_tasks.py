@@ -16,6 +16,7 @@ from ray import ObjectRef
 from ray.tune import Checkpoint
 from torch import Tensor
 
+from trainables.memory import keep_freed_memory
 from trainables.pipeline import StudyContext, Unfit, load_pipeline
 from trainables.tasks import Part
 from trainables.trainable import is_out_of_memory
@@ -53,6 +54,7 @@ def trained_again(
     """Weights, or None where this seed cannot be trained; and the share of `flops` that there was
     time for, 1 as a rule."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
 
     def train() -> tuple[dict[str, Tensor], float]:
         pipeline = load_pipeline(trial["pipeline"])(trial["config"], StudyContext(**context), seed)
@@ -123,6 +125,7 @@ def sample(
 ) -> npt.NDArray[np.uint8] | None:
     """Pictures, or None where the memory ended."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     return _if_it_can(
         lambda: load_pipeline(trial["pipeline"]).sample(
             trial["config"],

@@ -38,7 +38,8 @@ NOISE = 0.05  # of L, between two stops of one model
 STRETCH = 3  # times adapt_steps that the champion may adapt for
 OVERRUN = 1.3  # times its forecast that a training may take
 SAMPLES = "samples.npz"  # in a champion's folder
-INTERVALS = ("L", "J", "recognisability", "coverage", "density", "copy_share")
+RATED = ("L", "J", "recognisability", "coverage", "density", "copy_share")  # in a rematch
+INTERVALS = (*RATED, "fd", "kid", "mse_rgb_sum", "ssim")  # of a test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,7 +62,7 @@ class Tested:
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals over test classes of what is reported."""
-        return {name: self.scores.interval(name) for name in INTERVALS}
+        return self.scores.intervals(INTERVALS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,7 +91,7 @@ class Contender:
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals over seeds and episodes of what is reported."""
-        return {name: bootstrap.interval(self.by_episode(name)) for name in INTERVALS}
+        return {name: bootstrap.interval(self.by_episode(name)) for name in RATED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -46,6 +46,7 @@ class RungRecord:
         seconds: wall time of this step.
         decision: "continue", "pause" (by ASHA) or "done" (last rung, or cut by the clock).
         episodes: what each scoring episode says of L.
+        when: Unix time of the checkpoint; None in older journals.
     """
 
     rung: int
@@ -55,6 +56,7 @@ class RungRecord:
     seconds: float
     decision: Decision
     episodes: Sequence[float]
+    when: float | None = None
 
     @property
     def complete(self) -> bool:
@@ -64,7 +66,13 @@ class RungRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """A trial as the journal knows it; rungs in ascending order."""
+    """A trial as the journal knows it.
+
+    Attributes:
+        rungs: in ascending order.
+        began: Unix time; None while it waits.
+        ended: Unix time; None before.
+    """
 
     number: int
     label: str
@@ -74,6 +82,8 @@ class TrialRecord:
     config: Mapping[str, Any]
     rungs: tuple[RungRecord, ...]
     attrs: Mapping[str, Any] = field(repr=False)
+    began: float | None = None
+    ended: float | None = None
 
     @property
     def fidelity(self) -> float:
@@ -238,6 +248,11 @@ class Journal:
         """One trial."""
         return record_of(self._frozen(number))
 
+    @property
+    def began(self) -> float | None:
+        """Unix time at which the first trial began; None before."""
+        return min((r.began for r in self.records() if r.began is not None), default=None)
+
     def enqueue(self, points: Sequence[KnownPoint], space: Space, base: Any) -> None:
         """Put known points first in line, once: a resumed study has them already.
 
@@ -292,8 +307,9 @@ class Journal:
             "seconds": rung.seconds,
             "decision": rung.decision,
             "episodes": list(rung.episodes),
+            "when": rung.when,
         }
-        step = int(rung.metrics["train_flops"] / 1e9)
+        step = step_of(rung.rung, rung.metrics)
         self._storage.set_trial_intermediate_value(self._id(number), step, rung.metrics["L"])
         if self.trial_attr(number, "promoted") == rung.rung:
             # It came here again, since its checkpoint was lost, and may wait here again.
@@ -335,6 +351,12 @@ class Journal:
         return self._frozen(number)._trial_id
 
 
+def step_of(rung: int, metrics: Mapping[str, float]) -> int:
+    """Optuna's and MLflow's step of a rung: GFLOPs of training, and its index, since one update of
+    a large net may pass two rungs, which must not be taken for one another."""
+    return int(metrics["train_flops"] / 1e9) + rung
+
+
 def ending_of(rung: RungRecord) -> tuple[Literal["COMPLETE", "PRUNED"], str] | None:
     """State and reason that follow from a trial's last scored point; None if it may go on."""
     if rung.decision != "done":
@@ -345,11 +367,14 @@ def ending_of(rung: RungRecord) -> tuple[Literal["COMPLETE", "PRUNED"], str] | N
 def record_of(trial: FrozenTrial) -> TrialRecord:
     """What the journal's Optuna study holds of a trial."""
     attrs = trial.user_attrs
-    rungs = [
-        RungRecord(rung=int(key.removeprefix("rung/")), **attrs[key])
-        for key in attrs
-        if key.startswith("rung/")
-    ]
+    rungs = sorted(
+        (
+            RungRecord(rung=int(key.removeprefix("rung/")), **attrs[key])
+            for key in attrs
+            if key.startswith("rung/")
+        ),
+        key=lambda rung: rung.rung,
+    )
     return TrialRecord(
         number=trial.number,
         label=attrs.get("label", ""),
@@ -357,8 +382,10 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         reason=attrs.get("reason", ""),
         params=trial.params,
         config=attrs.get("config", {}),
-        rungs=tuple(sorted(rungs, key=lambda rung: rung.rung)),
+        rungs=tuple(rungs),
         attrs=attrs,
+        began=None if trial.datetime_start is None else trial.datetime_start.timestamp(),
+        ended=_ended(trial, rungs),
     )
 
 
@@ -384,6 +411,15 @@ def is_free(folder: Path) -> bool:
         return True
     except NotADirectoryError:
         return False
+
+
+def _ended(trial: FrozenTrial, rungs: Sequence[RungRecord]) -> float | None:
+    """An end that the last rung decided came with it: after a crash it was told much later."""
+    if trial.datetime_complete is None:
+        return None
+    if rungs and rungs[-1].when is not None and ending_of(rungs[-1]) is not None:
+        return rungs[-1].when
+    return trial.datetime_complete.timestamp()
 
 
 def installed() -> dict[str, str]:

@@ -41,6 +41,7 @@ SCORING_COMPUTE: dict[Scale, float] = {"cpu": 0.12, "paper": 0.05}
 MARGIN = 0.95  # of the search time is planned; a machine slower than measured uses the rest
 SEARCHES = 8  # simulated, of at most so many trials:
 SIMULATED_TRIALS = 60
+SOURCES = 2  # pre-trained, one a slot: the space's and the reference's
 RETRAININGS = 2  # of the winner and of the reference, on all classes but the test's
 NOISE = 0.2  # of an episode's score, in units of how far trials are apart at most
 
@@ -70,7 +71,8 @@ class Plan:
         flops_per_second: measured training speed of one trial among `slots`.
         finalists: best trials that meet again after the search.
         final_seeds: fresh trainings of each of them.
-        source_seconds: of one pre-training; 0 if every trial trains its model from nothing.
+        source_seconds: of pre-training in the search, and as much again in the finals; 0 if every
+            trial trains its model from nothing.
         rest_seconds: what start, later pre-training and finals need beside the search.
     """
 
@@ -175,10 +177,11 @@ def make_plan(
         test_episodes: that the champion and the reference are tested on.
         large_classes: whether every episode is compared with hundreds of pictures.
         flops_per_second: training speed of one trial while all slots train.
-        source_seconds: of a pre-training, which happens once in the search and once in the finals;
-            0 if every trial trains its model from nothing.
+        source_seconds: of a pre-training, which happens in the search and again in the finals, for
+            the reference, too; 0 if every trial trains its model from nothing.
         sampler, objectives: as in `Plan`.
     """
+    source_seconds *= math.ceil(SOURCES / slots)
     finish = FINISH_PRETRAINED_SECONDS if source_seconds > 0 else FINISH_SECONDS
     once = START_SECONDS + finish + 2 * source_seconds
     once += LARGE_SCORING_SECONDS / slots if large_classes else 0.0

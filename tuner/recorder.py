@@ -223,6 +223,7 @@ def _rung(result: Mapping[str, Any], checkpoint: str) -> RungRecord:
         seconds=result["time_this_iter_s"],
         decision=decision,
         episodes=result["episodes"],
+        when=time.time(),
     )
 
 

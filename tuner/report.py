@@ -10,9 +10,10 @@ import html
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -57,14 +58,15 @@ SCORES = {
     "L": "L",
     "J": "J",
 }
-WIDE = 150  # characters; two tables where there are fewer
+WIDE = 150  # characters; three tables where there are fewer
 NARROW = (
-    ("mse_rgb_sum", "ssim", "brisque", "fd", "kid", "density"),
-    ("coverage", "recognisability", "copy_share", "L", "J"),
+    ("mse_rgb_sum", "ssim", "brisque", "fd", "kid"),
+    ("density", "coverage", "recognisability", "copy_share"),
+    ("L", "J"),
 )
-MEDIUM = 100  # no intervals where there are fewer
 AS_LONG = 0.8  # of the most training; the newest of the studies that had as much is taken
-INTERVALS = ("L", "J")  # shown; the CSV file has all there are
+IN_TERMINAL = ("L", "J")  # whose intervals are shown there; the files have all there are
+WHOLE = ("mse_rgb_sum", "kid")  # numbers without decimals
 BASELINES = {
     "real": "real pictures (ceiling)",
     "augmented_shots": "shots, strongly augmented",
@@ -82,29 +84,42 @@ champion's own augmentation of the shots themselves, without its nets: where it 
 lose more than they add. Among the settings below, `layer` means that it is part of the generator
 and changes all that is drawn; else the nets learn to draw what it makes of the shots. Real new
 boots have an SSIM of about .5 with the nearest of four shots, so the .75 to .84 of the paper are
-the mark of copies. More intervals, and the other readings of MSE and SSIM, are in results.csv."""
+the mark of copies. The other readings of MSE and SSIM are in results.csv.
+Every row is of one training, of the same episodes for all rows of an experiment, and 256 pictures
+an episode (Omniglot, with 20 drawings of a character: 16, and one threshold of copying for all).
+Equal compute is that of all training steps, those of pre-training included. L and J depend on the
+embedding that pictures are compared in, so they compare rows of this table, not tables."""
 
 COMMANDS = """\
 The commands below find the real data in the folder that `FEWSHOT_DATA` names, or download it;
 `python -m tuner.launch all` runs the six, and shares its `--budget` among those that are left."""
 
+ALT = "Blocks of four shots and, below the line, new pictures"
 PAGE = """\
 <!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>Table 1</title>
 <style>
-  body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem }}
-  table {{ border-collapse: collapse }}
-  th, td {{ padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd }}
-  th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left }}
+  :root {{ color-scheme: light dark }}
+  body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 100rem }}
+  body > * {{ margin-inline: 1rem }}
+  .wide {{ overflow-x: auto }}
+  table {{ border-collapse: collapse; font-size: 13px }}
+  th, td {{ padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #8886 }}
+  img {{ max-width: 100%; image-rendering: pixelated }}
+  th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left; white-space: nowrap }}
 </style>
 <h1>Table 1</h1>
+<div class="wide">
 {table}
+</div>
 <ul>
 {notes}
 </ul>
-{grids}
+<p>{commands}</p>
+{sections}
 </html>
 """
 
@@ -119,19 +134,24 @@ class Row:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     study: str = ""  # that it is from
 
-    def cells(self, names: Iterable[str] = tuple(SCORES), *, intervals: bool = True) -> list[str]:
-        """Scores, for people."""
+    def cells(self, names: Iterable[str], intervals: Container[str]) -> list[str]:
+        """Scores, for people; with `intervals` where there are some."""
         return [self._cell(name, intervals) for name in names]
 
-    def _cell(self, name: str, intervals: bool) -> str:
+    def _cell(self, name: str, intervals: Container[str]) -> str:
         if name not in self.scores:
             return ""
-        value = self.scores[name]
-        text = f"{value:,.0f}" if name in ("mse_rgb_sum", "kid") else f"{value:.2f}"
-        if intervals and name in INTERVALS and name in self.intervals:
-            low, high = self.intervals[name]
-            text += f" [{low:.2f}, {high:.2f}]"
+        digits = ",.0f" if name in WHOLE else ".2f"
+        text = _number(self.scores[name], digits)
+        if name in intervals and name in self.intervals:
+            low, high = (_number(end, digits) for end in self.intervals[name])
+            text += f" [{low}, {high}]"
         return text
+
+
+def _number(value: float, digits: str) -> str:
+    text = format(value, digits)
+    return text if any(digit in text for digit in "123456789") else text.removeprefix("-")
 
 
 def find_results(storage: Path) -> tuple[dict[str, StudyResult], list[str]]:
@@ -212,7 +232,8 @@ def table1(results: Mapping[str, StudyResult]) -> list[Row]:
         for baseline, what in BASELINES.items():
             if "test" in result.null_baselines.get(baseline, {}):
                 drawn = result.null_baselines[baseline]["test"]
-                rows.append(Row(title, what, drawn, study=result.study))
+                ends = result.null_intervals.get(baseline, {})
+                rows.append(Row(title, what, drawn, ends, result.study))
     return rows
 
 
@@ -225,7 +246,7 @@ def remarks(results: Mapping[str, StudyResult], begun: Sequence[str] = ()) -> li
     lines = [f"{PUBLISHED[name][0]}: {text}" for name, text in REMARKS.items()]
     few = [title for name, (title, *_) in PUBLISHED.items() if name not in MANY_SHOT]
     lines.append(
-        f"Few-shot as published: {', '.join(few)}. All of our rows are: 4 pictures of the class."
+        f"Few-shot as published: {'; '.join(few)}. All of our rows are: 4 pictures of the class."
     )
     lines += [
         f"{PUBLISHED[name][0]}, study {results[name].study}: {results[name].verdict}"
@@ -245,34 +266,89 @@ def _run(results: Mapping[str, StudyResult]) -> list[str]:
     return [name for name in PUBLISHED if name in results]
 
 
-def studies(results: Mapping[str, StudyResult], folder: Path) -> list[str]:
-    """A Markdown section for every study: its command, its champion, and its grid, which is copied
-    into `folder`."""
-    lines: list[str] = []
-    for name in _run(results):
-        result, plan = results[name], results[name].plan
-        best, test = result.best, result.test
-        assert best is not None
-        assert test is not None
-        command = f"python -m tuner.launch {name} --budget {plan['budget_seconds']:.0f}s"
-        command += f" --seed {plan['seed']}"
-        for option, usual in (("sampler", "tpe"), ("objectives", ["L"])):
-            if (chosen := plan.get(option, usual)) != usual:
-                command += f" --{option} {chosen if option == 'sampler' else ','.join(chosen)}"
-        commit, _, dirty = (result.git_commit or "").partition("-")
-        told = f", commit {commit[:10]}{' with changes' if dirty else ''}" if commit else ""
-        params = ", ".join(f"{key} {_short(value)}" for key, value in best.params.items())
-        lines += [
-            f"## {PUBLISHED[name][0]}",
-            f"`{command}`: {len(result.trials)} trials in {result.wall_seconds / 60:.1f} minutes"
-            f"{told}. {result.verdict}",
-            f"The champion is trial {best.number}{f' ({best.label})' if best.label else ''}, drawn "
-            f"after {test.adapt_steps} steps on the shots: {params}.",
-        ]
-        if best.grid is not None and (result.folder / best.grid).is_file():
-            shutil.copyfile(result.folder / best.grid, folder / f"{name}.png")
-            lines.append(f"![Blocks of four shots and, below the line, new pictures]({name}.png)")
-    return lines
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What is told of one study.
+
+    Attributes:
+        title: of its row.
+        command: or commands, that it was run by.
+        told: in sentences, after that.
+        champion: which trial, and its settings.
+        grid: file of its pictures, if it is there.
+    """
+
+    title: str
+    command: str
+    told: str
+    champion: str
+    grid: Path | None
+
+    def markdown(self, picture: str) -> str:
+        """For a page beside `picture`, a copy of the grid."""
+        lines = [f"## {self.title}", f"`{self.command}`: {self.told}", self.champion]
+        return "\n\n".join([*lines, *([f"![{ALT}]({picture})"] if self.grid else [])])
+
+    def html(self, picture: str) -> str:
+        """The same."""
+        title, command, told, champion = map(
+            html.escape, (self.title, self.command, self.told, self.champion)
+        )
+        image = f'<img src="{picture}" alt="{ALT}">' if self.grid else ""
+        return (
+            f"<h2>{title}</h2>\n<p><code>{command}</code>: {told}</p>\n<p>{champion}</p>\n{image}"
+        )
+
+
+def sections(results: Mapping[str, StudyResult]) -> dict[str, Section]:
+    """What is told of every study, by experiment."""
+    return {name: _section(name, results[name]) for name in _run(results)}
+
+
+def _section(name: str, result: StudyResult) -> Section:
+    best, test = result.best, result.test
+    assert best is not None
+    assert test is not None
+    commit, _, dirty = (result.git_commit or "").partition("-")
+    told = f", commit {commit[:10]}{' with changes' if dirty else ''}" if commit else ""
+    fixed = {key: value for key, value in _config(result).items() if key not in best.params}
+    grid = None if best.grid is None else result.folder / best.grid
+    return Section(
+        title=PUBLISHED[name][0],
+        command=result.commands.get("searched_by") or _planned_command(name, result.plan),
+        told=f"{len(result.trials)} trials in {result.wall_seconds / 60:.1f} minutes"
+        f"{_searched(result)}{told}. {result.verdict}",
+        champion=f"The champion is trial {best.number}{f' ({best.label})' if best.label else ''}, "
+        f"drawn after {test.adapt_steps} steps on the shots. Searched: {_listed(best.params)}. "
+        f"Beside these: {_listed(fixed)}.",
+        grid=grid if grid is not None and grid.is_file() else None,
+    )
+
+
+def _planned_command(name: str, plan: Mapping[str, Any]) -> str:
+    """What a study of before commands were kept was probably run by."""
+    budget, seed = plan["budget_seconds"], plan["seed"]
+    return f"python -m tuner.launch {name} --budget {budget:.0f}s --seed {seed}"
+
+
+def _searched(result: StudyResult) -> str:
+    """Of the minutes, those of the search itself."""
+    seconds = result.timings.get("search")
+    if seconds is None:
+        return ""
+    slots = int(result.plan["slots"])
+    return f" ({seconds / 60:.1f} of search on {slots} slot{'s' if slots > 1 else ''})"
+
+
+def _config(result: StudyResult) -> Mapping[str, Any]:
+    """The champion's."""
+    assert result.best is not None
+    number = result.best.number
+    return next((trial.config for trial in result.trials if trial.number == number), {})
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {_short(value)}" for key, value in settings.items())
 
 
 def _short(value: object) -> str:
@@ -291,12 +367,12 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def print_table(rows: Sequence[Row], console: Console) -> None:
-    """Print the table for people, in two parts where the lines are short."""
+    """Print the table for people, in parts where the lines are short."""
     for names in (tuple(SCORES),) if console.width >= WIDE else NARROW:
-        console.print(_table(rows, names, intervals=console.width >= MEDIUM))
+        console.print(_table(rows, names, IN_TERMINAL))
 
 
-def _table(rows: Sequence[Row], names: Sequence[str], *, intervals: bool) -> Table:
+def _table(rows: Sequence[Row], names: Sequence[str], intervals: Container[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
     for name in names:
@@ -305,7 +381,7 @@ def _table(rows: Sequence[Row], names: Sequence[str], *, intervals: bool) -> Tab
         if before is None or before.experiment != row.experiment:
             table.add_section()
             table.add_row(Text(row.experiment, style="bold"))
-        table.add_row(Text(f"  {row.what}"), *row.cells(names, intervals=intervals))
+        table.add_row(Text(f"  {row.what}"), *row.cells(names, intervals))
     return table
 
 
@@ -315,23 +391,28 @@ def write_table(
     """Write results.md, results.csv and results.html, with the grids beside them -> their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     shown = pd.DataFrame(
-        [[row.experiment, row.what, *row.cells()] for row in rows],
+        [[row.experiment, row.what, *row.cells(SCORES, SCORES)] for row in rows],
         columns=["experiment", "what", *SCORES.values()],
     )
     paths = [folder / f"results.{suffix}" for suffix in ("md", "csv", "html")]
     notes = [NOTES.replace("\n", " "), *lines]
     told = "\n".join(f"- {line}" for line in notes)
     markdown = shown.to_markdown(index=False, disable_numparse=True)
-    text = [f"# Table 1\n\n{markdown}\n\n{told}", COMMANDS, *studies(results, folder)]
+    pages = sections(results)
+    for name, section in pages.items():
+        if section.grid is not None:
+            shutil.copyfile(section.grid, folder / f"{name}.png")
+    own = [section.markdown(f"{name}.png") for name, section in pages.items()]
+    text = [f"# Table 1\n\n{markdown}\n\n{told}", COMMANDS, *own]
     paths[0].write_text("\n\n".join(text) + "\n", encoding="utf-8")
     frame(rows).to_csv(paths[1], index=False)
     items = "\n".join(f"<li>{html.escape(line)}</li>" for line in notes)
-    grids = "\n".join(
-        f'<h2>{html.escape(PUBLISHED[name][0])}</h2><img src="{name}.png" alt="">'
-        for name in _run(results)
-        if (folder / f"{name}.png").is_file()
+    page = PAGE.format(
+        table=shown.to_html(index=False, border=0),
+        notes=items,
+        commands=html.escape(COMMANDS.replace("`", "")),
+        sections="\n".join(section.html(f"{name}.png") for name, section in pages.items()),
     )
-    page = PAGE.format(table=shown.to_html(index=False, border=0), notes=items, grids=grids)
     paths[2].write_text(page, encoding="utf-8")
     return paths
 

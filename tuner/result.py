@@ -208,6 +208,7 @@ class StudyResult:
     tracking: TrackingPlace | None
     commands: dict[str, str]
     pareto: Pareto | None = None  # files of older studies have none
+    null_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)  # nor
 
     def to_dict(self) -> dict[str, Any]:
         """The document, plain JSON types only.
@@ -244,6 +245,10 @@ class StudyResult:
         if fields.get("pareto") is not None:
             front = tuple(FrontTrial(**trial) for trial in fields["pareto"]["front"])
             fields["pareto"] = Pareto(**fields["pareto"] | {"front": front})
+        fields["null_intervals"] = {
+            name: {score: (low, high) for score, (low, high) in own.items()}
+            for name, own in fields.get("null_intervals", {}).items()
+        }
         if fields["tracking"] is not None:
             fields["tracking"] = TrackingPlace(**fields["tracking"])
         return cls(folder=folder, **fields)

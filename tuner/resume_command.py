@@ -1,4 +1,4 @@
-"""The command that goes on with a study."""
+"""The command that goes on with a study, and the one that a session of it was begun by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tuner.setting import SIZE, Setting, is_name
+from tuner.setting import SIZE, Request, Setting, is_name
 from tuner.tracking_uri import resolve_uri, strip_credentials
 
 
@@ -33,3 +33,29 @@ def resume_command(setting: Setting, *more: str) -> str:
         if value:
             words += [option, str(value)]
     return shlex.join([*words, *more])
+
+
+def typed_command(request: Request) -> str:
+    """The command that a request came from, without where its data and results are."""
+    words = ["python", "-m", "tuner.launch", request.experiment]
+    words += ["--resume"] if request.resume else []
+    budget = request.budget_seconds
+    for option, value in (
+        ("--budget", None if budget is None else f"{budget:.0f}s"),
+        ("--trials", request.trials),
+        ("--scale", None if request.scale == "auto" else request.scale),
+        ("--seed", None if request.resume else str(request.seed)),
+        ("--sampler", request.sampler),
+        ("--objectives", request.objectives and ",".join(request.objectives)),
+        ("--data", request.data),
+        ("--size", None if request.size == SIZE else request.size),
+        ("--target", request.target and ",".join(request.target)),
+        ("--base", request.base and ",".join(request.base)),
+        ("--cpus-per-trial", request.cpus_per_trial),
+        ("--gpus-per-trial", request.gpus_per_trial),
+        *(("--point", point) for point in request.points),
+        *(("--warm-start", study) for study in request.warm_start),
+    ):
+        if value is not None:
+            words += [option, str(value)]
+    return shlex.join(words)

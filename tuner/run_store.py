@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -86,8 +87,9 @@ class Models:
         try:
             found = self._client.get_model_version_by_alias(name, CHAMPION)
         except MlflowException as error:
-            # A model without the alias is an invalid value for MLflow, no model is a missing one.
-            if _http_status(error) in (400, 404):
+            # A model without the alias is an invalid value for MLflow, no model is a missing one;
+            # by status they would be as a broken database, and as any page of a proxy's.
+            if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
                 return None
             raise
         return Version(number=int(found.version), run_id=str(found.run_id), tags=dict(found.tags))
@@ -124,9 +126,11 @@ class RunStore(Models):
         super().__init__(uri)
         self.experiment_id = self._find_experiment(experiment, storage)
 
-    def create(self, name: str, tags: Mapping[str, str]) -> str:
-        """Begin a run; returns its id."""
-        run = self._client.create_run(self.experiment_id, tags=_fit_tags(tags), run_name=name)
+    def create(self, name: str, tags: Mapping[str, str], when: int) -> str:
+        """Begin a run, at a Unix time in ms; returns its id."""
+        run = self._client.create_run(
+            self.experiment_id, start_time=when, tags=_fit_tags(tags), run_name=name
+        )
         return str(run.info.run_id)
 
     def reopen(self, run_id: str) -> None:
@@ -144,7 +148,7 @@ class RunStore(Models):
         try:
             return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
         except MlflowException as error:
-            if _http_status(error) == 404:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
 
@@ -245,10 +249,17 @@ class RunStore(Models):
         self._client.set_registered_model_alias(name, CHAMPION, str(version))
 
     def _find_experiment(self, name: str, storage: Path) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            folder = _artifacts(self.uri, storage, name)
-            return str(self._client.create_experiment(name, folder))
+            try:
+                folder = _artifacts(self.uri, storage, name)
+                return str(self._client.create_experiment(name, folder))
+            except MlflowException as error:
+                found = self._client.get_experiment_by_name(name)  # another study's, meanwhile
+                if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                    raise
         if found.lifecycle_stage != "active":
             raise UserError(
                 f"The experiment {name!r} is deleted in {strip_credentials(self.uri)}; bring it "
@@ -420,8 +431,10 @@ def _open_client(uri: str) -> MlflowClient:
 
     if scheme_of(uri) == "sqlite":
         require_sqlite(uri)
-        # MLflow makes the tables now; two first writers at once would leave half of them.
-        with FileLock(f"{sqlite_path(uri)}.lock"):
+        path = sqlite_path(uri).resolve()
+        with FileLock(f"{path}.lock"):  # two first writers at once would leave half of the tables
+            if path.stat().st_size == 0:
+                _make_database(path)
             return MlflowClient(uri, registry_uri=uri)
     if scheme_of(uri) not in SERVERS:
         require_listener(uri, timeout=CHECK_SECONDS)
@@ -429,6 +442,26 @@ def _open_client(uri: str) -> MlflowClient:
 
         sqlalchemy.create_engine(uri).connect().close()
     return MlflowClient(uri, registry_uri=uri)
+
+
+def _make_database(path: Path) -> None:
+    """Make MLflow's tables in a file of another name, which takes the database's when it is whole.
+
+    SQLite keeps each step of MLflow's migrations for itself, and no later migration goes on from
+    what a kill between two of them leaves.
+    """
+    from mlflow.store.db import utils
+
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)  # of a kill
+    for name, side in product((fresh, path), ("-journal", "-wal", "-shm")):
+        Path(f"{name}{side}").unlink(missing_ok=True)  # SQLite would play them into the new file
+    engine = utils.create_sqlalchemy_engine(f"sqlite:///{fresh}")  # type: ignore[no-untyped-call]
+    utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
+    engine.dispose()
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 def _artifacts(uri: str, storage: Path, experiment: str) -> str | None:

@@ -30,6 +30,7 @@ from trainables.datasets import (
 from trainables.errors import UserError
 from trainables.evaluation import samples_wanted
 from trainables.image_set import ImageSet
+from trainables.memory import keep_freed_memory
 from trainables.pipeline import load_pipeline
 from trainables.tasks import EPISODES, Split, large_classes, split_classes
 from tuner.compatible import require_same_space, require_same_versions
@@ -341,6 +342,7 @@ def new_plan(setting: Setting) -> Plan:
     packing = _packed(setting, cpus_each, gpus_each)
     device = "cuda" if gpus_each else "cpu"
     torch.set_num_threads(packing.threads)
+    keep_freed_memory()
     pipeline, base = load_pipeline(setting.experiment.pipeline), asdict(setting.experiment.base)
     speed = pipeline.training_speed(base, device, CALIBRATION_SECONDS)
     shared = SHARED_SPEED if packing.slots > 1 else 1.0

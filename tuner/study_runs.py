@@ -19,11 +19,13 @@ RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Name:
-    """What a trial's run is called, and the label of its known point, or ""."""
+class Beginning:
+    """Of a trial: what its run is called, the label of its known point, or "", and the Unix time
+    in ms."""
 
     title: str
     label: str
+    when: int
 
 
 class StudyRuns:
@@ -52,8 +54,9 @@ class StudyRuns:
         plan: Mapping[str, Any],
         tags: Mapping[str, str],
         place: TrackingPlace | None,
+        when: int,
     ) -> None:
-        """Nothing is asked of the store yet; arguments as of `Tracker`."""
+        """Nothing is asked of the store yet; arguments as of `Tracker`, and `when` in ms."""
         self.place = place
         self.tags = {"study": study, **_source(experiment), **tags}
         self.new: deque[tuple[int, str]] = deque()
@@ -61,7 +64,7 @@ class StudyRuns:
         self.adopted: frozenset[int] = frozenset()
         self.begun: frozenset[int] = frozenset()
         self._uri, self._storage, self._experiment = uri, storage, experiment
-        self._study, self._study_id, self._plan = study, study_id, plan
+        self._study, self._study_id, self._plan, self._when = study, study_id, plan, when
         self._store: RunStore | None = None
         self._trials: dict[int, str] = {}
         self._rungs: dict[int, set[int]] = {}
@@ -106,12 +109,12 @@ class StudyRuns:
         assert self.place is not None, "the store is not open"
         return self.place.parent_run_id
 
-    def trial(self, number: int, name: Name) -> str:
+    def trial(self, number: int, beginning: Beginning) -> str:
         """A trial's run, made at its first use."""
         if number not in self._trials:
             # Asked again, since an answer may have been lost after the server made the run.
             found = next(self.store.children(self.study, trial=str(number)), None)
-            self._trials[number] = self._create(number, name) if found is None else found[0]
+            self._trials[number] = self._create(number, beginning) if found is None else found[0]
             self.new.append((number, self._trials[number]))
         return self._trials[number]
 
@@ -142,22 +145,23 @@ class StudyRuns:
     def _found_or_made(self, store: RunStore) -> str:
         """The study's run: a kill, or a lost answer, may have come before anybody noted it."""
         own = {"kind": "study", "study_id": self._study_id}
-        found = next(store.tagged(own), None)
-        run_id = store.create(self._study, self.tags | own) if found is None else found[0]
-        there = {} if found is None else store.params(run_id)  # which cannot be changed
+        if (found := next(store.tagged(own), None)) is None:
+            run_id, there = store.create(self._study, self.tags | own, self._when), {}
+        else:
+            run_id, there = found[0], store.params(found[0])  # which cannot be changed
         store.log_params(run_id, {k: v for k, v in flatten(self._plan).items() if k not in there})
         return run_id
 
-    def _create(self, number: int, name: Name) -> str:
+    def _create(self, number: int, beginning: Beginning) -> str:
         tags = {
             **self.tags,
             "mlflow.parentRunId": self.study,
             "kind": "trial",
             "trial": str(number),
         }
-        if name.label:
-            tags["label"] = name.label
-        return self.store.create(name.title, tags)
+        if beginning.label:
+            tags["label"] = beginning.label
+        return self.store.create(beginning.title, tags, beginning.when)
 
 
 def _source(experiment: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.evaluation import Scores
-from tuner.finals import Contender, Kept, Tested, margin
+from tuner.finals import INTERVALS, Contender, Kept, Tested, margin
 from tuner.journal import RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.objectives import OBJECTIVES
@@ -58,6 +58,7 @@ class Facts:
     test_classes: tuple[str, ...]
     tracker: Tracker
     runs: Mapping[str, str]  # MLflow run ids by trial number
+    command: str  # or commands, that the study was run by
     resume: str
     dashboard: str
 
@@ -83,6 +84,11 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
             name: {part: scores.metrics for part, scores in parts.items()}
             for name, parts in facts.baselines.items()
         },
+        null_intervals={
+            name: parts["test"].intervals(INTERVALS)
+            for name, parts in facts.baselines.items()
+            if "test" in parts
+        },
         fidelity={str(rung): value for rung, value in run.fidelity.items()},
         rematch=_rematch(facts),
         best=best,
@@ -98,6 +104,7 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
             "mlflow_ui": ui_command(facts.tracker.uri),
             "mlflow_page": study_page(facts.tracker.uri, place.experiment_id, place.parent_run_id),
             "ray_dashboard": facts.dashboard,
+            "searched_by": facts.command,
             "search_on": facts.resume,
         },
     )

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from trainables.errors import UserError
+from tuner.journal import step_of
 from tuner.outcome import finished_at, write_outcome
 from tuner.ranking import trial_title
 from tuner.result import Data, StudyResult, TrackingPlace
 from tuner.run_store import NOTE, SETTINGS, Point, flatten, is_passing, picture, usable
-from tuner.study_runs import MARKER, RUN_STATUS, Name, StudyRuns
+from tuner.study_runs import MARKER, RUN_STATUS, Beginning, StudyRuns
 from tuner.tracking_uri import reason, resolve_uri, strip_credentials
 from tuner.writer import OrderedWriter
 
@@ -39,7 +40,7 @@ class Tracker:
 
     A resumed study goes on in the runs it began, and rungs that a run already has are not written
     twice: replaying a study's past through a `Tracker` is safe and fills what an interruption left
-    out.
+    out. What is told late is told with the Unix time `when` it happened; without one, that is now.
 
     Attributes:
         uri: where runs go; may hold credentials, so never print it.
@@ -60,6 +61,7 @@ class Tracker:
         deliver: str,
         place: TrackingPlace | None = None,
         patient: bool = False,
+        began: float | None = None,
     ) -> None:
         """Open the store, which is made if it is an SQLite file that does not exist.
 
@@ -77,13 +79,14 @@ class Tracker:
             place: where an earlier session's runs are, if it came to note it; a new one is made
                 where the store does not have the study's.
             patient: the store may be away, if it is the one of `place`: it gets everything later.
+            began: Unix time at which the study did, if not now.
 
         Raises:
             UserError: the store is not there or cannot be used (within about 10 s).
         """
         self.uri = resolve_uri(uri, storage)
         self._remember, self._report, self._deliver = remember, report, deliver
-        self._names: dict[int, Name] = {}
+        self._beginnings: dict[int, Beginning] = {}
         self._checkpoints: dict[int, Path] = {}
         self._running: set[int] = set()
         self._notices: deque[str] = deque()
@@ -98,6 +101,7 @@ class Tracker:
             plan=plan,
             tags=tags,
             place=place,
+            when=_milliseconds(began),
         )
         same = place is not None and place.uri == strip_credentials(self.uri)
         try:
@@ -119,11 +123,17 @@ class Tracker:
 
     def __exit__(self, *error: object) -> None:
         if not self._closed:  # `study_ended` was never reached
-            self._end_study("KILLED", "interrupted", _now())
+            self._end_study("KILLED", "interrupted", _milliseconds())
             self.close()
 
     def trial_started(
-        self, number: int, label: str, config: Mapping[str, Any], params: Mapping[str, Any]
+        self,
+        number: int,
+        label: str,
+        config: Mapping[str, Any],
+        params: Mapping[str, Any],
+        *,
+        when: float | None = None,
     ) -> None:
         """A trial begins, or goes on after an interruption.
 
@@ -132,8 +142,11 @@ class Tracker:
             label: name of a known point, such as "paper", or "".
             config: everything the trial is run with, plain data.
             params: the searched ones among it, by name.
+            when: it first began.
         """
-        self._names[number] = Name(title=trial_title(number, label, params), label=label)
+        title = trial_title(number, label, params)
+        beginning = Beginning(title=title, label=label, when=_milliseconds(when))
+        self._beginnings.setdefault(number, beginning)
         self._running.add(number)
         values = {**flatten(config), **flatten(params)}
         text = json.dumps(config, indent=2, sort_keys=True, default=str)
@@ -157,6 +170,8 @@ class Tracker:
         losses: Sequence[Loss],
         checkpoint: Path,
         decision: Decision,
+        *,
+        when: float | None = None,
     ) -> None:
         """A trial was scored.
 
@@ -168,21 +183,22 @@ class Tracker:
             checkpoint: folder with `grid.png`, `config.json` (all that a replay needs), and at the
                 end `weights.safetensors`.
             decision: what becomes of the trial.
+            when: it was.
         """
         if number in self._runs.settled:  # nothing needs to be read
             return
         self._checkpoints[number] = checkpoint
-        step, now = step_of(rung, metrics), _now()
+        step, at = step_of(rung, metrics), _milliseconds(when)
         values = {metric_name(name): v for name, v in metrics.items() if name not in NOT_LOGGED}
         values.pop(MARKER, None)
         curves: list[Point] = [
-            (f"training/{name}_loss", value, now, int(updates))
+            (f"training/{name}_loss", value, at, int(updates))
             for updates, critic, generator in losses
             for name, value in (("critic", critic), ("generator", generator))
         ]
-        scores: list[Point] = [(name, value, now, step) for name, value in values.items()]
+        scores: list[Point] = [(name, value, at, step) for name, value in values.items()]
         # Last, so in the last batch: where the marker is, all of the step is.
-        scores.append((MARKER, float(rung), now, step))
+        scores.append((MARKER, float(rung), at, step))
         # Read here (0.3 ms): the folder may be gone when a slow server gets to it.
         grid = _read(checkpoint / "grid.png")
         settings = _read(checkpoint / "config.json") if rung == 0 else None
@@ -191,6 +207,8 @@ class Tracker:
             run_id, store = self._run_of(number), self._runs.store
             written = self._runs.rungs(number)
             if rung in written:  # a trial whose checkpoint was lost comes to a rung again
+                if decision == "pause":  # beginning again has changed it
+                    store.log_tags(run_id, self._state(number, "PAUSED"))
                 return
             points = curves + scores
             if number in self._runs.adopted:
@@ -202,7 +220,7 @@ class Tracker:
             if grid is not None:
                 self._log_bytes(run_id, grid, name)
             tags = {} if grid is None else {NOTE: picture(run_id, name)}
-            tags |= {"state": "PAUSED"} if decision == "pause" else {}
+            tags |= self._state(number, "PAUSED") if decision == "pause" else {}
             store.log_metrics(run_id, points, tags)
             written.add(rung)
             if grid is None:
@@ -214,15 +232,23 @@ class Tracker:
 
     def trial_promoted(self, number: int) -> None:
         """A paused trial goes on."""
-        tags = {"state": "RUNNING"}
-        self._put(lambda: self._runs.store.log_tags(self._run_of(number), tags), of=number)
+
+        def write() -> None:
+            self._runs.store.log_tags(self._run_of(number), self._state(number, "RUNNING"))
+
+        self._put(write, of=number)
 
     def trial_ended(
-        self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str
+        self,
+        number: int,
+        state: Literal["COMPLETE", "PRUNED", "FAIL"],
+        reason: str,
+        *,
+        when: float | None = None,
     ) -> None:
         """A trial is over; `reason` says why if it is PRUNED or FAIL."""
         self._running.discard(number)
-        checkpoint, now = self._checkpoints.get(number), _now()
+        checkpoint, at = self._checkpoints.get(number), _milliseconds(when)
         scored = checkpoint is not None and state != "FAIL"
         weights = checkpoint / "weights.safetensors" if checkpoint and scored else None
 
@@ -230,18 +256,18 @@ class Tracker:
             run_id, store = self._run_of(number), self._runs.store
             if weights is not None and weights.exists():  # else they made room for better ones
                 store.log_file(run_id, weights)
-            store.end(run_id, RUN_STATUS[state], now)
+            store.end(run_id, RUN_STATUS[state], at)
             # Last: a state that tells of an end is not looked at again.
-            tags = {"state": state} | ({"reason": reason} if reason else {})
-            if number not in self._gaps:
-                store.log_tags(run_id, tags)
+            told = {"reason": reason} if reason else {}
+            store.log_tags(run_id, told | self._state(number, state))
 
         self._put(write, of=number)
 
     def tick(self) -> None:
         """Hand over what the writer learned: new run ids, and trouble."""
         while self._runs.new:
-            self._remember(*self._runs.new.popleft())
+            self._remember(*self._runs.new[0])  # which the disk may have no room for
+            self._runs.new.popleft()
         while self._notices:
             self._report(self._notices.popleft())
 
@@ -297,8 +323,8 @@ class Tracker:
                     self._gaps.add(of)
                 raise
 
-        self.tick()
         self._writer.put(attempt)
+        self.tick()
 
     def _hiccup(self, why: str) -> None:
         self._notices.append(
@@ -306,22 +332,27 @@ class Tracker:
             f"({why}); the search goes on, and deliveries are tried again."
         )
 
-    def _end_study(self, status: str, outcome: str, now: int) -> None:
+    def _end_study(self, status: str, outcome: str, when: int) -> None:
         running = sorted(self._running)
 
         def write() -> None:
             store = self._runs.store
             for number in running:  # cut off: a resumed study opens them again
                 run_id = self._run_of(number)
-                store.end(run_id, "KILLED", now)
-                store.log_tags(run_id, {"state": "INTERRUPTED"})
-            store.end(self._runs.study, status, now)
+                store.end(run_id, "KILLED", when)
+                store.log_tags(run_id, self._state(number, "INTERRUPTED"))
+            store.end(self._runs.study, status, when)
             store.log_tags(self._runs.study, {"state": outcome})
 
         self._put(write)
 
+    def _state(self, number: int, state: str) -> dict[str, str]:
+        """A trial's tag that tells the next session that its run has all there is before it; no
+        tag, therefore, where something was refused."""
+        return {} if number in self._gaps else {"state": state}
+
     def _run_of(self, number: int) -> str:
-        return self._runs.trial(number, self._names[number])
+        return self._runs.trial(number, self._beginnings[number])
 
     def _log_bytes(self, run_id: str, content: bytes, name: str) -> None:
         target = Path(name)
@@ -349,12 +380,6 @@ def provenance_tags(
     return tags
 
 
-def step_of(rung: int, metrics: Mapping[str, float]) -> int:
-    """MLflow's step of a rung: GFLOPs of training, and its index, since one update of a large net
-    may pass two rungs, which a late delivery has to tell apart."""
-    return int(metrics["train_flops"] / 1e9) + rung
-
-
 def metric_name(name: str) -> str:
     """A metric's name in MLflow."""
     return f"training/{name}" if name in TRAINING else f"score/{name}"
@@ -367,6 +392,6 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _now() -> int:
-    """Unix time in milliseconds, as MLflow counts it."""
-    return int(time.time() * 1000)
+def _milliseconds(when: float | None = None) -> int:
+    """A Unix time as MLflow counts it; None is now."""
+    return int(1000 * (time.time() if when is None else when))
