@@ -242,7 +242,7 @@ def test_a_registered_champion_gives_its_settings(tmp_path: Path) -> None:
     older = {name: value for name, value in config.items() if name != "adapt_augmentation"}
     (tmp_path / "config.json").write_text(json.dumps({"pipeline": "reptile", "config": older}))
     store = RunStore(uri, experiment="any", storage=tmp_path)
-    run = store.create("study", {})
+    run = store.create("study", {}, when=1)
     store.log_file(run, tmp_path / "config.json", MODEL)
     asked: Any = {"storage": tmp_path, "tracking_uri": None, "experiment": REPTILE}
     version = store.register("mine", run, MODEL, {})
