@@ -57,7 +57,7 @@ def _double() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_double")
-@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("width", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_losses_and_weights_are_those_of_the_plain_algorithm(width: int) -> None:
     config = replace(FAITHFUL, width=width)
     ours = MetaTraining(config, torch.Generator().manual_seed(1))
