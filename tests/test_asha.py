@@ -1,4 +1,6 @@
 import math
+import pickle
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
 from trainables.trainable import COMPLETE, FAIL, RUNG
-from tuner.asha import Asha, Rungs
+from tuner.asha import _UNTOLD, Asha, Rungs
 
 scores = st.lists(st.floats(-10, 10), min_size=3, max_size=3)
 studies = st.lists(scores, min_size=3, max_size=20)
@@ -72,7 +74,7 @@ def test_what_is_not_finite_stops_and_never_enters(value):
     rungs = Rungs(1, planned=1)
     assert not rungs.record(0, 0, [1.0, value], reference=True)
     assert rungs.entered == (0,)
-    assert rungs.untelling == frozenset()
+    assert rungs.untelling == {}
 
 
 def test_a_reference_always_goes_on():
@@ -107,16 +109,30 @@ def test_a_failed_trial_is_forgotten():
     assert rungs.entered == (3, 0, 0)  # it is tried again, from its last rung
 
 
-def test_rungs_that_tell_nothing_decide_nothing():
+def test_rungs_that_tell_nothing_decide_nothing_and_are_told_of_once():
     """The order at the first rung is not that at the second, again and again."""
-    rungs = Rungs(3, planned=12)
+    told = []
+    rungs = Rungs(3, planned=12, doubted=lambda *doubt: told.append(doubt))
     rng = np.random.default_rng(0)
     first, second = rng.normal(0, 1, 10), 8 * rng.normal(0, 1, 10)
     for trial in range(10):
         rungs.restore(0, trial, [first[trial]] * 4, paused=False)
         rungs.restore(1, trial, [second[trial]] * 4, paused=True)
-    assert 0 in rungs.untelling
-    assert rungs.record(0, 10, [2.0] * 4)  # among the worst
+    assert rungs.untelling[0] < _UNTOLD
+    assert not told  # it has decided nothing yet
+    for trial in (10, 11):
+        assert rungs.record(0, trial, [2.0] * 4)  # among the worst
+    ((rung, correlation),) = told
+    assert rung == 0
+    assert 0 < correlation < _UNTOLD
+
+
+def test_rungs_that_tell_enough_are_not_doubted():
+    rungs = Rungs(2, planned=9, doubted=lambda *doubt: pytest.fail(f"{doubt}"))
+    for trial in range(8):
+        for rung in range(2):
+            rungs.restore(rung, trial, [float(trial)] * 4, paused=False)
+    assert not rungs.record(0, 8, [8.0] * 4)
 
 
 def test_fidelity_is_the_rank_correlation_with_the_last_rung():
@@ -162,6 +178,13 @@ def test_reporting_a_rung_again_counts_once(study):
 def test_nonsense_is_refused(count, planned):
     with pytest.raises(ValueError, match="At least"):
         Rungs(count, planned=planned)
+
+
+def test_a_scheduler_that_tells_a_table_can_be_pickled():
+    """Ray does it when it begins."""
+    rungs = filled([[1.0], [2.0]])
+    rungs._doubted = threading.Lock().acquire
+    pickle.dumps(Asha(rungs))
 
 
 def test_the_scheduler_answers_in_rays_words():

@@ -221,9 +221,7 @@ def test_a_study_is_resumed_while_mlflow_is_away(
     """A new one is not begun, and one that is finished has nothing else to do."""
     monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.5)
     without_ray(monkeypatch)
-    monkeypatch.setattr(
-        _Study, "_search", lambda *_a: SimpleNamespace(interrupted=True, untelling=())
-    )
+    monkeypatch.setattr(_Study, "_search", lambda *_a: SimpleNamespace(interrupted=True))
     assert conductor.conduct(setting.request) == INTERRUPTED
     with Journal(setting.request.storage, setting.study) as journal:
         place = journal.attr("mlflow")
@@ -297,6 +295,7 @@ def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
         planned.append((plan.budget_seconds, deadline - time.time()))
         table, *_, clock = more["observers"]
         assert "2 trials over" in table._footer(list(table._rows.values()))
+        more["doubted"](0, 0.1)
         clock.rung_reached()
         took.append(journal.attr("timings"))
         journal.set_attr("search_seconds", 100.0)
@@ -308,7 +307,9 @@ def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
     assert conductor.conduct(replace(again, budget_seconds=3600.0)) == INTERRUPTED
     assert (setting.folder / "result.1.json").is_file()
     assert conductor.conduct(again) == INTERRUPTED
-    assert "is finished" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "is finished" not in said
+    assert said.count("Rung 1 foretells the last rung badly (correlation .10") == 2  # cut twice
     (first, then), (second, later) = planned
     assert first == second == 3600.0
     assert then - later == pytest.approx(100.0, abs=5.0)

@@ -87,6 +87,17 @@ def test_quiet_says_nothing():
     assert out.getvalue() == ""
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_rung_that_foretells_too_little_is_told_of_while_the_search_runs(terminal):
+    out = io.StringIO()
+    with make(out, width=40, force_terminal=terminal) as table:
+        table.rung_doubted(0, 0.104)
+    assert (
+        "Rung 1 foretells the last rung badly (correlation .10, the noise of scores allowed for): "
+        "trials go on to rung 2 before any is stopped\n"
+    ) in out.getvalue()
+
+
 def test_running_trials_come_first_then_the_furthest_and_the_best_is_marked():
     table = make(io.StringIO())
     play(table)

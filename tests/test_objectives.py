@@ -73,7 +73,6 @@ def test_a_trial_that_came_less_far_is_on_no_front_and_the_champion_is():
         seconds=0.0,
         paused=(),
         fidelity={},
-        untelling=frozenset(),
     )
     pareto = _pareto(run, plan)
     assert pareto.objectives == {"L": "minimize", "coverage": "maximize"}

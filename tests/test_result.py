@@ -363,6 +363,15 @@ def test_the_ranking_shows_every_score_of_every_trial(tmp_path, width):
     assert "worse than strongly augmenting the shots." in text
 
 
+def test_how_far_rungs_told_the_end_is_named_for_what_it_is_and_not_judged(tmp_path):
+    """What the search went by is another correlation, told when it went by it."""
+    out = io.StringIO()
+    made = result(tmp_path, fidelity={"0": 0.1, "1": 0.85})
+    print_ranking(made, Console(file=out, width=120))
+    told = "Rank correlation of L with the last rung's, of the trials that came there: "
+    assert f"{told}rung 1 .10, rung 2 .85\n" in out.getvalue()
+
+
 def test_a_long_ranking_is_cut_but_keeps_the_papers_settings(tmp_path):
     trials = [trial(n, scores=SCORES | {"L": 1.0 + n / 100}) for n in range(40)]
     trials[39] = replace(trials[39], label="paper")

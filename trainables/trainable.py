@@ -99,7 +99,7 @@ class TrialTrainable(tune.Trainable):
         """Refuse what no rung can compare: it would take the time of many other trials."""
         times = least_flops / self._trial["context"]["rungs"][0]
         if times > 1 and not self._trial["known"]:
-            raise Unfit(f"too large: its least training takes {times:.1f} times the first rung's")
+            raise Unfit(f"too large: its least training takes {times:.2f} times the first rung's")
 
     def _outcome(self, metrics: Mapping[str, float]) -> str:
         if not metrics["complete"]:

@@ -9,7 +9,7 @@ that may yet be the very best.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,20 +47,25 @@ class Rungs:
     but what was recorded, in whatever order, so it can be rebuilt from a journal.
     """
 
-    def __init__(self, count: int, *, planned: int) -> None:
+    def __init__(
+        self, count: int, *, planned: int, doubted: Callable[[int, float], None] | None = None
+    ) -> None:
         """Empty rungs.
 
         Args:
             count: number of rungs, at least 1; nothing is decided at the last one.
             planned: trials that the study is planned for, at least 1; those that have not begun
                 compete with what trials of the study are like.
+            doubted: told of every rung in `untelling`, with its correlation, when it first lets a
+                trial go on.
         """
         if count < 1 or planned < 1:
             raise ValueError(f"At least 1 rung and 1 trial are needed, got {count} and {planned}.")
-        self.planned = planned
+        self.planned, self._doubted = planned, doubted
         self._scores: tuple[dict[int, tuple[float, ...]], ...] = tuple({} for _ in range(count))
         self._paused: dict[int, int] = {}  # trial -> its rung
         self._references: set[int] = set()
+        self._told: set[int] = set()  # rungs that were doubted
         self._standings: _Standings | None = None
 
     def record(
@@ -145,17 +150,19 @@ class Rungs:
         return dict(fidelity(evidence, len(self._scores)))
 
     @property
-    def untelling(self) -> frozenset[int]:
-        """Rungs whose scores say nothing about the last one's: all go on from them."""
+    def untelling(self) -> dict[int, float]:
+        """Rungs whose scores say too little about the last one's, with the forecast's correlation
+        of the two: all go on from them."""
         if not self._scores[0]:
-            return frozenset()
+            return {}
         ends = self._now().ends
         told = ends.told if ends.pairs >= _AUDITED else ()
-        return frozenset(rung for rung, value in enumerate(told) if value < _UNTOLD)
+        return {rung: value for rung, value in enumerate(told) if value < _UNTOLD}
 
     def _deserves(self, trial: int) -> bool:
         rung = self._paused[trial]
-        if rung in self.untelling:
+        if (correlation := self.untelling.get(rung)) is not None:
+            self._doubt(rung, correlation)
             return True
         there = len(self._scores[0])
         if there < min(_COMPARED, self.planned):
@@ -163,6 +170,11 @@ class Rungs:
         now, planned = self._now(), max(self.planned, there)
         few = max(1.0, _SHARE * _FALL**rung * planned)
         return now.ranks[trial] < few or now.chances[trial] >= _CHANCE * _GROWTH**rung / planned
+
+    def _doubt(self, rung: int, correlation: float) -> None:
+        if self._doubted is not None and rung not in self._told:
+            self._told.add(rung)
+            self._doubted(rung, correlation)
 
     def _now(self) -> _Standings:
         if self._standings is None:
@@ -205,6 +217,10 @@ class Asha(FIFOScheduler):
         """Decide by `rungs`, which the caller may have filled from the journal."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.rungs = rungs
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles a scheduler beside the study for restores that never happen."""
+        return {}
 
     def on_trial_result(
         self,

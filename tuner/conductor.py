@@ -385,13 +385,9 @@ class _Study:
                 context=asdict(context),
                 deadline=deadline,
                 observers=(table, tracker, clock),
+                doubted=table.rung_doubted,
             )
         clock.stop()
-        for rung in sorted(run.untelling):
-            self.setting.say(
-                f"Rung {rung + 1} foretold too little of the last one's scores to stop a trial by: "
-                "all went on from it"
-            )
         return run
 
     def _finish(

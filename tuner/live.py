@@ -170,6 +170,14 @@ class LiveTable:
             self._rows[number].state = STATES[state]
         self._line(f"trial {number} {STATES[state]}" + (f": {reason}" if reason else ""))
 
+    def rung_doubted(self, rung: int, correlation: float) -> None:
+        """A rung foretells too little of the last one to stop a trial by."""
+        self.say(
+            f"Rung {rung + 1} foretells the last rung badly (correlation "
+            f"{two_decimals(correlation)}, the noise of scores allowed for): trials go on to rung "
+            f"{rung + 2} before any is stopped"
+        )
+
     def tick(self) -> None:
         """Time passes; the table is redrawn by its own thread."""
 

@@ -61,8 +61,11 @@ class Recorder(tune.Callback):
     """Writes what Ray reports, in an order that a crash cannot hurt.
 
     Ray hands over a result first, with ASHA's decision, then the checkpoint of the same rung, then
-    acts on the decision. The journal hears of a rung when its checkpoint exists; a crash between
-    the two repeats that rung, one between the rung and the end is settled by the next session.
+    acts on the decision. A checkpoint is no single write: the trial's process makes it in a
+    temporary folder, Ray copies that, file by file, to its final place, and only then calls us. The
+    journal names it last, once it is on the disk; so a copy that was cut has no name, nothing reads
+    it, and the next session deletes it. A crash between result and name repeats that rung, one
+    between the rung and the end is settled by the next session.
 
     Attributes:
         leave: set to True to leave Ray's loop at its next turn.

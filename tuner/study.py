@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +111,6 @@ class StudyRun:
         seconds: wall time of this session inside Ray Tune.
         paused: trials that ASHA paused and never promoted, by rung.
         fidelity: Spearman's rank correlation of a rung's scores with the last rung's.
-        untelling: rungs that decided nothing, since they foretold too little.
     """
 
     records: tuple[TrialRecord, ...]
@@ -120,7 +119,6 @@ class StudyRun:
     seconds: float
     paused: tuple[int, ...]
     fidelity: dict[int, float]
-    untelling: frozenset[int]
 
 
 def run_study(
@@ -131,6 +129,7 @@ def run_study(
     context: Mapping[str, Any],
     deadline: float,
     observers: Sequence[Observer] = (),
+    doubted: Callable[[int, float], None] | None = None,
     trainable: type[TrialTrainable] = TrialTrainable,
 ) -> StudyRun:
     """Run what is left of a study, in the Ray that this process is connected to.
@@ -145,6 +144,8 @@ def run_study(
         context: `asdict` of the pipeline's StudyContext, plain data, paths absolute.
         deadline: unix seconds; running trials score where they stand, none begins after it.
         observers: told what happens; their errors are logged once and change nothing.
+        doubted: told once of every rung that foretells too little to stop a trial by, as `Rungs`
+            has it.
         trainable: the Ray adapter; a subclass may know pipelines of its own.
     Raises:
         UserError: a known point outside of the space.
@@ -154,7 +155,9 @@ def run_study(
     started = time.monotonic()
     journal.enqueue(experiment.known_points, experiment.space, experiment.base)
     journal.settle()
-    rungs = rebuilt_rungs(journal.records(), count=len(plan.rungs), planned=plan.trials)
+    rungs = rebuilt_rungs(
+        journal.records(), count=len(plan.rungs), planned=plan.trials, doubted=doubted
+    )
     search = JournalSearch(
         journal,
         rungs,
@@ -189,16 +192,21 @@ def run_study(
         seconds=time.monotonic() - started,
         paused=rungs.paused,
         fidelity=rungs.fidelity(),
-        untelling=rungs.untelling,
     )
 
 
-def rebuilt_rungs(records: Sequence[TrialRecord], *, count: int, planned: int) -> Rungs:
+def rebuilt_rungs(
+    records: Sequence[TrialRecord],
+    *,
+    count: int,
+    planned: int,
+    doubted: Callable[[int, float], None] | None = None,
+) -> Rungs:
     """ASHA's memory out of the journal's.
 
     A point where the clock cut a trial was never entered, and failed trials are forgotten.
     """
-    rungs = Rungs(count, planned=planned)
+    rungs = Rungs(count, planned=planned, doubted=doubted)
     for record in records:
         for rung in record.rungs:
             if rung.complete and record.state != "FAIL":
