@@ -83,7 +83,7 @@ def test_a_foreseen_failure_is_a_result_and_the_process_lives_on(tmp_path, troub
 
 def test_what_is_too_large_for_the_rungs_costs_nothing():
     result = toy(trouble="large").step()
-    reason = "too large: its least training takes 1000.0 times the first rung's"
+    reason = "too large: its least training takes 1000.00 times the first rung's"
     assert (result["outcome"], result["reason"]) == (FAIL, reason)
     assert toy(trouble="large", known=True).step()["outcome"] == RUNG
 

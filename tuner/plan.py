@@ -271,7 +271,7 @@ def _too_short(plan: Plan) -> list[str]:
     enough = math.ceil((2 * needed - plan.budget_seconds) / 60)
     return [
         "WARNING    the budget is shorter than what start and finish need beside a search: this "
-        f"may take {clock(needed)}, and --budget {enough}m is enough"
+        f"may take {clock(needed)}, and {enough} minutes are enough for this study"
     ]
 
 
