@@ -309,7 +309,6 @@ def test_a_study_of_which_nothing_succeeded_ends_with_1(
             seconds=1.0,
             paused=(),
             fidelity={},
-            untelling=frozenset(),
         )
 
     ended = SimpleNamespace(run=lambda _r, ends: Ended(baselines={}, played=Played(), gate=None))
