@@ -178,7 +178,7 @@ def test_a_budget_that_start_and_finish_use_up_is_warned_of() -> None:
     warning = describe(made, cpus=2, gpus=0)[-1]
     assert warning.startswith("WARNING")
     assert "may take 3:50" in warning
-    assert "--budget 6m" in warning
+    assert "6 minutes are enough" in warning
     assert not any("WARNING" in line for line in describe(plan(), cpus=2, gpus=0))
     assert "WARNING" in describe(plan().with_budget(100.0), cpus=2, gpus=0)[-1]
 
