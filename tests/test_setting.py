@@ -17,7 +17,7 @@ from tuner import conductor, launch
 from tuner.conductor import _Study
 from tuner.journal import Journal
 from tuner.launch import STUDY_NAME
-from tuner.resume_command import resume_command
+from tuner.resume_command import resume_command, typed_command
 from tuner.setting import (
     Request,
     Setting,
@@ -280,6 +280,27 @@ def test_the_resume_command_leads_to_the_same_places_without_credentials(
     assert "my pictures'" in command
     assert "--tracking-uri http://host:5000" in command
     assert "secret" not in command
+
+
+def test_what_a_study_was_run_by_is_the_same_request_typed_again(request_: Request) -> None:
+    asked = replace(
+        request_,
+        trials=20,
+        seed=3,
+        size=64,
+        target=("b", "a c"),
+        base=("d",),
+        sampler="gp",
+        objectives=("L", "coverage"),
+        cpus_per_trial=2.0,
+        points=('{"width": 16}',),
+        warm_start=("earlier", "models:/mine@champion"),
+    )
+    command = typed_command(asked)
+    assert "secret" not in command
+    again = launch._request(launch.build_parser().parse_args(shlex.split(command)[3:]))
+    places = {"storage": asked.storage, "tracking_uri": asked.tracking_uri}
+    assert replace(again, **places) == asked
 
 
 def test_the_resume_command_finds_the_data_again_without_the_environment(

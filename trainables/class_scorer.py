@@ -20,7 +20,7 @@ from trainables.features import COPY_PERCENTILE, SHOTS, open_scoring_nets
 from trainables.image_set import ImageSet
 from trainables.metrics import Bytes, Floats
 from trainables.paper_scores import paper_scores
-from trainables.scores import FD_UNIT, HONEST_COPIES, KID_UNIT, SHARES
+from trainables.scores import FD_UNIT, HONEST_COPIES, KID_UNIT, interval_ends
 from trainables.tasks import EPISODES, Episode, Part, Split, make_episodes
 
 REFERENCE = 500  # held-out pictures of the class that samples are compared with
@@ -59,14 +59,8 @@ class ClassScores:
             raise ValueError(f"No score {min(unknown)!r}; there are {', '.join(self.metrics)}.")
         episodes = len(self.by_episode[names[0]])
         drawn = np.random.default_rng(seed).integers(episodes, size=(draws, episodes))
-        return {name: self._ends(name, drawn, level) for name in names}
-
-    def _ends(self, name: str, drawn: npt.NDArray[np.int64], level: float) -> tuple[float, float]:
-        means = self.by_episode[name][drawn].mean(1)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        if name in SHARES:
-            low, high = max(low, 0.0), min(high, 1.0)
-        return float(low), float(high)
+        means = {name: self.by_episode[name][drawn].mean(1) for name in names}
+        return {n: interval_ends(n, means[n], self.metrics[n], level) for n in names}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

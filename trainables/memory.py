@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     """Do not hand freed blocks back to the kernel, as glibc does with large ones.
 
     A step of a small net frees all that the one before has allocated; to map it anew, page by
-    page, takes a tenth of its time. Where the C library is another, nothing changes.
+    page, costs time. Where the C library is another, nothing changes.
     """
     libc = ctypes.CDLL(None)
     if sys.platform == "linux" and hasattr(libc, "mallopt"):

@@ -139,11 +139,13 @@ class Scores:
         if set(names) & set(WITH_DISTANCE):  # one halving of the reals is enough for a spread
             pairs = tuple(pair for pair in tally.distances.pairs if pair[1] < 2)
             values |= _distance_scores(tally, weights, values, pairs)
-        return {name: _ends(name, values[name], self.metrics[name], level) for name in names}
+        return {
+            name: interval_ends(name, values[name], self.metrics[name], level) for name in names
+        }
 
 
-def _ends(name: str, drawn: Floats, estimate: float, level: float) -> tuple[float, float]:
-    """Of the interval of a score, from its draws [B]."""
+def interval_ends(name: str, drawn: Floats, estimate: float, level: float) -> tuple[float, float]:
+    """Lower and upper end of a score's interval, from its bootstrap draws [B]."""
     ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     low, high = ends - drawn.mean() + estimate
     if name in SHARES:

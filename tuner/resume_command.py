@@ -20,18 +20,13 @@ def resume_command(setting: Setting, *more: str) -> str:
     root = Path(setting.data.source) if read else request.data_root
     words = [sys.executable, "-m", "tuner.launch", request.experiment, "--resume"]
     words += ["--study", setting.study, "--storage", str(request.storage)]
-    for option, value in (
-        ("--scale", None if request.scale == "auto" else request.scale),
+    words += _given(
         ("--data-root", root and root.absolute()),
         ("--data", request.data and (request.data if named else request.data.absolute())),
-        ("--size", None if request.size == SIZE else request.size),
-        ("--target", request.target and ",".join(request.target)),
-        ("--base", request.base and ",".join(request.base)),
+        *_subject(request),
         ("--address", request.address),
         ("--tracking-uri", uri and strip_credentials(resolve_uri(uri, request.storage))),
-    ):
-        if value:
-            words += [option, str(value)]
+    )
     return shlex.join([*words, *more])
 
 
@@ -40,22 +35,32 @@ def typed_command(request: Request) -> str:
     words = ["python", "-m", "tuner.launch", request.experiment]
     words += ["--resume"] if request.resume else []
     budget = request.budget_seconds
-    for option, value in (
+    words += _given(
         ("--budget", None if budget is None else f"{budget:.0f}s"),
         ("--trials", request.trials),
-        ("--scale", None if request.scale == "auto" else request.scale),
-        ("--seed", None if request.resume else str(request.seed)),
+        ("--seed", None if request.resume else request.seed),
         ("--sampler", request.sampler),
         ("--objectives", request.objectives and ",".join(request.objectives)),
         ("--data", request.data),
-        ("--size", None if request.size == SIZE else request.size),
-        ("--target", request.target and ",".join(request.target)),
-        ("--base", request.base and ",".join(request.base)),
+        *_subject(request),
         ("--cpus-per-trial", request.cpus_per_trial),
         ("--gpus-per-trial", request.gpus_per_trial),
         *(("--point", point) for point in request.points),
         *(("--warm-start", study) for study in request.warm_start),
-    ):
-        if value is not None:
-            words += [option, str(value)]
+    )
     return shlex.join(words)
+
+
+def _subject(request: Request) -> list[tuple[str, object]]:
+    """Options that say which nets, pictures and classes a study is of."""
+    return [
+        ("--scale", None if request.scale == "auto" else request.scale),
+        ("--size", None if request.size == SIZE else request.size),
+        ("--target", request.target and ",".join(request.target)),
+        ("--base", request.base and ",".join(request.base)),
+    ]
+
+
+def _given(*options: tuple[str, object]) -> list[str]:
+    """The words of those that have a value."""
+    return [word for name, value in options if value is not None for word in (name, str(value))]

@@ -1,22 +1,17 @@
-"""FIGR's training loop as its authors would write it: the oracle of our faithful mode, and the
-yardstick of its speed.
+"""FIGR's training loop as its authors would write it: the oracle of our faithful mode.
 
 Written from the paper (Algorithm 1), FIGR (arXiv:1901.02199) and what is known of its code: plain
-modules, pictures that are opened and resized one by one, fakes that stay attached in the critic's
-step, real and fake pictures in passes of their own, weights copied to and fro. Nothing here
-is optimised, and nothing of `trainables` is used, so that agreement means something.
+modules, fakes that stay attached in the critic's step, real and fake pictures in passes of their
+own, weights copied to and fro. Nothing here is optimised, and nothing of `trainables` is used, so
+that agreement means something.
 """
 
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 SIZE = 32
@@ -78,28 +73,6 @@ class Critic(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.score(self.stages(pictures).flatten(1)).squeeze(1)
-
-
-class FolderOfCharacters:
-    """Characters as PNG files, opened, resized and converted whenever one is drawn.
-
-    Args:
-        classes: the files of each character.
-        seed: of which are drawn.
-    """
-
-    def __init__(self, classes: Sequence[Sequence[Path]], seed: int) -> None:
-        self._classes, self._random = classes, random.Random(seed)
-
-    def task(self, shots: int) -> Tensor:
-        """[shots, 1, 32, 32] in [-1, 1] of one character."""
-        files = self._random.sample(list(self._random.choice(self._classes)), shots)
-        pictures = []
-        for file in files:
-            with Image.open(file) as opened:
-                small = opened.convert("L").resize((SIZE, SIZE))
-            pictures.append(torch.from_numpy(np.asarray(small, dtype=np.float32) / 127.5 - 1))
-        return torch.stack(pictures)[:, None]
 
 
 class FigrReference:
