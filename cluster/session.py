@@ -8,7 +8,8 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 CONNECT_SECONDS = 5.0
+LOOK_SECONDS = 1.0  # between looks at Ray's own processes
+GRACE_SECONDS = 15.0  # for whoever waits for a dead Ray to notice it; Ray itself gives a minute
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 _VITAL = ("gcs_server", "raylet")
 _OBJECT_STORE_BYTES = 128 * 2**20  # results are small dicts; Ray's default would claim 30 % of RAM
@@ -48,7 +51,11 @@ class Session:
 
 @contextmanager
 def session(
-    address: str | None = None, *, cpus: int | None = None, gpus: int | None = None
+    address: str | None = None,
+    *,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    bereaved: Callable[[Sequence[str]], None] | None = None,
 ) -> Iterator[Session]:
     """Join the Ray at `address`, or start one on this machine that nobody else can reach.
 
@@ -57,6 +64,9 @@ def session(
             one runs already.
         cpus: cores that a fresh Ray may hand out; None takes all. Not for a cluster.
         gpus: GPUs that a fresh Ray may hand out; None takes all. Not for a cluster.
+        bereaved: called in a thread, with their names, if processes that a fresh Ray cannot do
+            without have died and the session goes on: it waits for an answer that will not come,
+            or has not asked for a while.
     Raises:
         ConnectionError: nothing that speaks Ray's protocol answers at `address`, it refuses us, or
             a local Ray does not come up.
@@ -65,8 +75,11 @@ def session(
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address is not None and (cpus is not None or gpus is not None):
         raise ValueError("A running cluster has its own CPUs and GPUs: leave them out.")
+    over = threading.Event()
     try:
         if address is None:
+            if bereaved is not None:
+                threading.Thread(target=_watch, args=(over, bereaved), daemon=True).start()
             context = _start(cpus, gpus)
         else:
             _require_answer(address)
@@ -74,6 +87,7 @@ def session(
             context = _join(address)
         yield _describe(context, started_here=address is None)
     finally:
+        over.set()
         ray.shutdown()
 
 
@@ -90,6 +104,13 @@ def dead_processes() -> list[str]:
         for name in _VITAL
         if any(info.process.poll() is not None for info in started.get(name, ()))
     ]
+
+
+def _watch(over: threading.Event, bereaved: Callable[[Sequence[str]], None]) -> None:
+    while not over.wait(LOOK_SECONDS):
+        if dead_processes() and not over.wait(GRACE_SECONDS) and (dead := dead_processes()):
+            bereaved(dead)
+            return
 
 
 def _start(cpus: int | None, gpus: int | None) -> Any:

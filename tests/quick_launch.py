@@ -1,6 +1,7 @@
 """The command line on settings that train in a moment: `python quick_launch.py MOMENT OPTIONS`.
 
-For tests of what is around a study. At the moment, unless it is "", the whole process group dies.
+For tests of what is around a study. At the moment, unless it is "", the whole process group dies;
+at "baselines" it computes for long, without asking Ray for anything.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tuner import conductor, experiments, launch, plan, setting
+from tuner.final_round import FinalRound
 from tuner.result import StudyResult
 from tuner.tracking import Tracker
 
@@ -37,10 +40,19 @@ def die_between_renames() -> None:
     Path.rename = once  # type: ignore[method-assign]
 
 
+def compute(*_arguments: Any) -> None:
+    """As scores of large classes do."""
+    print("computing", flush=True)
+    ends = time.monotonic() + 600
+    while time.monotonic() < ends:
+        pass
+
+
 MOMENTS = {
     "": lambda: None,
     "champion": die_between_renames,
     "result": lambda: setattr(StudyResult, "write", die),
+    "baselines": lambda: setattr(FinalRound, "_baselines", compute),
     "mlflow": lambda: setattr(Tracker, "study_ended", die),
 }
 

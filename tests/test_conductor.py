@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -353,6 +353,29 @@ def test_a_full_disk_is_one_line_with_the_way_on(
     assert said.count("\n") == 1
 
 
+def test_a_ray_that_nobody_noticed_dying_is_one_line_with_the_way_on(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command ends there and then: its main thread may wait for Ray."""
+
+    @contextmanager
+    def ray(_address: None, *, bereaved: Callable[[list[str]], None]) -> Iterator[None]:
+        bereaved(["gcs_server"])
+        yield
+
+    without_ray(monkeypatch)
+    monkeypatch.setattr(conductor, "session", ray)
+    monkeypatch.setattr(conductor, "_enter", _enter)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        conductor.conduct(setting.request)
+    assert ended.value.code == BROKEN_DOWN
+    said = capsys.readouterr().err
+    assert said.startswith("Stopped: Ray died on this machine (gcs_server), then go on with: ")
+    assert "--resume" in said
+    assert said.count("\n") == 1
+
+
 def test_an_error_of_ours_is_no_full_disk(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,7 +489,7 @@ def test_sigterm_outside_of_the_search_leaves_with_the_way_on(
         time.sleep(5)
 
     @contextmanager
-    def ray(_address: None) -> Iterator[Any]:
+    def ray(_address: None, **_more: Any) -> Iterator[Any]:
         signal.signal(signal.SIGTERM, lambda *_: pytest.fail("Ray's handler"))
         yield SimpleNamespace(dashboard_url=None)
 

@@ -23,6 +23,7 @@ from toy_pipeline import ToyConfig, ToyTrainable, toy_context
 from toy_study import BRANCHING, ToyExperiment, ToyPlan, branching_space
 
 from tuner import study as study_module
+from tuner.conductor import BROKEN_DOWN
 from tuner.journal import Journal, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.recorder import Recorder
@@ -248,7 +249,11 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
         if process is None or process.poll() is not None:
             sessions += 1
             assert sessions < 40, output.read_text()
+            output.unlink()
             process = launch(options | {"storage": str(killed)}, output)
+        while kinds[0] in ("raylet", "gcs") and "ray is up" not in output.read_text():
+            assert process.poll() is None, output.read_text()
+            time.sleep(0.05)
         goal = lines_of(journal) + rng.randint(0, 9)
         while lines_of(journal) < goal and process.poll() is None:
             time.sleep(0.005)
@@ -256,8 +261,12 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
         while process.poll() is None:
             if kill(process, kinds[0]):
                 made.append((kinds[0], lines_of(journal)))
-                if kinds.pop(0) != "worker":
-                    process.wait(300)
+                if (kind := kinds.pop(0)) != "worker":
+                    code = process.wait(50)  # after 60 seconds Ray itself would end the driver
+                    assert code == (-signal.SIGKILL if kind == "driver" else BROKEN_DOWN)
+                if kind in ("raylet", "gcs"):
+                    said = output.read_text()
+                    assert said.count("Stopped: Ray died on this machine") == 1, said
                 break
             time.sleep(0.05)
     assert process is not None

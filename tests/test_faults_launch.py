@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +41,20 @@ QUICK = str(Path(__file__).with_name("quick_launch.py"))
 REAL = ["-m", "tuner.launch"]
 TITLE = "reptile_omniglot-pictures"
 TRIAL, TRAINING = "Trainable.train", "ray::trained_again"  # in the titles of Ray's processes
+KILLS, SEED = 12, 0  # at random times
+TRIALS = 4  # of the study that they come to
 PATIENCE = 1200.0  # seconds; a busy machine is slow
+RAYS_PATIENCE = 50.0  # seconds; after 60 without its control store Ray ends a driver
 LEAVING = 60.0  # seconds that Ctrl-C may take there, half of it where nothing else runs
 
 
 class Study:
-    """Two trials on a folder of pictures, run by the command; `begun` is its plan alone."""
+    """One on a folder of pictures, run by the command."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.folder, self.output = root, root / "runs/s", root / "output"
         self.process: subprocess.Popen[bytes]
         write_pictures(root / "pictures", classes=6)
-        # A budget that gives short rungs; a later one gives the time to reach them.
-        one_slot = ["--cpus-per-trial", str(joblib.cpu_count())]
-        self.start("--budget", "10s", "--trials", "2", *one_slot)
-        self.until(lambda: '"plan"' in self.journal())
-        self.kill()
 
     def start(self, *options: str, script: Sequence[str] = (QUICK, "")) -> None:
         named = ["--study", "s", "--data", str(self.root / "pictures")]
@@ -143,6 +143,10 @@ class Study:
                 continue
         return found
 
+    def exists(self) -> bool:
+        """Whether `--resume` can go on with it."""
+        return '"plan"' in self.journal()
+
     def journal(self) -> str:
         path = self.folder / "journal.log"
         return path.read_text() if path.exists() else ""
@@ -154,6 +158,16 @@ class Study:
     def records(self) -> tuple[TrialRecord, ...]:
         with Journal(self.root / "runs", "s") as journal:
             return journal.records()
+
+
+def begun(root: Path) -> Study:
+    """Two trials, one after the other; of them there is the plan alone."""
+    study = Study(root)
+    # A budget that gives short rungs; a later one gives the time to reach them.
+    study.start("--budget", "10s", "--trials", "2", "--cpus-per-trial", str(joblib.cpu_count()))
+    study.until(study.exists)
+    study.kill()
+    return study
 
 
 def require_whole_champion(folder: Path) -> None:
@@ -174,8 +188,9 @@ def require_finished(study: Study) -> result.StudyResult:
     result.validate(json.loads((study.folder / "result.json").read_text()))
     records = study.records()
     assert {r.state for r in records if r.state != "WAITING"} <= {"COMPLETE", "PRUNED", "FAIL"}
-    numbered = [(r.number, rung.rung) for r in records for rung in r.rungs]
-    assert len(study.rungs()) == len(numbered)
+    for record in records:
+        assert [rung.rung for rung in record.rungs] == list(range(len(record.rungs)))
+    assert len(study.rungs()) == sum(len(record.rungs) for record in records)
     beside = [path.name for path in study.folder.glob("champion*")]
     assert beside == ["champion"]
     require_whole_champion(study.folder / "champion")
@@ -215,7 +230,7 @@ def require_tracked(study: Study, records: tuple[TrialRecord, ...]) -> None:
 def test_a_driver_that_is_killed_after_the_search_runs_no_rung_again(tmp_path: Path) -> None:
     """In the rematch, in the test, with the champion in its place and no result, between the
     renames of the next champion, and before MLflow hears of the result."""
-    study = Study(tmp_path)
+    study = begun(tmp_path)
     study.resume("--budget", "2h")
     study.until_said("trained again")
     study.kill()
@@ -242,7 +257,7 @@ def test_a_driver_that_is_killed_after_the_search_runs_no_rung_again(tmp_path: P
 
 def test_ctrl_c_twice_leaves_at_once_with_the_way_on(tmp_path: Path) -> None:
     """In the search, and in the finals."""
-    study = Study(tmp_path)
+    study = begun(tmp_path)
     study.resume("--budget", "2h")
     for ready in (lambda: study.rungs(), lambda: "trained again" in study.said()):
         study.until(ready)
@@ -258,22 +273,50 @@ def test_ctrl_c_twice_leaves_at_once_with_the_way_on(tmp_path: Path) -> None:
     require_finished(study)
 
 
-def test_a_ray_that_dies_in_the_finals_stops_the_study_in_one_line(tmp_path: Path) -> None:
-    study = Study(tmp_path)
+def test_a_ray_that_dies_stops_the_study_in_one_line(tmp_path: Path) -> None:
+    """In the search, and in the finals."""
+    study = begun(tmp_path)
     study.resume("--budget", "2h")
-    for name, moment in (("raylet", "trained again"), ("gcs", "meets the test classes")):
-        study.until_said(moment)
-        study.kill_one(COMMANDS[name])
-        study.ends_with(BROKEN_DOWN)
-        assert f"Stopped: Ray died on this machine ({name}" in study.said()
+    for name, moment in (
+        ("raylet", lambda: len(study.rungs()) >= 1),
+        ("gcs", lambda: len(study.rungs()) >= 2),
+        ("raylet", lambda: "trained again" in study.said()),
+        ("gcs", lambda: "meets the test classes" in study.said()),
+    ):
+        study.until(moment)
+        require_stopped_by(study, name)
         study.resume_as_printed()
     study.ends_with(0)
     require_finished(study)
 
 
+def test_a_ray_that_dies_while_nobody_asks_it_stops_the_study_in_one_line(tmp_path: Path) -> None:
+    """The baselines of the finals are computed by the command itself."""
+    study = begun(tmp_path)
+    options = ["--budget", "2h"]
+    for name in ("raylet", "gcs"):
+        study.start("--resume", *options, script=[QUICK, "baselines"])
+        study.until_said("computing")
+        require_stopped_by(study, name)
+        options = []
+    study.resume_as_printed()
+    study.ends_with(0)
+    require_finished(study)
+
+
+def require_stopped_by(study: Study, name: str) -> None:
+    """Ray's process dies, and the command tells it and leaves before Ray would end it."""
+    study.kill_one(COMMANDS[name])
+    study.ends_with(BROKEN_DOWN, RAYS_PATIENCE)
+    told = [line for line in study.said().splitlines() if line.startswith("Stopped: ")]
+    assert len(told) == 1, study.said()
+    assert told[0].startswith(f"Stopped: Ray died on this machine ({name}")
+    assert "Traceback" not in study.said()
+
+
 def test_a_worker_that_dies_is_followed_by_another(tmp_path: Path) -> None:
     """Once in the first trial and once in the finals; in the second trial every time."""
-    study = Study(tmp_path)
+    study = begun(tmp_path)
     study.resume("--budget", "2h")
     study.until(study.rungs)
     study.kill_one(TRIAL)
@@ -292,3 +335,46 @@ def test_a_worker_that_dies_is_followed_by_another(tmp_path: Path) -> None:
     assert found.rematch is not None
     assert [finalist.number for finalist in found.rematch.finalists] == [good.number]
     assert "1 of 2 trials failed: 1 worker died" in study.said()
+
+
+def test_a_command_that_is_killed_at_any_time_ends_the_study(tmp_path: Path) -> None:
+    """At twelve moments from its start to its end: amid planning, embeddings, the first opening of
+    MLflow, the search with two trials side by side, the finals, and the delivery."""
+    alone, study = Study(tmp_path / "alone"), Study(tmp_path / "killed")
+    go_on(alone)
+    alone.until(alone.exists)
+    alone.kill()
+    started = time.monotonic()
+    go_on(alone)
+    alone.ends_with(0)
+    seconds = time.monotonic() - started
+    require_finished(alone)
+
+    rng, made = random.Random(SEED), []
+    for part in range(KILLS):
+        delay = seconds * (part + rng.random()) / KILLS
+        go_on(study)
+        with suppress(subprocess.TimeoutExpired):
+            assert study.process.wait(delay) == 0, study.said()
+            continue
+        study.kill()
+        made.append((round(delay), study.exists(), len(study.rungs())))
+    print(round(seconds), made)
+    assert len(made) >= KILLS * 2 / 3
+    go_on(study)
+    study.ends_with(0)
+    found = require_finished(study)
+    assert len(found.trials) >= TRIALS
+    assert found.plan["slots"] == 2
+
+
+def go_on(study: Study) -> None:
+    """The same command again until there is a study; then `--resume`."""
+    if not study.exists():
+        # So many trials that rungs are short, and so much time that none is cut.
+        two_slots = ["--cpus-per-trial", f"{joblib.cpu_count() / 2:g}"]
+        study.start("--budget", "70m", "--trials", "1000", *two_slots)
+    elif (study.folder / "result.json").exists():
+        study.resume()
+    else:
+        study.resume("--trials", str(TRIALS))

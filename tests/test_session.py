@@ -45,6 +45,24 @@ def test_a_fresh_ray_is_private_and_never_somebody_elses(fake_ray):
     assert last == ("shutdown", {})
 
 
+def test_a_ray_that_died_is_told_to_those_who_stay(fake_ray, monkeypatch):
+    """Not at once, and to nobody who leaves; of a cluster, others know."""
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(module, "dead_processes", lambda: ["raylet"])
+    monkeypatch.setattr(module, "_require_answer", lambda _address: None)
+    told = []
+    for address, stays in ((None, 0.1), ("head:6379", 0.4), (None, 0.4)):
+        assert not told
+        with session(address, bereaved=told.append):
+            time.sleep(stays)
+    assert told == [["raylet"]]
+    monkeypatch.setattr(module, "dead_processes", list)
+    with session(bereaved=told.append):
+        time.sleep(0.4)
+    assert told == [["raylet"]]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_ray_is_left_whatever_happens(fake_ray, error):
     with pytest.raises(error), session():

@@ -8,6 +8,7 @@ points that make them), tracked (True for a branching space and MLflow in `stora
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +19,9 @@ from typing import Any
 
 from toy_pipeline import ToyConfig, ToyTrainable, toy_context, toy_space
 
-from cluster.session import session
+from cluster.session import dead_processes, session
 from tuner import breakdown
-from tuner.conductor import replay
+from tuner.conductor import BROKEN_DOWN, replay
 from tuner.journal import Journal, Space
 from tuner.known_points import KnownPoint
 from tuner.result import TrackingPlace
@@ -134,6 +135,12 @@ def tracking(journal: Journal, storage: Path, plan: ToyPlan) -> Iterator[Tracker
         yield tracker
 
 
+def stopped(dead: Sequence[str]) -> int:
+    """What the conductor says where Ray has died -> exit code."""
+    print(f"Stopped: {breakdown.ray_died(dead)}", flush=True)
+    return BROKEN_DOWN
+
+
 TROUBLES = ("diverge", "nan", "memory", "raise", "die")
 
 
@@ -155,19 +162,25 @@ def main(options: dict[str, Any]) -> StudyRun:
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(storage, options["study"]))
         tracker = [stack.enter_context(tracking(journal, storage, plan))] if tracked else []
-        stack.enter_context(session(None, cpus=options["slots"]))
+        leave = lambda dead: os._exit(stopped(dead))  # noqa: E731
+        stack.enter_context(session(None, cpus=options["slots"], bereaved=leave))
         clock._say("ray is up")
-        run = run_study(
-            plan,
-            ToyExperiment(
-                base=base, known_points=points, space=branching_space if tracked else toy_space
-            ),
-            journal=journal,
-            context=toy_context(),
-            deadline=time.time() + 60 * options.get("minutes", 30),
-            observers=[*tracker, clock],
-            trainable=ToyTrainable,
-        )
+        try:
+            run = run_study(
+                plan,
+                ToyExperiment(
+                    base=base, known_points=points, space=branching_space if tracked else toy_space
+                ),
+                journal=journal,
+                context=toy_context(),
+                deadline=time.time() + 60 * options.get("minutes", 30),
+                observers=[*tracker, clock],
+                trainable=ToyTrainable,
+            )
+        except Exception:
+            if dead := dead_processes():
+                sys.exit(stopped(dead))
+            raise
     clock._say("left", f"inside Tune {run.seconds:.2f} s", f"ticks {clock.ticks}")
     for record in run.records:
         print(record.number, record.state, record.reason, [r.decision for r in record.rungs])

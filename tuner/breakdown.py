@@ -50,7 +50,7 @@ def require_ray() -> None:
         Breakdown: Ray's own processes died.
     """
     if dead := dead_processes():
-        raise _ray_died(dead)
+        raise ray_died(dead)
 
 
 def breakdown_behind(error: BaseException, folder: Path) -> Breakdown | None:
@@ -59,7 +59,7 @@ def breakdown_behind(error: BaseException, folder: Path) -> Breakdown | None:
     if told := next((one for one in chain if isinstance(one, Breakdown)), None):
         return told
     if dead := dead_processes():
-        return _ray_died(dead)
+        return ray_died(dead)
     if any(_tells_of_full_disk(one) for one in chain):
         return disk_full(folder)
     return None
@@ -80,7 +80,8 @@ def _places(folder: Path) -> tuple[Path, Path]:
     return there, Path(tempfile.gettempdir())  # Ray makes checkpoints in the latter
 
 
-def _ray_died(dead: Sequence[str]) -> Breakdown:
+def ray_died(dead: Sequence[str]) -> Breakdown:
+    """For what `dead_processes` names."""
     return Breakdown(f"Ray died on this machine ({', '.join(dead)})")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from trainables.evaluation import prepare_scorer
 from trainables.pipeline import StudyContext
 from trainables.pretraining import damaged_sources
 from trainables.tasks import Split, split_record
-from tuner.breakdown import breakdown_behind, is_full_disk
+from tuner.breakdown import Breakdown, breakdown_behind, is_full_disk, ray_died
 from tuner.champion import Challenge
 from tuner.final_round import CHAMPION, FinalRound, challenge_of, own_identity
 from tuner.finals import kept_samples
@@ -117,9 +118,13 @@ def _conduct(request: Request, stack: ExitStack, began: float) -> int:
     return study.run(stack, ray, journal)
 
 
-def _enter(stack: ExitStack, address: str | None) -> Session:
+def _enter(
+    stack: ExitStack,
+    address: str | None,
+    bereaved: Callable[[Sequence[str]], None] | None = None,
+) -> Session:
     try:
-        entered = stack.enter_context(session(address))
+        entered = stack.enter_context(session(address, bereaved=bereaved))
     except (ConnectionError, ValueError) as error:
         raise UserError(str(error)) from error
     _heed_sigterm()  # Ray has just set its handler
@@ -167,11 +172,23 @@ class _Study:
             breakdown = breakdown_behind(error, self.setting.folder)
             if breakdown is None:
                 raise
-            way_on = "run the same command again"
-            if self._has_begun():
-                way_on = f"go on with: {resume_command(self.setting)}"
-            sys.stderr.write(f"Stopped: {breakdown}, then {way_on}\n")
-            return BROKEN_DOWN
+            return self._stopped(breakdown)
+
+    def _stopped(self, breakdown: Breakdown) -> int:
+        way_on = "run the same command again"
+        if self._has_begun():
+            way_on = f"go on with: {resume_command(self.setting)}"
+        sys.stderr.write(f"Stopped: {breakdown}, then {way_on}\n")
+        return BROKEN_DOWN
+
+    def _bereaved(self, dead: Sequence[str]) -> None:
+        """Ray died, and the main thread computes, or waits where no signal wakes it. Ray would end
+        this process soon without a word; what is lost by that, `--resume` makes up for."""
+        self.setting.console.show_cursor()
+        code = self._stopped(ray_died(dead))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
     def _has_begun(self) -> bool:
         """Whether `--resume` goes on with it; another process may have begun one of its name."""
@@ -193,7 +210,7 @@ class _Study:
         context, last = self._prepare()
         started = time.monotonic()
         if ray is None:
-            ray = _enter(stack, None)
+            ray = _enter(stack, None, self._bereaved)
         self._took("ray", started)
         self.setting.say(f"Dashboard  {_dashboard(ray)}")
         run = self._search(context, tracker)
@@ -238,7 +255,7 @@ class _Study:
             return challenge.undecided(FileNotFoundError(gone))
         contexts = self._contexts()
         if ray is None:
-            _enter(stack, None)
+            _enter(stack, None, self._bereaved)
         return FinalRound(setting, self.plan, *contexts).meet_late(challenge, samples)
 
     def _say_who_meets(self, gate: Gate | None) -> None:
