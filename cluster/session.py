@@ -55,7 +55,7 @@ def session(
     *,
     cpus: int | None = None,
     gpus: int | None = None,
-    bereaved: Callable[[Sequence[str]], None] | None = None,
+    bereaved: Callable[[Sequence[str]], int] | None = None,
 ) -> Iterator[Session]:
     """Join the Ray at `address`, or start one on this machine that nobody else can reach.
 
@@ -66,7 +66,7 @@ def session(
         gpus: GPUs that a fresh Ray may hand out; None takes all. Not for a cluster.
         bereaved: called in a thread, with their names, if processes that a fresh Ray cannot do
             without have died and the session goes on: it waits for an answer that will not come,
-            or has not asked for a while.
+            or has not asked for a while. This process ends with the exit code that it returns.
     Raises:
         ConnectionError: nothing that speaks Ray's protocol answers at `address`, it refuses us, or
             a local Ray does not come up.
@@ -106,11 +106,17 @@ def dead_processes() -> list[str]:
     ]
 
 
-def _watch(over: threading.Event, bereaved: Callable[[Sequence[str]], None]) -> None:
+def _watch(over: threading.Event, bereaved: Callable[[Sequence[str]], int]) -> None:
     while not over.wait(LOOK_SECONDS):
         if dead_processes() and not over.wait(GRACE_SECONDS) and (dead := dead_processes()):
-            bereaved(dead)
-            return
+            code = 1
+            try:
+                code = bereaved(dead)
+                # By themselves they would notice in a minute or more.
+                node: Any = ray._private.worker._global_node
+                node.kill_all_processes(check_alive=False)
+            finally:
+                os._exit(code)
 
 
 def _start(cpus: int | None, gpus: int | None) -> Any:

@@ -359,14 +359,13 @@ def test_a_ray_that_nobody_noticed_dying_is_one_line_with_the_way_on(
     """The command ends there and then: its main thread may wait for Ray."""
 
     @contextmanager
-    def ray(_address: None, *, bereaved: Callable[[list[str]], None]) -> Iterator[None]:
-        bereaved(["gcs_server"])
+    def ray(_address: None, *, bereaved: Callable[[list[str]], int]) -> Iterator[None]:
+        sys.exit(bereaved(["gcs_server"]))
         yield
 
     without_ray(monkeypatch)
     monkeypatch.setattr(conductor, "session", ray)
     monkeypatch.setattr(conductor, "_enter", _enter)
-    monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit) as ended:
         conductor.conduct(setting.request)
     assert ended.value.code == BROKEN_DOWN

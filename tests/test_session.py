@@ -1,3 +1,4 @@
+import os
 import socket
 import time
 from types import SimpleNamespace
@@ -45,22 +46,30 @@ def test_a_fresh_ray_is_private_and_never_somebody_elses(fake_ray):
     assert last == ("shutdown", {})
 
 
-def test_a_ray_that_died_is_told_to_those_who_stay(fake_ray, monkeypatch):
-    """Not at once, and to nobody who leaves; of a cluster, others know."""
+def test_a_ray_that_died_ends_those_who_stay(fake_ray, monkeypatch):
+    """Not at once, and nobody who leaves; of a cluster, others know."""
+    happened = []
+    node = SimpleNamespace(kill_all_processes=lambda **_: happened.append("the rest is killed"))
+    monkeypatch.setattr(ray._private.worker, "_global_node", node)
+    monkeypatch.setattr(os, "_exit", happened.append)
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(module, "dead_processes", lambda: ["raylet"])
     monkeypatch.setattr(module, "_require_answer", lambda _address: None)
-    told = []
+
+    def bereaved(dead):
+        happened.extend(dead)
+        return 3
+
     for address, stays in ((None, 0.1), ("head:6379", 0.4), (None, 0.4)):
-        assert not told
-        with session(address, bereaved=told.append):
+        assert not happened
+        with session(address, bereaved=bereaved):
             time.sleep(stays)
-    assert told == [["raylet"]]
+    assert happened == ["raylet", "the rest is killed", 3]
     monkeypatch.setattr(module, "dead_processes", list)
-    with session(bereaved=told.append):
+    with session(bereaved=bereaved):
         time.sleep(0.4)
-    assert told == [["raylet"]]
+    assert len(happened) == 3
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

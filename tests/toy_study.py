@@ -8,7 +8,6 @@ points that make them), tracked (True for a branching space and MLflow in `stora
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -162,8 +161,7 @@ def main(options: dict[str, Any]) -> StudyRun:
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(storage, options["study"]))
         tracker = [stack.enter_context(tracking(journal, storage, plan))] if tracked else []
-        leave = lambda dead: os._exit(stopped(dead))  # noqa: E731
-        stack.enter_context(session(None, cpus=options["slots"], bereaved=leave))
+        stack.enter_context(session(None, cpus=options["slots"], bereaved=stopped))
         clock._say("ray is up")
         try:
             run = run_study(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -121,7 +120,7 @@ def _conduct(request: Request, stack: ExitStack, began: float) -> int:
 def _enter(
     stack: ExitStack,
     address: str | None,
-    bereaved: Callable[[Sequence[str]], None] | None = None,
+    bereaved: Callable[[Sequence[str]], int] | None = None,
 ) -> Session:
     try:
         entered = stack.enter_context(session(address, bereaved=bereaved))
@@ -181,14 +180,17 @@ class _Study:
         sys.stderr.write(f"Stopped: {breakdown}, then {way_on}\n")
         return BROKEN_DOWN
 
-    def _bereaved(self, dead: Sequence[str]) -> None:
-        """Ray died, and the main thread computes, or waits where no signal wakes it. Ray would end
-        this process soon without a word; what is lost by that, `--resume` makes up for."""
+    def _bereaved(self, dead: Sequence[str]) -> int:
+        """Ray died, and the main thread computes, or waits where no signal wakes it -> exit code.
+
+        Ray would end this process soon without a word; what is lost by that, `--resume` makes up
+        for.
+        """
         self.setting.console.show_cursor()
         code = self._stopped(ray_died(dead))
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        return code
 
     def _has_begun(self) -> bool:
         """Whether `--resume` goes on with it; another process may have begun one of its name."""
