@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from optuna import Trial
+from trainables.configs import ARCHITECTURES, ReptileConfig
 
-from trainables.reptile import ARCHITECTURES, ReptileConfig
+if TYPE_CHECKING:
+    from optuna import Trial
 
 # Channels at the finest convolution. FIGR's nets have 64; a CPU trains no more than 16 of them.
 CPU_WIDTHS = (8, 16, 32)
@@ -69,7 +70,7 @@ def _adaptation(trial: Trial) -> dict[str, Any]:
 
 
 def _space(trial: Any, base: ReptileConfig, widths: tuple[int, ...]) -> ReptileConfig:
-    asked = cast(Trial, trial)
+    asked = cast("Trial", trial)
     return replace(
         base, **_nets(asked, widths), **_inner(asked), **_outer(asked), **_adaptation(asked)
     )

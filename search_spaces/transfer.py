@@ -6,11 +6,12 @@ Pre-training is no part of it: all trials of a study start from the same weights
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from optuna import Trial
+from trainables.configs import TransferConfig
 
-from trainables.transfer import TransferConfig
+if TYPE_CHECKING:
+    from optuna import Trial
 
 BATCHES = (1, 4, 8, 16)
 
@@ -47,5 +48,5 @@ def _closeness(trial: Trial) -> dict[str, Any]:
 
 def transfer_space(trial: Any, base: TransferConfig) -> TransferConfig:
     """Fine-tuning from the pre-trained nets of `base`."""
-    asked = cast(Trial, trial)
+    asked = cast("Trial", trial)
     return replace(base, **_steps(asked), **_shots(asked), **_closeness(asked))

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuner import conductor, experiments, launch, plan, setting
+from tuner import conductor, experiments, launch, machine, plan
 from tuner.final_round import FinalRound
 from tuner.result import StudyResult
 from tuner.tracking import Tracker
@@ -77,7 +77,7 @@ build, build_transfer = experiments.EXPERIMENTS[NAME], experiments.EXPERIMENTS[T
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    setting.CALIBRATION_SECONDS = 0.2
+    machine.CALIBRATION_SECONDS = 0.2
     plan.FINISH_SECONDS = 3600.0  # a busy machine has time for a rematch, too
     conductor.prepare_scorer = partial(conductor.prepare_scorer, steps=20)
     experiments.EXPERIMENTS |= {NAME: quick, TRANSFER: quick_transfer}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
 from trainables.trainable import COMPLETE, FAIL, RUNG
-from tuner.asha import _UNTOLD, Asha, Rungs
+from tuner.asha import Asha
+from tuner.rungs import _UNTOLD, Rungs
 
 scores = st.lists(st.floats(-10, 10), min_size=3, max_size=3)
 studies = st.lists(scores, min_size=3, max_size=20)

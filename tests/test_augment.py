@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainables.augment import STRONG, Change, augment
+from trainables.augment import augment
+from trainables.change import STRONG, Change
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -19,11 +19,12 @@ from test_setting import begun, request_, taken
 from test_tracking import empty_store
 
 from trainables.errors import UserError
-from tuner import conductor, launch, setting
+from tuner import conductor, launch, machine, opening
 from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _Study
 from tuner.final_round import Ended
 from tuner.finals import Played
 from tuner.journal import Journal, is_begun, is_free
+from tuner.machine import Speed
 from tuner.result import load
 from tuner.setting import Request, Setting, look_around, reopened
 from tuner.study import StudyRun
@@ -42,7 +43,7 @@ def asked(request_: Request, empty_store: Path, monkeypatch: pytest.MonkeyPatch)
     """Of a study that is planned in a moment and cut as soon as it searches."""
     request_.storage.mkdir()
     shutil.copy(empty_store, request_.storage)
-    monkeypatch.setattr(setting, "CALIBRATION_SECONDS", 0.01)
+    monkeypatch.setattr(machine, "CALIBRATION_SECONDS", 0.01)
     without_ray(monkeypatch)
     monkeypatch.setattr(_Study, "_search", lambda *_a: SimpleNamespace(interrupted=True))
     return replace(request_, tracking_uri=None, budget_seconds=None)
@@ -96,17 +97,17 @@ def test_a_name_that_is_taken_while_a_study_is_planned_is_left_alone(
     asked: Request, monkeypatch: pytest.MonkeyPatch, runs_on: bool
 ) -> None:
     """By a process that runs on, or dies; MLflow gets no run of the one that comes too late."""
-    real = conductor.new_plan
+    real = opening.new_plan
     with ExitStack() as theirs:
 
-        def new_plan(known: Setting) -> Any:
+        def new_plan(known: Setting, speed: Speed) -> Any:
             journal = theirs.enter_context(Journal(asked.storage, known.study))
             journal.set_attr("plan", "theirs")
             if not runs_on:
                 theirs.close()
-            return real(known)
+            return real(known, speed)
 
-        monkeypatch.setattr(conductor, "new_plan", new_plan)
+        monkeypatch.setattr(opening, "new_plan", new_plan)
         words = "is running already" if runs_on else "was begun by another process meanwhile"
         with pytest.raises(UserError, match=words):
             conductor.conduct(asked)
@@ -311,7 +312,9 @@ def test_a_study_of_which_nothing_succeeded_ends_with_1(
             fidelity={},
         )
 
-    ended = SimpleNamespace(run=lambda _r, ends: Ended(baselines={}, played=Played(), gate=None))
+    ended = SimpleNamespace(
+        run=lambda _r, ends: Ended(baselines={}, played=Played(), gate=None, rematch_seconds=0.0)
+    )
     monkeypatch.setattr(_Study, "_search", search)
     monkeypatch.setattr(conductor, "FinalRound", lambda *_a: ended)
     assert conductor.conduct(asked) == 1

@@ -10,10 +10,10 @@ import pytest
 from tiny_large import SPLIT, large_images, large_nets
 from tiny_scorer import tiny_images
 
-from trainables.class_scorer import COMPARED, REFERENCE, ClassScorer, ClassScores
-from trainables.evaluation import make_scorer, null_baselines, samples_wanted, scoring_episodes
+from trainables.class_scorer import ClassScorer, ClassScores
+from trainables.evaluation import make_scorer, null_baselines, scoring_episodes
 from trainables.features import open_scoring_nets, prepare_scorer
-from trainables.tasks import large_classes
+from trainables.tasks import COMPARED, REFERENCE, large_classes, samples_wanted
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import pytest
 from picture_files import quiet
 from PIL import Image
 
+from trainables.configs import ARCHITECTURES, ReptileConfig, TransferConfig
 from trainables.datasets import load_folder
 from trainables.evaluation import prepare_scorer
 from trainables.pipeline import StudyContext, load_pipeline
-from trainables.reptile import ARCHITECTURES, ReptileConfig, step_flops
+from trainables.reptile import step_flops
 from trainables.tasks import split_classes
-from trainables.transfer import TransferConfig
 
 CLASSES, EACH = 6, 14
 

@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 from test_launch import pictures
 from test_result import result
 from test_search import rung
-from test_setting import begun, request_
+from test_setting import SPEED, begun, request_
 from toy_pipeline import toy_context
 
 from trainables.errors import UserError
@@ -37,6 +37,7 @@ from tuner.plan import Plan
 from tuner.result import Gate, load
 from tuner.run_store import Models, RunStore
 from tuner.setting import Request, Setting, look_around, new_plan
+from tuner.timings import Timings
 from tuner.tracking_uri import default_uri
 
 __all__ = ["request_"]  # a fixture
@@ -344,7 +345,7 @@ def test_a_full_disk_is_one_line_with_the_way_on(
 
     monkeypatch.setattr(_Study, "_search_and_finish", full)
     with ExitStack() as stack:
-        code = _Study(setting, new_plan(setting), 0.0).run(stack, None, None)
+        code = _Study(setting, new_plan(setting, SPEED), Timings(0.0)).run(stack, None, None)
     assert code == BROKEN_DOWN
     said = capsys.readouterr().err
     assert said.startswith("Stopped: The disk of ")
@@ -383,7 +384,7 @@ def test_an_error_of_ours_is_no_full_disk(
 
     monkeypatch.setattr(_Study, "_search_and_finish", fail)
     with ExitStack() as stack, pytest.raises(KeyError):
-        _Study(setting, new_plan(setting), 0.0).run(stack, None, None)
+        _Study(setting, new_plan(setting, SPEED), Timings(0.0)).run(stack, None, None)
 
 
 def test_the_final_round_ends_earlier_by_the_start_of_ray(
@@ -396,8 +397,9 @@ def test_the_final_round_ends_earlier_by_the_start_of_ray(
         raise Begun(ends)
 
     monkeypatch.setattr(conductor, "FinalRound", lambda *_a: SimpleNamespace(run=begin))
-    study = _Study(setting, new_plan(setting), 0.0)
-    study.timings["ray"], study._ends = 4.0, 100.0
+    study = _Study(setting, new_plan(setting, SPEED), Timings(0.0))
+    study.timings.add("ray", 4.0)
+    study._ends = 100.0
     run, context = SimpleNamespace(records=[]), StudyContext(**toy_context())
     with pytest.raises(Begun, match=r"^96\.0$"):
         study._finish(run, (context, context), Mock(), Mock())  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from test_search import rung
-from test_setting import request_
+from test_setting import SPEED, request_
 from toy_pipeline import toy_context
 
 from trainables.pipeline import StudyContext
@@ -67,7 +67,7 @@ def test_the_rematch_has_what_trainings_and_tests_leave(
     ]
     setting = look_around(replace(request_, tracking_uri=None, budget_seconds=None), None)
     context, finals = StudyContext(**toy_context()), FakeFinals()
-    last = FinalRound(setting, new_plan(setting), context, context)
+    last = FinalRound(setting, new_plan(setting, SPEED), context, context)
     last._finals = finals  # type: ignore[assignment]
     monkeypatch.setattr(last, "_scorer", lambda *_a: SimpleNamespace(episodes=range(5)))
     monkeypatch.setattr(final_round, "save_champion", lambda *_a: None)

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from trainables.gans import METHODS
-from trainables.reptile import ARCHITECTURES, MetaTraining, Pair, ReptileConfig, adapt
-from trainables.transfer import TransferConfig, build_gan, fine_tuning
+from trainables.configs import ARCHITECTURES, METHODS, ReptileConfig, TransferConfig
+from trainables.reptile import MetaTraining, Pair, adapt
+from trainables.transfer import build_gan, fine_tuning
 
 pytestmark = [
     pytest.mark.gpu,

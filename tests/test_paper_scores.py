@@ -11,10 +11,10 @@ from picture_files import quiet, write_pictures
 from tiny_scorer import prepared_in_a_folder
 
 from trainables.datasets import load_folder
-from trainables.evaluation import make_scorer, null_baselines, samples_wanted
+from trainables.evaluation import make_scorer, null_baselines
 from trainables.metrics import Bytes
 from trainables.paper_scores import brisque_model, paper_scores
-from trainables.tasks import split_classes
+from trainables.tasks import samples_wanted, split_classes
 
 GREYS = np.array([0, 30, 90, 250], dtype=np.uint8)
 

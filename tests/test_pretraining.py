@@ -15,9 +15,9 @@ import torch
 from tiny_large import SPLIT, large_images
 
 from trainables import pretraining
+from trainables.configs import TransferConfig
 from trainables.pipeline import Diverged
 from trainables.pretraining import Source, class_means, damaged_sources, pretrained
-from trainables.transfer import TransferConfig
 
 TINY = TransferConfig(width=2, latent=4, pretrain_batch=4, pretrain_steps=2)
 

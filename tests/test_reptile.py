@@ -10,13 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.augment import NO_CHANGE, Change
+from trainables.change import NO_CHANGE, Change
+from trainables.configs import ARCHITECTURES, ReptileConfig
 from trainables.reptile import (
-    ARCHITECTURES,
     InnerLoop,
     MetaTraining,
     Pair,
-    ReptileConfig,
     adapt,
     build_gan,
     initial_weights,

@@ -12,9 +12,10 @@ import torch
 from tiny_scorer import tiny_images, tiny_nets
 
 from trainables import opened
+from trainables.configs import ReptileConfig
 from trainables.features import SHOTS
 from trainables.pipeline import EPISODES_AT_ONCE, PIPELINES, Diverged, StudyContext, load_pipeline
-from trainables.reptile import ReptileConfig, meta_iteration_flops, step_flops
+from trainables.reptile import meta_iteration_flops, step_flops
 from trainables.reptile_trial import (
     LOSS_ROWS,
     ReptileTrial,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from ray.tune.search import Searcher
 
 from trainables.errors import UserError
-from tuner.asha import Rungs
 from tuner.journal import Journal, RungRecord
 from tuner.known_points import KnownPoint, check_known_point, trial_seed
+from tuner.rungs import Rungs
 from tuner.search import JournalSearch, last_checkpoint
 
 

@@ -11,9 +11,9 @@ import pytest
 from optuna.samplers import TPESampler
 
 from search_spaces.reptile import cpu_space
+from trainables.configs import ReptileConfig, TransferConfig
 from trainables.pipeline import load_pipeline
-from trainables.reptile import ReptileConfig
-from trainables.transfer import TransferConfig, step_flops
+from trainables.transfer import step_flops
 from tuner.experiments import EXPERIMENTS, Scale, find_experiment
 from tuner.known_points import check_known_point
 

@@ -17,6 +17,7 @@ from tuner import conductor, launch
 from tuner.conductor import _Study
 from tuner.journal import Journal
 from tuner.launch import STUDY_NAME
+from tuner.machine import Speed
 from tuner.resume_command import resume_command, typed_command
 from tuner.setting import (
     Request,
@@ -30,6 +31,9 @@ from tuner.setting import (
     search_on,
     show,
 )
+from tuner.timings import Timings
+
+SPEED = Speed(flops_per_second=1e10, source_seconds=0.0, when=0.0)
 
 
 @pytest.fixture
@@ -60,7 +64,7 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
 def begun(setting: Setting) -> Journal:
     journal = Journal(setting.request.storage, setting.study)
     journal.set_attr("data", asdict(setting.data))
-    journal.set_attr("plan", new_plan(setting).to_dict())
+    journal.set_attr("plan", new_plan(setting, SPEED).to_dict())
     return journal
 
 
@@ -111,7 +115,7 @@ def test_a_dry_run_without_data_plans_on_the_stand_in_and_announces_the_download
     absent = replace(request_, experiment="reptile_mnist", data=None, dry_run=True)
     setting = look_around(absent, None)
     assert setting.study == "reptile_mnist"
-    show(new_plan(setting), setting)
+    show(new_plan(setting, SPEED), setting, SPEED)
     said = capsys.readouterr().out
     assert "mnist is not here yet: a run downloads it first" in said
     assert "STAND-IN" not in said
@@ -138,7 +142,7 @@ def test_few_classes_to_train_on_are_told(
 ) -> None:
     data = pictures(tmp_path / "few", classes=classes, each=8)  # two are not trained on
     setting = look_around(replace(request_, data=data), None)
-    show(new_plan(setting), setting)
+    show(new_plan(setting, SPEED), setting, SPEED)
     assert ("scores of so few classes say little: 4 to train on" in capsys.readouterr().out) == told
 
 
@@ -267,7 +271,7 @@ def test_a_damaged_pre_training_is_told_before_the_workers_replace_it(
     setting = look_around(request_, None)
     (request_.storage / "pretrained" / "dcgan-mine-3-0123").mkdir(parents=True)
     monkeypatch.setattr(conductor, "prepare_scorer", lambda *_args, **_options: "nets")
-    _Study(setting, new_plan(setting), 0.0)._context()
+    _Study(setting, new_plan(setting, SPEED), Timings(0.0))._context()
     assert "dcgan-mine-3-0123 was damaged" in capsys.readouterr().out
 
 
@@ -326,4 +330,4 @@ def test_the_resume_command_finds_the_data_again_without_the_environment(
 def test_few_trials_do_not_leave_out_the_points_that_were_asked_for(request_: Request) -> None:
     asked = replace(request_, points=('{"critic_steps": 2}',), trials=4)
     with pytest.raises(UserError, match="--trials must be at least 5 to run the built-in"):
-        new_plan(look_around(asked, None))
+        new_plan(look_around(asked, None), SPEED)

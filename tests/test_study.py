@@ -19,10 +19,10 @@ from toy_pipeline import OPTIMUM, ToyConfig, ToyTrainable, toy_context, toy_spac
 
 from trainables.pipeline import Diverged
 from trainables.trainable import COMPLETE, FAIL, RUNG, TIME, require_finite
-from tuner.asha import Rungs
 from tuner.journal import Journal, RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.recorder import RETRIES, LeaveLoop, Recorder
+from tuner.rungs import Rungs
 from tuner.search import JournalSearch
 from tuner.standing import best_trial
 from tuner.study import rebuilt_rungs

@@ -20,12 +20,10 @@ from trainables.tasks import (
     Split,
     class_rows,
     make_episodes,
-    sample_drawings,
     split_classes,
     split_record,
-    to_tensor,
-    to_uint8,
 )
+from trainables.tensors import sample_drawings, to_tensor, to_uint8
 
 
 def omniglot(background: int = 8, evaluation: int = 4, characters: int = 6) -> ImageSet:

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.gans import CONTINUOUS, METHODS
+from trainables.configs import METHODS, TransferConfig
+from trainables.gans import CONTINUOUS
 from trainables.losses import logistic_critic, logistic_generator
 from trainables.models.conditional import CodeCritic, LabelCritic
 from trainables.reptile import Pair
 from trainables.transfer import (
     AUGMENTED,
     AdversarialSteps,
-    TransferConfig,
     build_gan,
     cropped_copies,
     fine_tuning,

@@ -13,9 +13,10 @@ import torch
 from tiny_large import SPLIT, large_images, large_nets
 
 from trainables import opened, transfer_trial
-from trainables.class_scorer import COMPARED
+from trainables.configs import TransferConfig
 from trainables.pipeline import EPISODES_AT_ONCE, Diverged, StudyContext
-from trainables.transfer import TransferConfig, step_flops
+from trainables.tasks import COMPARED
+from trainables.transfer import step_flops
 from trainables.transfer_trial import TransferTrial
 
 TINY = TransferConfig(width=2, latent=4, batch=2, pretrain_batch=4, pretrain_steps=2)

@@ -13,11 +13,13 @@ import torch
 from PIL import Image, ImageDraw
 from scipy.ndimage import uniform_filter
 
-from trainables.augment import Change, augment
+from trainables.augment import augment
+from trainables.change import Change
 from trainables.features import prepare_scorer
 from trainables.image_set import ImageSet
 from trainables.pooled_scorer import PooledScorer
-from trainables.tasks import Split, split_classes, to_tensor, to_uint8
+from trainables.tasks import Split, split_classes
+from trainables.tensors import to_tensor, to_uint8
 
 CLASSES, DRAWINGS, SIZE = 80, 20, 32
 STEPS = 30

@@ -21,10 +21,8 @@ from trainables.image_set import ImageSet
 from trainables.metrics import Bytes, Floats
 from trainables.paper_scores import paper_scores
 from trainables.scores import FD_UNIT, HONEST_COPIES, KID_UNIT, interval_ends
-from trainables.tasks import EPISODES, Episode, Part, Split, make_episodes
+from trainables.tasks import COMPARED, EPISODES, REFERENCE, Episode, Part, Split, make_episodes
 
-REFERENCE = 500  # held-out pictures of the class that samples are compared with
-COMPARED = 256  # samples an episode, and real pictures beside the reference
 NEIGHBOURS = 5
 PAPERS = 16  # samples that the paper's MSE and SSIM are taken of in a search
 

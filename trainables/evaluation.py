@@ -20,13 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.augment import STRONG, augmented_copies
-from trainables.class_scorer import COMPARED, ClassScorer
+from trainables.augment import augmented_copies
+from trainables.change import STRONG
+from trainables.class_scorer import ClassScorer
 from trainables.features import prepare_scorer
 from trainables.image_set import ImageSet
 from trainables.metrics import Bytes, Floats
-from trainables.pooled_scorer import REALS, PooledScorer
-from trainables.tasks import Episode, Part, Split, class_rows, large_classes, to_tensor, to_uint8
+from trainables.pooled_scorer import PooledScorer
+from trainables.tasks import Episode, Part, Split, class_rows, large_classes
+from trainables.tensors import to_tensor, to_uint8
 
 __all__ = [
     "Scorer",
@@ -112,11 +114,6 @@ def scoring_episodes(
     """
     kind = ClassScorer if large_classes(images) else PooledScorer
     return kind.draw_episodes(images, split.scored_on(part), seed)
-
-
-def samples_wanted(images: ImageSet) -> int:
-    """Pictures that a generator draws for every scoring episode of a set."""
-    return COMPARED if large_classes(images) else REALS
 
 
 def null_baselines(scorer: Scorer, count: int | None = None) -> dict[str, Scores]:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.augment import Change, augment
+from trainables.augment import augment
 from trainables.built_once import Report
+from trainables.change import Change
 from trainables.image_set import ImageSet
 from trainables.models.feature_net import FeatureNet, Recipe
 

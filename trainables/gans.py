@@ -16,7 +16,6 @@ from trainables.models.compact import CompactCritic, CompactGenerator
 from trainables.models.conditional import CodeCritic, LabelCritic
 from trainables.models.network import Network, Weights
 
-METHODS = ("dcgan", "cgan", "infogan")
 CATEGORIES = 10  # of an InfoGAN that is trained on single classes
 CONTINUOUS = 2  # continuous codes of the InfoGAN, uniform in [-1, 1]
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Generator, Tensor
 
 from trainables.tasks import Part
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
 EPISODES_AT_ONCE = 5  # adapted together: enough to share overhead, few enough for the cache
 
@@ -67,6 +69,9 @@ class Pipeline(Protocol):
 
     def step(self, should_stop: Callable[[], bool]) -> Report:
         """Train up to the next rung, or until `should_stop`, and score once.
+
+        `should_stop` is asked before every update.
+
 
         Raises:
             Diverged: a loss or a weight is no longer finite.

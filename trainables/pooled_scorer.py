@@ -20,11 +20,10 @@ from trainables.image_set import ImageSet
 from trainables.metrics import Bytes, Floats
 from trainables.paper_scores import paper_scores
 from trainables.scores import Distances, Kernels, Moments, Scores, Tally, real_distance
-from trainables.tasks import EPISODES, Episode, Part, Split, class_rows, make_episodes
+from trainables.tasks import EPISODES, REALS, Episode, Part, Split, class_rows, make_episodes
 
 Rows = npt.NDArray[np.int64]
 
-REALS = 16
 WAYS = 20  # of the one-shot question; training classes fill up a smaller part
 NEIGHBOURS = 3  # of a half of 8: a perfect generator then covers .93, and is told from others
 HALVINGS = 4  # of the real drawings

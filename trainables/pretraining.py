@@ -23,16 +23,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainables.built_once import Report, build_once
+from trainables.configs import TransferConfig
 from trainables.errors import one_line
 from trainables.image_set import ImageSet
 from trainables.pipeline import Diverged
 from trainables.reptile import Pair
-from trainables.tasks import to_tensor
+from trainables.tensors import to_tensor
 from trainables.transfer import (
     PRETRAIN_AVERAGING,
     AdversarialSteps,
     Batch,
-    TransferConfig,
     build_gan,
 )
 

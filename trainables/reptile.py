@@ -10,17 +10,18 @@ Sources: FIGR, arXiv:1901.02199; Reptile, arXiv:1803.02999; WGAN-GP, arXiv:1704.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.augment import NO_CHANGE, Change, augment
+from trainables.augment import augment
+from trainables.change import NO_CHANGE, Change
+from trainables.configs import ReptileConfig
 from trainables.gans import CATEGORIES, Drawn, Gan, InfoGan, code_critic
 from trainables.losses import (
     gradient_penalty,
@@ -33,94 +34,12 @@ from trainables.models.dense import DenseGenerator, PlaneGenerator
 from trainables.models.figr import FigrCritic, FigrGenerator
 from trainables.models.network import Network, Weights
 
-Architecture = Literal["dense", "plane", "compact", "infogan", "dcgan", "resnet"]
-ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 # Generators that share the critic of stride-2 convolutions.
 CHEAP: dict[str, Callable[..., Network]] = {
     "dense": DenseGenerator,
     "plane": PlaneGenerator,
     "compact": CompactGenerator,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReptileConfig:
-    """How one Reptile trial learns and how its model is adapted to new shots."""
-
-    mode: Literal["corrected", "faithful"] = "corrected"  # see `trainables.losses`
-    architecture: Architecture = "plane"  # dcgan, resnet: FIGR's; infogan: plane with codes
-    size: int = 32  # pixels a side
-    channels: int = 1
-    width: int = 16  # channels at the finest convolution
-    depth: int = 4  # halvings of the resolution in FIGR's nets; the compact ones go down to 4x4
-    latent: int = 64
-    inner_optimizer: Literal["adam", "sgd"] = "adam"  # adam: betas (0, .9), fresh for every task
-    inner_lr: float = 6e-3  # of the generator
-    critic_lr_ratio: float = 1.0  # critic's learning rate / generator's
-    inner_steps: int = 10  # K of training
-    critic_steps: int = 1  # critic updates a generator update
-    train_shots: int = 5  # pictures drawn for a training task
-    penalty: float = 10.0  # weight of the gradient penalty
-    information: float = 0.5  # weight of the InfoGAN's mutual information
-    outer_optimizer: Literal["interpolation", "adam"] = "interpolation"
-    outer_step: float = 1.0  # fraction of the way to the adapted weights, or Adam's learning rate
-    meta_batch: int = 4  # tasks an outer step
-    averaging: float = 0.1  # share of training that the scored weights average over; 0: the last
-    augment_place: float = 0.3  # strengths of `Change.searched`, in training and adaptation
-    augment_shape: float = 0.3
-    augment_tone: float = 0.3
-    # Of the shots, at every step; layer: of what is drawn, too, as the last layer of the generator,
-    # so that the nets learn the shots alone.
-    adapt_augmentation: Literal["fresh", "layer"] = "fresh"
-    adapt_lr_ratio: float = 0.5  # learning rates of adaptation / those of training
-    adapt_steps: int = 150  # most steps of adaptation; the best stop up to it is chosen
-    adapt_averaging: float = 0.2  # share of its steps that the drawing generator averages over
-
-    def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"`architecture` must be one of {ARCHITECTURES}, got {self.architecture!r}."
-            )
-        if self.adapt_augmentation not in ("fresh", "layer"):
-            raise ValueError(
-                f"`adapt_augmentation` must be 'fresh' or 'layer', got {self.adapt_augmentation!r}."
-            )
-        positive = (
-            "inner_lr", "critic_lr_ratio", "penalty", "information", "outer_step", "adapt_lr_ratio",
-        )  # fmt: skip
-        counts = (
-            "size", "channels", "width", "depth", "latent", "inner_steps", "critic_steps",
-            "train_shots", "meta_batch", "adapt_steps",
-        )  # fmt: skip
-        for name in positive:
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"`{name}` must be positive and finite, got {value}.")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.outer_optimizer == "interpolation" and self.outer_step > 1:
-            raise ValueError(f"`outer_step` must be in (0, 1], got {self.outer_step}.")
-        for name in ("averaging", "adapt_averaging"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
-        for name in ("augment_place", "augment_shape", "augment_tone"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
-
-    @property
-    def faithful(self) -> bool:
-        return self.mode == "faithful"
-
-    @property
-    def change(self) -> Change:
-        """How the pictures of a task are augmented."""
-        return Change.searched(self.augment_place, self.augment_shape, self.augment_tone)
-
-    @property
-    def layer(self) -> Change:
-        """The generator's last layer in adaptation: how everything that it draws is changed."""
-        return self.change if self.adapt_augmentation == "layer" else NO_CHANGE
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainables.augment import augmented_copies
+from trainables.configs import ReptileConfig
 from trainables.evaluation import Scores
 from trainables.features import SHOTS
 from trainables.gans import Gan
@@ -23,21 +24,13 @@ from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Report, StudyContext
 from trainables.reptile import (
     MetaTraining,
     Pair,
-    ReptileConfig,
     adapt,
     build_gan,
     meta_iteration_flops,
     step_flops,
 )
-from trainables.tasks import (
-    Episode,
-    Part,
-    Split,
-    class_rows,
-    sample_drawings,
-    to_tensor,
-    to_uint8,
-)
+from trainables.tasks import Episode, Part, Split, class_rows
+from trainables.tensors import sample_drawings, to_tensor, to_uint8
 
 STOPS = 2  # stopping steps tried: the last affordable one and its half
 LOSS_ROWS = 40  # rows of the loss curve kept for each rung

@@ -1,4 +1,4 @@
-"""What is learned from and what is tested on: class splits, episodes, training tasks."""
+"""What is learned from and what is tested on: class splits and episodes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from trainables.datasets import ImageSet
 from trainables.errors import UserError
@@ -20,7 +18,10 @@ VALIDATION_ALPHABETS = 5
 EPISODES = 20  # of a part, about: where it has fewer classes, several of each
 MOST_CLASSES = 20  # in validation, and in test
 FEWEST_REALS = 4  # per episode, to compare with
-LARGE_CLASS = 756  # held-out pictures: a reference of 500, and 256 to hold against it
+REALS = 16  # per episode, that as many samples are compared with
+COMPARED = 256  # the same of large classes, whose scores take a reference besides
+REFERENCE = 500
+LARGE_CLASS = REFERENCE + COMPARED  # held-out pictures
 # (validation, test) by class name. Validation is near, middling and far from the test class.
 FIXED_SPLITS = {
     "mnist": (("4", "7", "0"), ("9",)),
@@ -312,40 +313,12 @@ def large_classes(images: ImageSet) -> bool:
     return bool(counts.min() >= LARGE_CLASS)
 
 
+def samples_wanted(images: ImageSet) -> int:
+    """Pictures that a generator draws for every scoring episode of a set."""
+    return COMPARED if large_classes(images) else REALS
+
+
 def class_rows(labels: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
     """Return the rows of each class, ascending; entry c is for class c."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.cumsum(np.bincount(labels))[:-1])
-
-
-def sample_drawings(
-    rows: Sequence[npt.NDArray[np.int64]],
-    classes: Sequence[int],
-    n: int,
-    rng: torch.Generator,
-) -> npt.NDArray[np.int64]:
-    """Draw a training task: one of `classes` uniformly, then `n` of its rows -> int64 [n].
-
-    Rows repeat only in a class that has fewer than `n`.
-    """
-    chosen = rows[classes[int(torch.randint(len(classes), (), generator=rng))]]
-    if len(chosen) < n:
-        drawn = torch.randint(len(chosen), (n,), generator=rng)
-    else:
-        drawn = torch.randperm(len(chosen), generator=rng)[:n]
-    picked: npt.NDArray[np.int64] = chosen[drawn.numpy()]
-    return picked
-
-
-def to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:
-    """Return uint8 pictures as a new float32 tensor of the same shape, 0..255 as [-1, 1]."""
-    return torch.from_numpy(np.array(images, dtype=np.float32)).div_(127.5).sub_(1)
-
-
-def to_uint8(images: Tensor) -> npt.NDArray[np.uint8]:
-    """Return pictures in [-1, 1] as uint8, rounded and clipped: the inverse of `to_tensor`.
-
-    What is no number, as nets draw that diverged on some shots, is background, and scored so.
-    """
-    levels = images.detach().float().nan_to_num(nan=-1.0).add(1).mul(127.5).round().clamp(0, 255)
-    return levels.to(torch.uint8).cpu().numpy()

@@ -33,9 +33,10 @@ class TrialTrainable(tune.Trainable):
     threads, deadline (unix seconds), resume_from (checkpoint folder or None) and known (True for
     settings that a person chose, which are run however large they are).
 
-    A result holds "outcome" (above), "metrics" (finite floats), "losses" and, when failed,
-    "reason". What a pipeline foresees (divergence, memory) ends its trial and the actor lives on;
-    any other exception is Ray's to retry in a fresh process.
+    A result holds "outcome" (above), "metrics" (finite floats), "losses", "first_update" (Unix
+    seconds at which this process had done the trial's first one) and, when failed, "reason". What a
+    pipeline foresees (divergence, memory) ends its trial and the actor lives on; any other
+    exception is Ray's to retry in a fresh process.
     """
 
     @staticmethod
@@ -58,9 +59,18 @@ class TrialTrainable(tune.Trainable):
         self._trial = config
         self._pipeline: Pipeline | None = None
         self._grid: Any = None
+        self._asked = 0
+        self._first_update: float | None = None
 
     def _past_deadline(self) -> bool:
         return bool(time.time() > self._trial["deadline"])
+
+    def _should_stop(self) -> bool:
+        """Pipelines ask before every update: at the second time, the first one is done."""
+        self._asked += 1
+        if self._asked == 2:
+            self._first_update = time.time()
+        return self._past_deadline()
 
     def step(self) -> dict[str, Any]:
         """Train to the next rung and score once; past the deadline, end without training."""
@@ -73,7 +83,7 @@ class TrialTrainable(tune.Trainable):
                 if self._trial["resume_from"]:
                     with tune.Checkpoint(self._trial["resume_from"]).as_directory() as folder:
                         self._load(self._pipeline, Path(folder))
-            report = self._pipeline.step(self._past_deadline)
+            report = self._pipeline.step(self._should_stop)
             metrics = require_finite(report.metrics)
             named = {f"L of episode {n}": value for n, value in enumerate(report.episodes)}
             episodes = list(require_finite(named).values())
@@ -92,6 +102,7 @@ class TrialTrainable(tune.Trainable):
             "metrics": metrics,
             "episodes": episodes,
             "losses": report.losses,
+            "first_update": self._first_update,
             "done": outcome != RUNG,
         }
 

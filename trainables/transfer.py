@@ -11,19 +11,19 @@ differentiable augmentation, arXiv:2006.10738.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.transforms import v2
 
-from trainables.augment import NO_CHANGE, Change, augment
-from trainables.gans import METHODS, Drawn, Gan, build_transfer_gan
+from trainables.augment import augment
+from trainables.change import Change
+from trainables.configs import TransferConfig
+from trainables.gans import Drawn, Gan, build_transfer_gan
 from trainables.losses import (
     gradient_penalty,
     interpolate,
@@ -36,97 +36,8 @@ from trainables.models.compact import CompactCritic
 from trainables.models.network import Weights
 from trainables.reptile import Pair, newest_weight
 
-Augmentation = Literal["fresh", "layer", "crop"]
-Loss = Literal["wasserstein", "logistic"]
 AUGMENTED = 300  # pictures that four shots become (section 3.2)
 PRETRAIN_AVERAGING = 0.1  # share of pre-training that the kept weights average over
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferConfig:
-    """How one transfer trial pre-trains and fine-tunes. `source` says what of it the pre-trained
-    weights depend on."""
-
-    method: Literal["dcgan", "cgan", "infogan"] = "dcgan"
-    size: int = 32  # pixels a side
-    channels: int = 1
-    width: int = 16  # channels at half the full resolution
-    latent: int = 64  # noise; labels and codes come on top
-    loss: Loss = "wasserstein"  # logistic: the plain GAN's
-    pretrain_lr: float = 1e-3
-    pretrain_batch: int = 64
-    pretrain_steps: int = 2000
-    beta1: float = 0.0  # of Adam, in both phases
-    lr: float = 1e-3  # of the generator, in fine-tuning
-    critic_lr_ratio: float = 1.0
-    critic_steps: int = 1  # critic updates a generator update, in both phases
-    penalty: float = 10.0  # weight of the gradient penalty, in both phases; 0: none
-    batch: int = 8  # pictures a fine-tuning step
-    # fresh: of the shots, at every step; layer: of what is drawn, too, as the last layer of the
-    # generator, so that the nets learn the shots alone; crop: 300 once, as the paper.
-    augmentation: Augmentation = "fresh"
-    augment_place: float = 0.3  # strengths of `Change.searched`, if fresh or layer
-    augment_shape: float = 0.3
-    augment_tone: float = 0.3
-    crop_strength: float = 0.5  # of RandomCrop and ColorJitter, in [0, 1]
-    shared_strength: float = 0.0  # of an affine change of real and fake pictures alike, in [0, 1]
-    l2_source: float = 0.0  # weight of the squared way from the pre-trained weights
-    frozen_critic: int = 0  # first convolutions of the critic that stay as they are
-    frozen_generator: int = 0  # last convolutions of the generator that do
-    averaging: float = 0.2  # share of its steps that the drawing generator averages over
-    information: float = 0.5  # weight of the InfoGAN's mutual information
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"`method` must be one of {METHODS}, got {self.method!r}.")
-        for name, known in (("augmentation", Augmentation), ("loss", Loss)):
-            if (value := getattr(self, name)) not in get_args(known):
-                raise ValueError(f"`{name}` must be one of {get_args(known)}, got {value!r}.")
-        if not 0 <= self.beta1 < 1:
-            raise ValueError(f"`beta1` must be in [0, 1), got {self.beta1}.")
-        for name in ("pretrain_lr", "lr", "critic_lr_ratio"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"`{name}` must be positive and finite, got {value}.")
-        counts = ("size", "channels", "width", "latent", "pretrain_batch", "critic_steps", "batch")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        shares = (
-            "augment_place", "augment_shape", "augment_tone", "crop_strength", "shared_strength",
-            "averaging",
-        )  # fmt: skip
-        for name in shares:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
-        amounts = (
-            "penalty", "l2_source", "information", "frozen_critic", "frozen_generator",
-            "pretrain_steps",
-        )  # fmt: skip
-        for name in amounts:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"`{name}` must be finite and not negative, got {getattr(self, name)}."
-                )
-
-    @property
-    def change(self) -> Change:
-        """How shots are augmented at every step, if they are."""
-        return Change.searched(self.augment_place, self.augment_shape, self.augment_tone)
-
-    @property
-    def layer(self) -> Change:
-        """The generator's last layer: how everything that it draws is changed."""
-        return self.change if self.augmentation == "layer" else NO_CHANGE
-
-    def source(self) -> dict[str, Any]:
-        """What the pre-trained weights depend on, beside data and seed."""
-        names = (
-            "method", "size", "channels", "width", "latent", "loss", "pretrain_lr",
-            "pretrain_batch", "pretrain_steps", "beta1", "critic_steps", "penalty", "information",
-        )  # fmt: skip
-        every = asdict(self)
-        return {name: every[name] for name in names}
 
 
 def build_gan(config: TransferConfig, labels: int) -> Gan:
@@ -318,6 +229,8 @@ def frozen_names(gan: Gan, config: TransferConfig) -> frozenset[str]:
 def cropped_copies(shots: Tensor, config: TransferConfig, rng: torch.Generator) -> Tensor:
     """The paper's 300 pictures: RandomCrop and ColorJitter of the shots, at `crop_strength` -> [T,
     300, C, S, S]. At strength 1 a crop moves by up to an eighth of a side."""
+    from torchvision.transforms import v2  # takes a second, and is seldom needed
+
     size, strength = shots.shape[-1], config.crop_strength
     mode = "constant" if config.channels == 1 else "reflect"
     change = v2.Compose(

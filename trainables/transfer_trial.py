@@ -16,17 +16,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainables.augment import Change, augmented_copies
+from trainables.augment import augmented_copies
+from trainables.change import Change
+from trainables.configs import TransferConfig
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
 from trainables.opened import open_episodes, open_images, open_scorer
 from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Report, StudyContext
 from trainables.pretraining import Source, pretrained
 from trainables.reptile import Pair
-from trainables.tasks import Episode, Part, Split, to_tensor, to_uint8
+from trainables.tasks import Episode, Part, Split
+from trainables.tensors import to_tensor, to_uint8
 from trainables.transfer import (
     AdversarialSteps,
-    TransferConfig,
     build_gan,
     cropped_copies,
     fine_tuning,

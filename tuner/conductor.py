@@ -18,55 +18,44 @@ from trainables.errors import UserError
 from trainables.evaluation import prepare_scorer
 from trainables.pipeline import StudyContext
 from trainables.pretraining import damaged_sources
-from trainables.tasks import Split, split_record
+from trainables.tasks import split_record
 from tuner.breakdown import Breakdown, breakdown_behind, is_full_disk, ray_died
 from tuner.champion import Challenge
 from tuner.final_round import CHAMPION, FinalRound, challenge_of, own_identity
 from tuner.finals import kept_samples
 from tuner.journal import DELIVERED, Journal, is_begun
 from tuner.live import LiveTable, newest_line
+from tuner.opening import BROKEN_DOWN, INTERRUPTED, open_study
 from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.ranking import gate_line, print_ranking
 from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, versions
 from tuner.resume_command import resume_command, typed_command
 from tuner.run_store import require_store
-from tuner.setting import (
-    RESULT,
-    Request,
-    Setting,
-    is_finished,
-    look_around,
-    new_plan,
-    recorded_plan,
-    reopened,
-    search_on,
-    show,
-)
+from tuner.setting import RESULT, Request, Setting, is_finished, search_on
 from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
+from tuner.timings import Timings, end_table, start_table
 from tuner.tracking import Tracker, provenance_tags
 from tuner.tracking_uri import resolve_uri
 
-INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-BROKEN_DOWN = 3  # exit code: a full disk, or Ray died
 _RUN = "mlflow_run/"  # key of a trial's run in the journal, before its number
 
 
-def conduct(request: Request) -> int:
+def conduct(request: Request, timings: Timings | None = None) -> int:
     """Do what the request says -> exit code, as `launch --help` lists them.
 
     Raises:
         UserError: it cannot be met; nothing was started.
     """
-    began = time.monotonic()
+    timings = Timings(time.monotonic()) if timings is None else timings
     code: int | None = None
     before = {number: signal.getsignal(number) for number in SIGNALS}
     hook = sys.unraisablehook
     _heed_sigterm()
     try:
         with ExitStack() as stack:
-            code = _conduct(request, stack, began)
+            code = _conduct(request, stack, timings)
             _heed(signal.default_int_handler)  # closing may take long
             sys.unraisablehook = _unless_interrupted
     except KeyboardInterrupt:  # once more, while everything is closed
@@ -99,19 +88,12 @@ def _heed_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _conduct(request: Request, stack: ExitStack, began: float) -> int:
+def _conduct(request: Request, stack: ExitStack, timings: Timings) -> int:
     ray = _enter(stack, request.address) if request.address is not None else None
-    setting = look_around(request, ray)
-    journal = reopened(setting) if request.resume else None
-    if journal is not None:
-        stack.enter_context(journal)
-    plan = recorded_plan(journal, setting) if journal else new_plan(setting)
-    if journal:
-        setting = replace(setting, split=Split.from_dict(journal.attr("split")))
-    show(plan, setting)
+    setting, plan, journal = open_study(request, ray, stack, timings)
     if request.dry_run:
         return 0
-    study = _Study(setting, plan, began)
+    study = _Study(setting, plan, timings)
     if journal and is_finished(setting):
         return study.deliver(stack, ray, journal)
     return study.run(stack, ray, journal)
@@ -133,11 +115,9 @@ def _enter(
 class _Study:
     """One study from its plan to its end."""
 
-    def __init__(self, setting: Setting, plan: Plan, began: float) -> None:
-        self.setting, self.plan, self.began = setting, plan, began
+    def __init__(self, setting: Setting, plan: Plan, timings: Timings) -> None:
+        self.setting, self.plan, self.timings = setting, plan, timings
         self._held = False  # the journal, by this process
-        # Seconds by part, those of earlier sessions included once the journal is open.
-        self.timings: dict[str, float] = {"plan": time.monotonic() - began}
 
     def run(self, stack: ExitStack, ray: Session | None, journal: Journal | None) -> int:
         """Start or go on -> exit code."""
@@ -200,7 +180,8 @@ class _Study:
         """The journal of a new study, with its plan; MLflow has no run of it yet."""
         request, setting = self.setting.request, self.setting
         uri = resolve_uri(request.tracking_uri, request.storage)
-        require_store(uri, experiment=setting.title, storage=request.storage)
+        with self.timings.part("mlflow"):
+            require_store(uri, experiment=setting.title, storage=request.storage)
         opened = Journal(request.storage, setting.study, self.plan.objectives, anew=True)
         journal = stack.enter_context(opened)
         self._held = True
@@ -273,14 +254,12 @@ class _Study:
         The journal is on the stack already: it is let go of when nothing is told any more.
         """
         self._journal = journal
-        tracker = stack.enter_context(self._tracker(patient=patient))
+        with self.timings.part("mlflow"):
+            tracker = stack.enter_context(self._tracker(patient=patient))
         place = asdict(tracker.place)
         if journal.attr("mlflow") != place:  # the store is another one, or a new one
             journal.set_attr("mlflow", place)
-        earlier = dict(journal.attr("timings", {}))
-        self.began -= earlier.pop("wall", 0.0)
-        for part, seconds in earlier.items():
-            self.timings[part] = self.timings.get(part, 0.0) + seconds
+        self.timings.recall(journal.attr("timings", {}))
         self._runs = {
             key.removeprefix(_RUN): value
             for key, value in journal.study.user_attrs.items()
@@ -297,9 +276,16 @@ class _Study:
 
     def _took(self, part: str, started: float) -> None:
         """Note what a part of the run took, for the result of whichever session gets there."""
-        seconds = time.monotonic() - started
-        self.timings[part] = self.timings.get(part, 0.0) + seconds
-        self._journal.set_attr("timings", self.timings | {"wall": time.monotonic() - self.began})
+        self.timings.add(part, time.monotonic() - started)
+        self._journal.set_attr("timings", self.timings.total())
+
+    def _trained(self, when: float) -> None:
+        """The first training update was at `when`, in Unix seconds, as its process has them."""
+        ago = time.time() - when
+        self.timings.add("actors", max(0.0, time.monotonic() - ago - self._fitting))
+        if self.setting.request.timings:
+            whole = time.monotonic() - ago - self.timings.began
+            self.setting.say(start_table(self.timings.seconds, whole))
 
     def _tracker(self, *, patient: bool) -> Tracker:
         setting, known = self.setting, self._journal.attr("mlflow")
@@ -388,6 +374,7 @@ class _Study:
         left = max(0.0, plan.search_seconds - used)
         deadline = time.time() + left
         self._ends = time.monotonic() + left + plan.budget_seconds - plan.search_seconds
+        self._fitting = time.monotonic()
         clock = _Clock(journal, used, self._took)
         table = LiveTable(
             trials=plan.trials,
@@ -405,6 +392,7 @@ class _Study:
                 deadline=deadline,
                 observers=(table, tracker, clock),
                 doubted=table.rung_doubted,
+                trained=self._trained,
             )
         clock.stop()
         return run
@@ -418,9 +406,11 @@ class _Study:
     ) -> int:
         started = time.monotonic()
         setting = self.setting
-        ends = self._ends - self.timings["ray"]  # Ray's start is of the budget, too
+        ends = self._ends - self.timings.total()["ray"]  # Ray's start is of the budget, too
         end = FinalRound(setting, self.plan, *contexts).run(run.records, ends=ends)
-        self._took("test", started)
+        self.timings.add("finals", end.rematch_seconds)
+        self._took("test", started + end.rematch_seconds)
+        timings = self.timings.total()
         result = summarise(
             run,
             Facts(
@@ -429,8 +419,8 @@ class _Study:
                 experiment=setting.experiment.name,
                 data=setting.data,
                 plan=self.plan,
-                wall_seconds=time.monotonic() - self.began,
-                timings=self.timings,
+                wall_seconds=timings.pop("wall"),
+                timings=timings,
                 baselines=end.baselines,
                 contenders=end.played.contenders,
                 champion=end.played.champion,
@@ -449,6 +439,8 @@ class _Study:
         result.write(setting.folder / RESULT)
         self._tell(result, tracker)
         print_ranking(result, setting.console)
+        if setting.request.timings:
+            setting.say(end_table(self.timings.total()))
         self._say_who_meets(end.gate)
         return 0 if run.best is not None else 1
 

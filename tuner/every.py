@@ -17,9 +17,8 @@ from filelock import FileLock, Timeout
 
 from trainables.durable import settle
 from trainables.errors import UserError
-from tuner.breakdown import breakdown_behind
-from tuner.conductor import BROKEN_DOWN, INTERRUPTED, conduct
 from tuner.journal import DELIVERED, Journal, is_begun
+from tuner.opening import BROKEN_DOWN, INTERRUPTED, conduct
 from tuner.result import load
 from tuner.setting import RESULT, SIZE, Request, look_around
 from tuner.tracking_uri import strip_credentials
@@ -102,6 +101,8 @@ def _conduct_held(request: Request, names: tuple[str, ...]) -> int:
             raise
         return INTERRUPTED
     except Exception as error:  # the record could not be written
+        from tuner.breakdown import breakdown_behind  # and with it Ray
+
         breakdown = breakdown_behind(error, request.storage)
         if breakdown is None:
             raise

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from search_spaces.reptile import cpu_space, paper_space
 from search_spaces.transfer import transfer_space
+from trainables.configs import ReptileConfig, TransferConfig
 from trainables.errors import UserError
-from trainables.reptile import ReptileConfig
-from trainables.transfer import TransferConfig
 from tuner.known_points import KnownPoint
 
 Scale = Literal["cpu", "paper"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -38,11 +39,13 @@ class Ended:
         baselines: scores of what learns nothing, by name and part.
         played: what the finals brought.
         gate: whether the study's best becomes the champion; None without a best.
+        rematch_seconds: that the best trials took to meet again.
     """
 
     baselines: dict[str, dict[str, Scores]]
     played: Played
     gate: Gate | None
+    rematch_seconds: float
 
 
 def challenge_of(setting: Setting) -> Challenge:
@@ -72,6 +75,7 @@ class FinalRound:
     ) -> None:
         self.setting, self.plan = setting, plan
         self._contexts: dict[Part, StudyContext] = {"validation": search, "test": last}
+        self._rematch_seconds = 0.0
         torch.set_num_threads(plan.threads)  # as trials have it
         self._finals = Finals(
             pipeline=setting.experiment.pipeline,
@@ -100,7 +104,9 @@ class FinalRound:
             gate = challenge.without_meeting() or challenge.meet(
                 played.champion.scores, self._finals, self._test_scorer
             )
-        return Ended(baselines=baselines, played=played, gate=gate)
+        return Ended(
+            baselines=baselines, played=played, gate=gate, rematch_seconds=self._rematch_seconds
+        )
 
     def meet_late(self, challenge: Challenge, samples: npt.NDArray[np.uint8]) -> Gate:
         """The champion plays against pictures of the study's best that were kept.
@@ -127,12 +133,14 @@ class FinalRound:
         slowest = max(ranked, key=lambda record: Pace.of(record).flop)
         last = [slowest, *([] if reference is None else [reference])]
         training = forecast.training(last, turns=1, full=finals.full, slots=finals.slots)
+        began = time.monotonic()
         contenders = finals.rematch(
             ranked,
             self._scorer("validation", finals.fresh_context),
             seeds=plan.final_seeds,
             ends=ends - training - plan.source_seconds,
         )
+        self._rematch_seconds = time.monotonic() - began
         winner = contenders[0].record if contenders else ranked[0]
         stop = contenders[0].adapt_steps if contenders else own_stop(winner)
         setting.say(f"Finals: trial {winner.number} meets the test classes")

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -150,6 +151,9 @@ def build_parser() -> argparse.ArgumentParser:
     place.add_argument("--gpus-per-trial", type=float, help="default: 1 at paper scale, else 0")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument(
+        "--timings", action="store_true", help="show what the parts of the start and the run take"
+    )
+    parser.add_argument(
         "--resume", action="store_true", help="go on with the last unfinished study, or --study"
     )
     parser.add_argument(
@@ -162,6 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line -> its exit code."""
+    began = time.monotonic()
     try:
         arguments = build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
         if arguments.replay is not None:
@@ -171,9 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from tuner.every import conduct_all
 
             return conduct_all(request, NAMES)
-        from tuner.conductor import conduct
+        from tuner.opening import conduct
 
-        return conduct(request)
+        return conduct(request, began)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -261,6 +266,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         gpus_per_trial=arguments.gpus_per_trial,
         dry_run=arguments.dry_run,
         resume=arguments.resume,
+        timings=arguments.timings,
         sampler=arguments.sampler,
         objectives=objectives,
         points=tuple(arguments.point or ()),

@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from trainables.errors import UserError
 from trainables.pipeline import EPISODES_AT_ONCE
-from tuner.asha import Rungs
 from tuner.experiments import Scale
 from tuner.objectives import OBJECTIVES
+from tuner.rungs import Rungs
 
 ETA = 3
 RUNGS = 3  # a full trial trains 9 times as long as one that is stopped at once

@@ -73,11 +73,17 @@ class Recorder(tune.Callback):
             left then too.
     """
 
-    def __init__(self, journal: Journal, observers: Sequence[Observer]) -> None:
-        """A recorder for one session."""
+    def __init__(
+        self,
+        journal: Journal,
+        observers: Sequence[Observer],
+        *,
+        trained: Callable[[float], None] | None = None,
+    ) -> None:
+        """A recorder for one session; `trained` as in `run_study`."""
         self.leave = False
         self.error: Exception | None = None
-        self._journal, self._observers = journal, observers
+        self._journal, self._observers, self._trained = journal, observers, trained
         self._results: dict[int, dict[str, Any]] = {}  # reported, checkpoint still to come
         self._endings: dict[int, tuple[Literal["COMPLETE", "PRUNED", "FAIL"], str]] = {}
         self._started: set[int] = set()
@@ -112,6 +118,9 @@ class Recorder(tune.Callback):
     ) -> None:
         """Keep a result until its checkpoint is there. Ray has set "done" if ASHA paused it."""
         number = _number(trial)
+        if self._trained is not None and (when := result.get("first_update")) is not None:
+            self._trained(when)
+            self._trained = None
         if result["outcome"] == FAIL:
             self._endings[number] = ("FAIL", result["reason"])
         elif result["metrics"]:

@@ -11,9 +11,9 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from tuner.asha import Rungs
 from tuner.journal import Journal, Space, TrialRecord
 from tuner.known_points import parameters_of, trial_seed
+from tuner.rungs import Rungs
 from tuner.samplers import SeededSampler
 
 

@@ -10,14 +10,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import joblib
-import torch
 from rich.console import Console
 
 from cluster.resources import Packing, pack
-from cluster.session import Session
 from trainables.datasets import (
     PUBLISHED,
     DataMissingError,
@@ -28,19 +25,19 @@ from trainables.datasets import (
     user_cache,
 )
 from trainables.errors import UserError
-from trainables.evaluation import samples_wanted
 from trainables.image_set import ImageSet
-from trainables.memory import keep_freed_memory
-from trainables.pipeline import load_pipeline
-from trainables.tasks import EPISODES, Split, large_classes, split_classes
+from trainables.tasks import EPISODES, Split, large_classes, samples_wanted, split_classes
 from tuner.compatible import require_same_space, require_same_versions
 from tuner.experiments import Experiment, Scale, find_experiment
 from tuner.journal import Journal, is_begun, is_free
+from tuner.machine import Speed, Training, cpus, gpus
 from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
 from tuner.result import Data
 from tuner.warm_start import known_settings
 
-CALIBRATION_SECONDS = 2.0
+if TYPE_CHECKING:
+    from cluster.session import Session
+
 SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
 SIZE = 32  # pixels a side, unless asked for otherwise
 LONGEST_TITLE = 94  # a study's name has at most 100 letters, its number included
@@ -72,6 +69,7 @@ class Request:
     gpus_per_trial: float | None
     dry_run: bool
     resume: bool
+    timings: bool = False
     sampler: str | None = None
     objectives: tuple[str, ...] | None = None
     points: tuple[str, ...] = ()
@@ -107,9 +105,8 @@ def _say(console: Console, line: str) -> None:
 
 def look_around(request: Request, ray: Session | None) -> Setting:
     """The machine or cluster, the data and its split, and the name of the study."""
-    cpus = ray.cpus if ray else float(joblib.cpu_count())  # a container's quota counts
-    gpus = ray.gpus if ray else float(torch.cuda.device_count())
-    scale: Scale = request.scale if request.scale != "auto" else "paper" if gpus else "cpu"
+    gpus_there = ray.gpus if ray else gpus()
+    scale: Scale = request.scale if request.scale != "auto" else "paper" if gpus_there else "cpu"
     experiment = find_experiment(request.experiment)(scale)
     console = Console()
     images, data = _open_data(request, experiment, lambda line: _say(console, line))
@@ -131,8 +128,8 @@ def look_around(request: Request, ray: Session | None) -> Setting:
         split=split_classes(images, base=request.base, target=request.target, seed=SPLIT_SEED),
         title=title,
         study=_study_name(request, title),
-        cpus=cpus,
-        gpus=gpus,
+        cpus=ray.cpus if ray else cpus(),
+        gpus=gpus_there,
         console=console,
     )
 
@@ -326,8 +323,25 @@ def _require_same_search(plan: Plan, request: Request, study: str) -> None:
             raise UserError(f"Study {study!r} began with {option} {told}: leave {option} out.")
 
 
-def new_plan(setting: Setting) -> Plan:
-    """What a new study will do, at the training speed measured now."""
+def training_of(setting: Setting) -> Training:
+    """What a new study trains, by which its plan is measured."""
+    cpus_each, gpus_each = _shares(setting)
+    split = setting.split
+    return Training(
+        pipeline=setting.experiment.pipeline,
+        config=asdict(setting.experiment.base),
+        classes=len(split.train) + len(split.validation),
+        device="cuda" if gpus_each else "cpu",
+        threads=_packed(setting, cpus_each, gpus_each).threads,
+    )
+
+
+def new_plan(setting: Setting, speed: Speed) -> Plan:
+    """What a new study will do at a training speed.
+
+    Raises:
+        UserError: `--trials` leave out settings that were asked for.
+    """
     request, scale = setting.request, setting.experiment.scale
     first = len(setting.experiment.known_points)
     if (request.points or request.warm_start) and (request.trials or first) < first:
@@ -335,22 +349,11 @@ def new_plan(setting: Setting) -> Plan:
             f"--trials must be at least {first} to run the built-in settings and then those of "
             f"--point and --warm-start, got {request.trials}."
         )
-    cpus_each = 1.0 if request.cpus_per_trial is None else request.cpus_per_trial
-    gpus_each = request.gpus_per_trial
-    if gpus_each is None:
-        gpus_each = 1.0 if scale == "paper" and setting.gpus else 0.0
+    cpus_each, gpus_each = _shares(setting)
     packing = _packed(setting, cpus_each, gpus_each)
-    device = "cuda" if gpus_each else "cpu"
-    torch.set_num_threads(packing.threads)
-    keep_freed_memory()
-    pipeline, base = load_pipeline(setting.experiment.pipeline), asdict(setting.experiment.base)
-    speed = pipeline.training_speed(base, device, CALIBRATION_SECONDS)
     shared = SHARED_SPEED if packing.slots > 1 else 1.0
     split = setting.split
     classes = len(split.validation)
-    source_seconds = pipeline.source_seconds(
-        base, len(split.train) + classes, device, CALIBRATION_SECONDS
-    )
     return make_plan(
         scale=scale,
         budget_seconds=request.budget_seconds or DEFAULT_BUDGET_SECONDS[scale],
@@ -363,13 +366,23 @@ def new_plan(setting: Setting) -> Plan:
         threads=packing.threads,
         cpus_per_trial=cpus_each,
         gpus_per_trial=gpus_each,
-        device=device,
+        device="cuda" if gpus_each else "cpu",
         seed=request.seed,
         samples=samples_wanted(setting.images),
-        flops_per_second=speed * shared,
-        source_seconds=source_seconds / shared,
+        flops_per_second=speed.flops_per_second * shared,
+        source_seconds=speed.source_seconds / shared,
         sampler=request.sampler or SAMPLER,
         objectives=request.objectives or ("L",),
+    )
+
+
+def _shares(setting: Setting) -> tuple[float, float]:
+    """CPUs and GPUs of one trial."""
+    request = setting.request
+    gpus_each = 1.0 if setting.experiment.scale == "paper" and setting.gpus else 0.0
+    return (
+        1.0 if request.cpus_per_trial is None else request.cpus_per_trial,
+        gpus_each if request.gpus_per_trial is None else request.gpus_per_trial,
     )
 
 
@@ -385,8 +398,8 @@ def _packed(setting: Setting, cpus_each: float, gpus_each: float) -> Packing:
         raise UserError(str(error)) from error
 
 
-def show(plan: Plan, setting: Setting) -> None:
-    """Print what will run."""
+def show(plan: Plan, setting: Setting, speed: Speed | None) -> None:
+    """Print what will run; `speed` is what it was planned by, if it was planned now."""
     images, split = setting.images, setting.split
     experiment = setting.experiment
     pictures = experiment.pictures if setting.title == experiment.name else images.name
@@ -413,6 +426,9 @@ def show(plan: Plan, setting: Setting) -> None:
         )
     for line in describe(plan, cpus=setting.cpus, gpus=setting.gpus):
         setting.say(line)
+    if speed is not None and setting.request.dry_run:
+        run = "; a run measures anew" if speed.earlier else ""
+        setting.say(f"Speed      of this machine, {speed.told}{run}")
     if setting.request.points or setting.request.warm_start:
         labels = [point.label for point in setting.experiment.known_points]
         setting.say(f"First      {'; '.join(labels)}")

@@ -17,11 +17,12 @@ from typing import Any, Protocol
 from ray import tune
 
 from trainables.trainable import TrialTrainable
-from tuner.asha import Asha, Rungs
+from tuner.asha import Asha
 from tuner.checkpoints import CheckpointCap
 from tuner.journal import Journal, Space, TrialRecord
 from tuner.known_points import KnownPoint
 from tuner.recorder import LeaveLoop, Observer, Recorder
+from tuner.rungs import Rungs
 from tuner.search import JournalSearch
 from tuner.standing import best_trial
 
@@ -130,6 +131,7 @@ def run_study(
     deadline: float,
     observers: Sequence[Observer] = (),
     doubted: Callable[[int, float], None] | None = None,
+    trained: Callable[[float], None] | None = None,
     trainable: type[TrialTrainable] = TrialTrainable,
 ) -> StudyRun:
     """Run what is left of a study, in the Ray that this process is connected to.
@@ -146,6 +148,8 @@ def run_study(
         observers: told what happens; their errors are logged once and change nothing.
         doubted: told once of every rung that foretells too little to stop a trial by, as `Rungs`
             has it.
+        trained: told once, with the first result, when its trial's first update was done, in Unix
+            seconds as its process has them.
         trainable: the Ray adapter; a subclass may know pipelines of its own.
     Raises:
         UserError: a known point outside of the space.
@@ -173,7 +177,8 @@ def run_study(
             "threads": plan.threads,
         },
     )
-    recorder = Recorder(journal, [*observers, CheckpointCap(journal, full=plan.rungs[-1])])
+    cap = CheckpointCap(journal, full=plan.rungs[-1])
+    recorder = Recorder(journal, [*observers, cap], trained=trained)
     if time.time() < deadline:
         _fit(plan, search, Asha(rungs), recorder, journal.folder, deadline, trainable)
     if recorder.error is not None:

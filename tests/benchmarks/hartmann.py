@@ -23,10 +23,11 @@ from ray.tune.search.optuna import OptunaSearch
 from simulation import Entrant, Ladder, Scored, incumbent, play, stock_asha
 
 from trainables.errors import UserError
-from tuner.asha import Asha, Rungs
+from tuner.asha import Asha
 from tuner.journal import Journal
 from tuner.plan import makespan
 from tuner.recorder import Recorder
+from tuner.rungs import Rungs
 from tuner.search import JournalSearch
 
 PACKAGE = "mf-prior-bench"

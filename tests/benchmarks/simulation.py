@@ -15,7 +15,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from trainables.trainable import COMPLETE, RUNG
-from tuner.asha import Asha, Rungs
+from tuner.asha import Asha
+from tuner.rungs import Rungs
 
 ETA = 3
 

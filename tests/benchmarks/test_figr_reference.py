@@ -8,8 +8,9 @@ import torch
 from figr_reference import FigrReference
 from torch import Tensor, nn
 
+from trainables.configs import ReptileConfig
 from trainables.models.network import Network
-from trainables.reptile import MetaTraining, ReptileConfig
+from trainables.reptile import MetaTraining
 
 FAITHFUL = ReptileConfig(
     mode="faithful",
