@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,17 @@ settings.load_profile("ours")
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_tracking_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty tracking store is made once, and not in the user's cache."""
+    from tuner import run_store
+
+    with pytest.MonkeyPatch.context() as patch:
+        cache = tmp_path_factory.mktemp("cache")
+        patch.setattr(run_store, "user_cache", lambda: cache)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

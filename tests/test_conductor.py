@@ -405,6 +405,22 @@ def test_the_final_round_ends_earlier_by_the_start_of_ray(
         study._finish(run, (context, context), Mock(), Mock())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_start_is_told_when_the_first_trial_has_trained(
+    setting: Setting, capsys: pytest.CaptureFixture[str], asked: bool
+) -> None:
+    request = replace(setting.request, timings=asked)
+    plan, now = new_plan(setting, SPEED), time.monotonic()
+    study = _Study(replace(setting, request=request), plan, Timings(now - 20.0))
+    study._fitting = now - 5.0
+    study._trained(time.time() - 1.0)
+    assert study.timings.seconds["actors"] == pytest.approx(4.0, abs=0.5)
+    said = capsys.readouterr().out
+    assert ("first update" in said) == asked
+    if asked:
+        assert float(said.split()[-1]) == pytest.approx(19.0, abs=0.5)
+
+
 def test_ctrl_c_once_more_while_everything_is_closed(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:

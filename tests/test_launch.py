@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tuner import launch
+from tuner import launch, machine
 from tuner.experiments import EXPERIMENTS
 
 
@@ -233,15 +233,37 @@ def test_every_experiment_is_named_in_the_help() -> None:
     assert set(launch.NAMES) == set(EXPERIMENTS)
 
 
-def test_help_explains_and_is_quick() -> None:
-    """It imports no framework."""
+def without(frameworks: set[str], *argv: str) -> str:
+    """What a command says that must not import them."""
     code = (
         "import sys\nfrom tuner import launch\n"
-        "try: launch.main(['--help'])\nexcept SystemExit: pass\n"
-        "assert not {'torch', 'ray', 'mlflow', 'optuna'} & set(sys.modules)"
+        f"try: assert launch.main({list(argv)!r}) == 0\nexcept SystemExit: pass\n"
+        f"found = {frameworks!r} & set(sys.modules)\nassert not found, found"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_help_explains_and_is_quick() -> None:
+    said = without({"torch", "ray", "mlflow", "optuna", "numpy"}, "--help")
     for option in ("--trials", "--budget", "--resume", "--data-root", "--address", "--scale"):
-        assert re.search(rf"{option}\b", run.stdout)
+        assert re.search(rf"{option}\b", said)
+
+
+@pytest.mark.parametrize("name", ["reptile_omniglot", "cgan_fashion_mnist", "all"])
+def test_a_dry_run_is_quick_where_the_speed_was_measured_before(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if machine.gpus():
+        pytest.skip("GPUs are counted by torch")
+    monkeypatch.setattr(machine, "CALIBRATION_SECONDS", 0.01)
+    argv = [name, "--dry-run", "--storage", str(tmp_path / "runs")]
+    if name != launch.ALL:
+        argv += ["--data", str(pictures(tmp_path / "pictures", classes=4, each=8))]
+    assert launch.main(argv) == 0
+    assert "Speed      of this machine, measured now\n" in capsys.readouterr().out
+    said = without({"torch", "torchvision", "ray", "mlflow"}, *argv)
+    told = r"Speed      of this machine, measured before, on 20\d\d-\d\d-\d\d at \d\d:\d\d; a run"
+    assert re.search(told, said)
+    assert "measured now" not in said

@@ -111,6 +111,14 @@ def test_the_clock_cuts_a_trial_where_it_stands():
     assert result["metrics"]["rung"] == -1
 
 
+def test_the_first_update_has_its_moment():
+    before = time.time()
+    first, second = (trial := toy(seconds=0.05)).step(), trial.step()
+    assert before < first["first_update"] < before + 0.05 + 5
+    assert second["first_update"] == first["first_update"]
+    assert toy(seconds=0.0).step()["first_update"] is None  # it was asked once
+
+
 def test_past_the_deadline_nothing_is_trained_or_scored():
     result = toy(deadline=time.time() - 1).step()
     assert result == {"outcome": TIME, "metrics": {}, "episodes": [], "losses": [], "done": True}
@@ -355,6 +363,16 @@ def test_a_trial_that_ray_gives_up_fails_with_its_error(study, tmp_path, error, 
         assert states(study)[0] == ("RUNNING", "")
     study.recorder.on_trial_error(0, [], trial)
     assert states(study)[0] == ("FAIL", reason)
+
+
+def test_the_first_update_is_told_once(study):
+    told = []
+    recorder = Recorder(study.journal, [], trained=told.append)
+    trial = SimpleNamespace(config={"trial_number": 0})
+    for when in (None, 7.0, 8.0):
+        result = {"outcome": RUNG, "metrics": metrics_at(0, 1.0), "first_update": when}
+        recorder.on_trial_result(0, [], trial, result)
+    assert told == [7.0]
 
 
 def test_a_journal_that_cannot_be_written_ends_the_run(study, monkeypatch):

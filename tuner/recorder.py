@@ -119,8 +119,8 @@ class Recorder(tune.Callback):
         """Keep a result until its checkpoint is there. Ray has set "done" if ASHA paused it."""
         number = _number(trial)
         if self._trained is not None and (when := result.get("first_update")) is not None:
-            self._trained(when)
-            self._trained = None
+            tell, self._trained = self._trained, None
+            tell(when)
         if result["outcome"] == FAIL:
             self._endings[number] = ("FAIL", result["reason"])
         elif result["metrics"]:

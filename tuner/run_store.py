@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from trainables.built_once import build_once
+from trainables.datasets import user_cache
 from trainables.errors import UserError
 from tuner.tracking_uri import (
     SERVERS,
@@ -48,6 +51,8 @@ NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 NOTE = "mlflow.note.content"  # tag: a run's description, Markdown on its first page
 SETTINGS = "trial/config.json"  # artifact: everything that a trial's process was told
+
+EMPTY = "empty.db"  # in the cache: MLflow's tables
 
 Point = tuple[str, float, int, int]  # name, value, Unix time in ms, step
 
@@ -448,20 +453,34 @@ def _make_database(path: Path) -> None:
     """Make MLflow's tables in a file of another name, which takes the database's when it is whole.
 
     SQLite keeps each step of MLflow's migrations for itself, and no later migration goes on from
-    what a kill between two of them leaves.
+    what a kill between two of them leaves. The steps take seconds, so an empty database of this
+    MLflow is kept with the user's caches.
     """
-    from mlflow.store.db import utils
+    import mlflow
 
+    empty = build_once(
+        user_cache().absolute() / "tracking" / f"mlflow-{mlflow.__version__}",
+        name="tracking store",
+        damage=lambda folder: None if (folder / EMPTY).is_file() else "it has no database",
+        build=lambda folder: _make_tables(folder / EMPTY),
+        report=lambda _line: None,
+    )
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)  # of a kill
     for name, side in product((fresh, path), ("-journal", "-wal", "-shm")):
         Path(f"{name}{side}").unlink(missing_ok=True)  # SQLite would play them into the new file
-    engine = utils.create_sqlalchemy_engine(f"sqlite:///{fresh}")  # type: ignore[no-untyped-call]
-    utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
-    engine.dispose()
+    shutil.copyfile(empty / EMPTY, fresh)
     with fresh.open("rb") as file:
         os.fsync(file.fileno())
     fresh.replace(path)
+
+
+def _make_tables(path: Path) -> None:
+    from mlflow.store.db import utils
+
+    engine = utils.create_sqlalchemy_engine(f"sqlite:///{path}")  # type: ignore[no-untyped-call]
+    utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
+    engine.dispose()
 
 
 def _artifacts(uri: str, storage: Path, experiment: str) -> str | None:
