@@ -126,6 +126,7 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(storage):
     tracker.trial_started(0, "paper", CONFIG, {"width": 16})
     for rung, decision in enumerate(("continue", "done")):
         tracker.rung_reached(0, rung, metrics(rung), losses, checkpoint(storage, 0, rung), decision)
+        time.sleep(0.002)  # the same points of one millisecond would be one
     tracker.trial_ended(0, "COMPLETE", "")
     tracker.trial_started(1, "", CONFIG, {"width": 8})
     tracker.rung_reached(1, 0, metrics(0), [], checkpoint(storage, 1, 0), "pause")
@@ -582,21 +583,24 @@ for left in map(int, sys.argv[2:]):
 
 
 def test_a_kill_while_the_store_is_made_leaves_one_that_opens(tmp_path):
-    (tmp_path / "mlflow.db-journal").write_bytes(b"of a file that is gone")
+    storage = tmp_path / "runs"
+    storage.mkdir()
+    (storage / "mlflow.db-journal").write_bytes(b"of a file that is gone")
     kills = ["2", "100", "700", "1500"]  # of its 1683 statements
     done = subprocess.run(
-        [sys.executable, "-c", DYING, default_uri(tmp_path), *kills],
+        [sys.executable, "-c", DYING, default_uri(storage), *kills, "9999"],
         capture_output=True,
         text=True,
         check=True,
         timeout=200,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
     )
-    assert done.stdout.split() == ["-9"] * len(kills)
-    tracker = Tracker(None, storage=tmp_path, **options([]))
-    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
-    told_of_two_rungs(tracker, tmp_path)
+    assert done.stdout.split() == ["-9"] * len(kills) + ["0"]
+    tracker = Tracker(None, storage=storage, **options([]))
+    assert {path.name for path in storage.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+    told_of_two_rungs(tracker, storage)
     tracker.close()
-    has_all_of_two_rungs(tmp_path, tracker)
+    has_all_of_two_rungs(storage, tracker)
 
 
 def test_two_first_studies_of_an_experiment_share_it(storage, monkeypatch):

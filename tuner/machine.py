@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -96,7 +97,7 @@ def measured_speed(training: Training) -> Speed:
         source_seconds=pipeline.source_seconds(
             config, training.classes, device, CALIBRATION_SECONDS
         ),
-        when=datetime.now().timestamp(),
+        when=time.time(),
     )
     with suppress(OSError):  # a dry run can measure again
         _keep(_place(training), speed)
