@@ -69,9 +69,20 @@ def gradient_penalty(
     faithful:  (norm over the channels of a pixel - 1)^2, mean over pictures and pixels.
     Source: arXiv:1704.00028, section 4.
     """
+    return slope_penalty(slope_at(critic, pictures_TnCHW), faithful=faithful)
+
+
+def slope_at(critic: Callable[[Tensor], Tensor], pictures_TnCHW: Tensor) -> Tensor:
+    """The gradient of the critic's scores with respect to `pictures`, like them; it can be
+    differentiated."""
     points = pictures_TnCHW.detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+    return slope
+
+
+def slope_penalty(slope_TnCHW: Tensor, *, faithful: bool) -> Tensor:
+    """How far slopes are from 1, as `gradient_penalty` says -> [T]."""
     axes = (2,) if faithful else (2, 3, 4)
     # Its derivative where the slope is zero is zero, to any order.
-    norm: Tensor = torch.linalg.vector_norm(slope, dim=axes)
+    norm: Tensor = torch.linalg.vector_norm(slope_TnCHW, dim=axes)
     return (norm - 1).square().flatten(1).mean(1)

@@ -24,8 +24,9 @@ from trainables.change import NO_CHANGE, Change
 from trainables.configs import ReptileConfig
 from trainables.gans import CATEGORIES, Drawn, Gan, InfoGan, code_critic
 from trainables.losses import (
-    gradient_penalty,
     interpolate,
+    slope_at,
+    slope_penalty,
     wasserstein_critic,
     wasserstein_generator,
 )
@@ -81,7 +82,7 @@ def _leaves(network: Network, start: Tensor, tasks: int) -> dict[str, Tensor]:
     Apart, because the gradient of one flat tensor would have to be put together at every step.
     """
     named = network.named(start.detach().expand(tasks, -1))
-    return {name: w.clone(memory_format=torch.contiguous_format) for name, w in named.items()}
+    return {name: network.parameters[name].laid(w) for name, w in named.items()}
 
 
 def _optimizer(config: ReptileConfig, weights: Weights, lr: float) -> torch.optim.Optimizer:
@@ -92,12 +93,24 @@ def _optimizer(config: ReptileConfig, weights: Weights, lr: float) -> torch.opti
     return torch.optim.Adam(leaves, lr=lr, betas=(0.0, 0.9), fused=True)
 
 
-def _descend(loss: Tensor, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
-    gradients = torch.autograd.grad(loss.sum(), list(weights.values()))
-    for weight, gradient in zip(weights.values(), gradients, strict=True):
+def _descend(weights: Weights, gradients: Weights, optimizer: torch.optim.Optimizer) -> None:
+    for name, weight in weights.items():
         # The fused Adam takes a gradient's memory as it lies, whatever its strides say.
-        weight.grad = gradient.contiguous()
+        weight.grad = _laid_like(weight, gradients[name])
     optimizer.step()
+
+
+def _laid_like(weight: Tensor, gradient: Tensor) -> Tensor:
+    if gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_like(weight).copy_(gradient)
+
+
+def _gradients(loss: Tensor, weights: Weights) -> dict[str, Tensor]:
+    """Of losses [T] with respect to weights; zero where a loss does not see one."""
+    leaves = list(weights.values())
+    gradients = torch.autograd.grad(loss.sum(), leaves, materialize_grads=True)
+    return dict(zip(weights, gradients, strict=True))
 
 
 def newest_weight(step: int, share: float) -> float:
@@ -166,22 +179,38 @@ class InnerLoop:
         return augment(pictures.flatten(0, 1), change, self.rng).view(pictures.shape)
 
     def _critic_step(self) -> Tensor:
-        critic, faithful = self.gan.critic, self.config.faithful
         real = self._changed(self.shots, self.config.change)
-        count = real.shape[1]
-        inputs = self.gan.draw(self._prior, count, self.rng)
+        inputs = self.gan.draw(self._prior, real.shape[1], self.rng)
         fake = self._drawn(inputs)
+        between = interpolate(real, fake, self.rng)
+        loss, gradients = self._judged(real, fake, between)
+        missed = self.gan.lost_information(self.critic, fake, inputs)
+        if missed is not None:
+            loss = loss + self.config.information * missed.detach()
+            of_missed = _gradients(self.config.information * missed, self.critic)
+            gradients = {name: of_missed[name] + gradients.get(name, 0) for name in of_missed}
+        _descend(self.critic, gradients, self._critic_optimizer)
+        return loss
+
+    def _judged(
+        self, real: Tensor, fake: Tensor, between: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critic's loss [T] but for an InfoGAN's part, and its gradients."""
+        critic, faithful, count = self.gan.critic, self.config.faithful, real.shape[1]
         # No net mixes pictures, so one pass over both is the same as two.
-        scores = critic.forward(self.critic, torch.cat([real, fake], dim=1))
-        loss = wasserstein_critic(scores[:, :count], scores[:, count:], faithful=faithful)
-        loss = loss + self.config.penalty * gradient_penalty(
-            lambda x: critic.forward(self.critic, x),
-            interpolate(real, fake, self.rng),
-            faithful=faithful,
-        )
-        loss = self._with_information(loss, self.critic, fake, inputs)
-        _descend(loss, self.critic, self._critic_optimizer)
-        return loss.detach()
+        judged = torch.cat([real, fake], dim=1)
+
+        def loss(scores: Tensor) -> Tensor:
+            return wasserstein_critic(scores[:, :count], scores[:, count:], faithful=faithful)
+
+        def penalty(slope: Tensor) -> Tensor:
+            return self.config.penalty * slope_penalty(slope, faithful=faithful)
+
+        if critic.chain:
+            return critic.chain.penalised(self.critic, judged, between, loss, penalty)
+        value = loss(critic.forward(self.critic, judged))
+        value = value + penalty(slope_at(lambda x: critic.forward(self.critic, x), between))
+        return value.detach(), _gradients(value, self.critic)
 
     def _generator_step(self) -> Tensor:
         inputs = self.gan.draw(self._prior, self.shots.shape[1], self.rng)
@@ -189,16 +218,12 @@ class InnerLoop:
         frozen = {name: weight.detach() for name, weight in self.critic.items()}
         scores = self.gan.critic.forward(frozen, fake)
         loss = wasserstein_generator(scores, faithful=self.config.faithful)
-        loss = self._with_information(loss, frozen, fake, inputs)
-        _descend(loss, self.generator, self._generator_optimizer)
+        missed = self.gan.lost_information(frozen, fake, inputs)
+        if missed is not None:  # both nets of an InfoGAN lose what Q cannot tell of the codes
+            loss = loss + self.config.information * missed
+        gradients = _gradients(loss, self.generator)
+        _descend(self.generator, gradients, self._generator_optimizer)
         return loss.detach()
-
-    def _with_information(
-        self, loss: Tensor, critic: Weights, fake: Tensor, inputs: Drawn
-    ) -> Tensor:
-        """An InfoGAN's loss: both nets also lose what Q cannot tell of the codes."""
-        missed = self.gan.lost_information(critic, fake, inputs)
-        return loss if missed is None else loss + self.config.information * missed
 
 
 def reptile_update(start: Tensor, adapted: Tensor, *, step: float) -> Tensor:

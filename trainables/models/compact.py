@@ -12,18 +12,29 @@ draw no checkerboard, Odena et al. 2016, doi:10.23915/distill.00003.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainables.models.chain import (
+    Chain,
+    Gradients,
+    Kept,
+    Layer,
+    Linear,
+    Standardise,
+    apart,
+    linear_map,
+)
 from trainables.models.network import Network, Parameter, Weights
 
 LEAK = 0.2  # slope of the leaky ReLU for negative inputs, as in DCGAN
 KERNEL_AREA = 16  # 4 x 4
 RESIZED_AREA = 9  # 3 x 3, of a convolution after doubling every pixel
+aten = torch.ops.aten
 
 
 def gather_patches(x: Tensor) -> Tensor:
@@ -62,42 +73,91 @@ def scatter_patches(patches: Tensor) -> Tensor:
     return pixels.view(batch, 2 * h, 2 * w, channels)
 
 
-# Each is linear and the other's adjoint, so each is the other's derivative, to any order: the
-# gradient penalty differentiates twice.
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return gather_patches(x)
+class PatchConvolution(Layer):
+    """A convolution as one gather of patches and one product a task:
+    [T, m, H, W, C] with [T, k k C, D] -> [T, m, h, w, D].
 
-    @staticmethod
-    def backward(_ctx: Any, grad: Tensor) -> Tensor:
-        return _scatter(grad)
+    Args:
+        gather: [B, H, W, C] -> [B, h, w, k k C].
+        scatter: its adjoint.
+    """
+
+    def __init__(self, name: str, gather: Linear, scatter: Linear) -> None:
+        self.weight, self.bias = f"{name}.weight", f"{name}.bias"
+        self._gather, self._scatter = gather, scatter
+
+    def matrix(self, weights: Weights) -> Tensor:
+        """The kernels, [T, k k C, D]."""
+        return weights[self.weight]
+
+    def like_kernels(self, matrix: Tensor) -> Tensor:
+        """The inverse of `matrix`."""
+        return matrix
+
+    def _patches(self, x: Tensor) -> Tensor:
+        patches = linear_map(x.flatten(0, 1), self._gather, self._scatter)
+        return apart(patches, len(x))
+
+    def forward(self, weights: Weights, x: Tensor) -> tuple[Tensor, Kept]:
+        patches, bias = self._patches(x), weights[self.bias]
+        y = torch.baddbmm(bias.view(len(bias), 1, -1), patches.flatten(1, 3), self.matrix(weights))
+        return y.view(*patches.shape[:-1], -1), (patches,)
+
+    def pull(self, weights: Weights, kept: Kept, gradient: Tensor) -> tuple[Tensor, Kept]:
+        rows = torch.bmm(gradient.flatten(1, 3), self.matrix(weights).transpose(1, 2))
+        patches = rows.view(-1, *gradient.shape[2:4], rows.shape[-1])
+        return apart(self._scatter(patches), len(gradient)), (gradient,)
+
+    def push(self, weights: Weights, kept: Kept, direction: Tensor) -> tuple[Tensor, Kept]:
+        patches = self._patches(direction)
+        y = torch.bmm(patches.flatten(1, 3), self.matrix(weights))
+        return y.view(*patches.shape[:-1], -1), (patches,)
+
+    def gradients(self, weights: Weights, kept: Kept, pulled: Kept) -> Gradients:
+        own = {self.bias: pulled[0].flatten(1, 3).sum(1).view(weights[self.bias].shape)}
+        return own | self.bent_gradients(weights, kept, pulled, kept)
+
+    def bent_gradients(self, weights: Weights, kept: Kept, pulled: Kept, pushed: Kept) -> Gradients:
+        (gradient,), (patches,) = pulled, pushed
+        matrix = torch.bmm(patches.flatten(1, 3).transpose(1, 2), gradient.flatten(1, 3))
+        return {self.weight: self.like_kernels(matrix)}
 
 
-class _Scatter(torch.autograd.Function):
-    @staticmethod
-    def forward(_ctx: Any, patches: Tensor) -> Tensor:
-        return scatter_patches(patches)
+class Leak(Layer):
+    """Leaky ReLU."""
 
-    @staticmethod
-    def backward(_ctx: Any, grad: Tensor) -> Tensor:
-        return _gather(grad)
+    def forward(self, weights: Weights, x: Tensor) -> tuple[Tensor, Kept]:
+        return F.leaky_relu(x, LEAK), (x,)
 
+    def pull(self, weights: Weights, kept: Kept, gradient: Tensor) -> tuple[Tensor, Kept]:
+        return aten.leaky_relu_backward(gradient, *kept, LEAK, False), ()
 
-def _gather(x: Tensor) -> Tensor:
-    return _Gather.apply(x)  # type: ignore[no-any-return]
-
-
-def _scatter(patches: Tensor) -> Tensor:
-    return _Scatter.apply(patches)  # type: ignore[no-any-return]
+    def push(self, weights: Weights, kept: Kept, direction: Tensor) -> tuple[Tensor, Kept]:
+        return self.pull(weights, kept, direction)
 
 
-def downsample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """4x4 stride-2 convolution of [T * n, H, W, C] with [T, 16 C, D] -> [T * n, H/2, W/2, D]."""
-    batch, height, width, _ = x.shape
-    tasks, depth, out = weight.shape
-    patches = _gather(x).view(tasks, -1, depth)
-    return torch.baddbmm(bias, patches, weight).view(batch, height // 2, width // 2, out)
+class Score(Layer):
+    """One number a picture: [T, m, H, W, C] with [T, H W C, 1] -> [T, m]."""
+
+    def forward(self, weights: Weights, x: Tensor) -> tuple[Tensor, Kept]:
+        return self.push(weights, (), x)
+
+    def pull(self, weights: Weights, kept: Kept, gradient: Tensor) -> tuple[Tensor, Kept]:
+        direction = weights["score.weight"].view(len(gradient), 1, *kept[0].shape[2:])
+        return gradient[..., None, None, None] * direction, (gradient,)
+
+    def push(self, weights: Weights, kept: Kept, direction: Tensor) -> tuple[Tensor, Kept]:
+        scores = torch.bmm(direction.flatten(2), weights["score.weight"])
+        return scores.squeeze(-1), (direction,)
+
+    def gradients(self, weights: Weights, kept: Kept, pulled: Kept) -> Gradients:
+        return self.bent_gradients(weights, kept, pulled, kept)
+
+    def bent_gradients(self, weights: Weights, kept: Kept, pulled: Kept, pushed: Kept) -> Gradients:
+        (gradient,), (features,) = pulled, pushed
+        return {
+            "score.weight": torch.bmm(features.flatten(2).transpose(1, 2), gradient.unsqueeze(-1))
+        }
 
 
 def resized_kernel(weight: Tensor) -> Tensor:
@@ -119,7 +179,7 @@ def upsample(x: Tensor, weight: Tensor) -> Tensor:
     batch, h, w, channels = x.shape
     tasks = weight.shape[0]
     patches = torch.bmm(x.reshape(tasks, -1, channels), resized_kernel(weight))
-    return _scatter(patches.view(batch, h, w, -1))
+    return linear_map(patches.view(batch, h, w, -1), scatter_patches, gather_patches)
 
 
 def _normalised(x: Tensor) -> Tensor:
@@ -196,10 +256,13 @@ class CompactCritic(Network):
         layer_norm: normalise after every convolution but the first.
     """
 
+    chain: Chain
+
     def __init__(self, *, size: int, channels: int, width: int, layer_norm: bool = True) -> None:
         self.stages = _stages(size)
         self.layer_norm = layer_norm
         self.flat_features = 16 * width * 2 ** (self.stages - 1)
+        self.chain = Chain([*self._layers(), Score()])
         super().__init__(self._trunk(channels, width) | self.heads())
 
     def heads(self) -> dict[str, Parameter]:
@@ -215,17 +278,17 @@ class CompactCritic(Network):
             parameters[f"down{stage}.bias"] = Parameter((1, after))
         return parameters
 
+    def _layers(self) -> Iterator[Layer]:
+        for stage in range(self.stages):
+            yield PatchConvolution(f"down{stage}", gather_patches, scatter_patches)
+            if stage and self.layer_norm:
+                yield Standardise()
+            yield Leak()
+
     def forward(self, weights: Weights, batch: Tensor) -> Tensor:
-        return torch.bmm(self.features(weights, batch), weights["score.weight"]).squeeze(-1)
+        return self.chain.forward(weights, batch)
 
     def features(self, weights: Weights, batch: Tensor) -> Tensor:
         """Pictures [T, n, C, S, S] -> the last features [T, n, F]."""
-        tasks, count, channels, size, _ = batch.shape
-        x = batch.reshape(tasks * count, channels, size, size)
-        x = x.permute(0, 2, 3, 1) if channels > 1 else x.view(tasks * count, size, size, 1)
-        for stage in range(self.stages):
-            x = downsample(x, weights[f"down{stage}.weight"], weights[f"down{stage}.bias"])
-            if stage and self.layer_norm:
-                x = _normalised(x)
-            x = F.leaky_relu(x, LEAK)
-        return x.reshape(tasks, count, -1)
+        trunk = Chain(self.chain.layers[:-1])
+        return trunk.forward(weights, batch).flatten(2)

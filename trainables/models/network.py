@@ -12,9 +12,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from trainables.models.chain import Chain
 
 Weights = Mapping[str, Tensor]
 
@@ -26,14 +30,23 @@ class Parameter:
     shape: tuple[int, ...]
     bound: float = 0.0  # drawn uniformly from fill - bound to fill + bound
     fill: float = 0.0
+    order: tuple[int, ...] = ()  # of the axes in memory in training, outermost first
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
 
+    def laid(self, weight: Tensor) -> Tensor:
+        """A copy of [T, *shape], of the same shape, as it should lie in memory for training."""
+        order = [0, *(axis + 1 for axis in self.order)] if self.order else range(weight.dim())
+        back = sorted(range(weight.dim()), key=list(order).__getitem__)
+        return weight.permute(*order).clone(memory_format=torch.contiguous_format).permute(*back)
+
 
 class Network(ABC):
     """A function of weights [T, P] and a batch; `parameters` names the slices of P in order."""
+
+    chain: Chain | None = None  # of a critic whose derivatives are written by hand
 
     def __init__(self, parameters: dict[str, Parameter]) -> None:
         self.parameters = parameters
