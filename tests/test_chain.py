@@ -116,6 +116,7 @@ def test_a_step_by_hand_is_a_step_by_autograd(
     architecture: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen: dict[str, Any] = {"architecture": architecture, "inner_optimizer": optimizer}
+    chosen |= dict.fromkeys(("augment_place", "augment_shape", "augment_tone"), 0.0)
     config = ReptileConfig(**chosen, size=16, width=4, depth=3, latent=6)
     gan, rng = build_gan(config), torch.Generator().manual_seed(0)
     start, shots = initial_weights(gan, rng), torch.rand(2, 3, 1, 16, 16, generator=rng)
