@@ -88,42 +88,63 @@ class Chain:
             loss: scores [T, m] -> [T].
             penalty: the scores' gradient with respect to `between`, like it -> [T].
         """
-        layers, count = self.layers, between.shape[1]
-        x = channels_last(torch.cat([judged, between], dim=1))
-        tape: list[Kept] = []
-        for layer in layers:
+        count = between.shape[1]
+        scores, tape = self._record(weights, torch.cat([judged, between], dim=1))
+        value, of_scores = _with_gradient(loss, scores[:, :-count])
+        ends = [tuple(each[:, -count:] for each in kept) for kept in tape]
+        slope, pulls = self._pull(weights, ends, torch.ones_like(scores[:, -count:]))
+        fine, direction = _with_gradient(penalty, slope)
+        # The penalty's gradient is that of the scores' derivative along `direction`.
+        seconds = zip(ends, pulls, self._push(weights, ends, direction), strict=True)
+        gradient = F.pad(of_scores, (0, count))
+        return value + fine, self._back(weights, tape, list(seconds), gradient)
+
+    def _record(self, weights: Weights, pictures: Tensor) -> tuple[Tensor, list[Kept]]:
+        x, tape = channels_last(pictures), []
+        for layer in self.layers:
             x, kept = layer.forward(weights, x)
             tape.append(kept)
-        value, of_scores = _with_gradient(loss, x[:, :-count])
+        return x, tape
 
-        ends = [tuple(each[:, -count:] for each in kept) for kept in tape]
-        slope, pulls = torch.ones_like(x[:, -count:]), []
-        for layer, kept in zip(reversed(layers), reversed(ends), strict=True):
-            slope, pulled = layer.pull(weights, kept, slope)
+    def _pull(
+        self, weights: Weights, tape: list[Kept], gradient: Tensor
+    ) -> tuple[Tensor, list[Kept]]:
+        """The gradient of scores [T, m] -> that of pictures [T, m, C, H, W]."""
+        pulls = []
+        for layer, kept in zip(reversed(self.layers), reversed(tape), strict=True):
+            gradient, pulled = layer.pull(weights, kept, gradient)
             pulls.append(pulled)
-        pulls.reverse()
-        fine, direction = _with_gradient(penalty, slope.permute(0, 1, 4, 2, 3))
-        direction = channels_last(direction)
+        return gradient.permute(0, 1, 4, 2, 3), pulls[::-1]
 
-        # The penalty's gradient is that of the scores' derivative along `direction`.
-        pushes = []
-        for layer, kept in zip(layers, ends, strict=True):
+    def _push(self, weights: Weights, tape: list[Kept], direction: Tensor) -> list[Kept]:
+        """Along a direction of pictures [T, m, C, H, W]."""
+        direction, pushes = channels_last(direction), []
+        for layer, kept in zip(self.layers, tape, strict=True):
             direction, pushed = layer.push(weights, kept, direction)
             pushes.append(pushed)
+        return pushes
 
-        gradient = F.pad(of_scores, (0, count))
+    def _back(
+        self,
+        weights: Weights,
+        tape: list[Kept],
+        seconds: list[tuple[Kept, Kept, Kept]],
+        gradient: Tensor,
+    ) -> Gradients:
+        """From the gradient of scores [T, m + n] to that of the weights; `seconds` are what the n
+        penalised points, the last ones, kept, pulled and pushed."""
         gradients: Gradients = {}
-        for index in reversed(range(len(layers))):
-            layer, pulled = layers[index], (gradient,)
+        for index in reversed(range(len(self.layers))):
+            layer = self.layers[index]
+            pulled: Kept = (gradient,)
             if index:
                 gradient, pulled = layer.pull(weights, tape[index], gradient)
             gradients |= layer.gradients(weights, tape[index], pulled)
-            second = ends[index], pulls[index], pushes[index]
-            for name, bent in layer.bent_gradients(weights, *second).items():
+            for name, bent in layer.bent_gradients(weights, *seconds[index]).items():
                 gradients[name] += bent
-            if (bend := layer.bend(*second)) is not None:
-                gradient[:, -count:] += bend
-        return value + fine, gradients
+            if (bend := layer.bend(*seconds[index])) is not None:
+                gradient[:, -bend.shape[1] :] += bend
+        return gradients
 
 
 @torch.enable_grad()

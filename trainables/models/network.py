@@ -38,8 +38,8 @@ class Parameter:
 
     def laid(self, weight: Tensor) -> Tensor:
         """A copy of [T, *shape], of the same shape, as it should lie in memory for training."""
-        order = [0, *(axis + 1 for axis in self.order)] if self.order else range(weight.dim())
-        back = sorted(range(weight.dim()), key=list(order).__getitem__)
+        order = [0, *(axis + 1 for axis in self.order or range(len(self.shape)))]
+        back = [order.index(axis) for axis in range(len(order))]
         return weight.permute(*order).clone(memory_format=torch.contiguous_format).permute(*back)
 
 
