@@ -270,7 +270,7 @@ def replay(workers: Workers, repeats: int) -> Section:
     )
 
 
-def _machine() -> str:
+def machine() -> str:
     model = platform.processor() or platform.machine()
     cpus = Path("/proc/cpuinfo")
     if cpus.exists():
@@ -360,7 +360,7 @@ def _measure(arguments: argparse.Namespace, argv: Sequence[str], console: Consol
         sections.append(section)
     took = f"{(time.monotonic() - began) / 60:.0f} minutes, {arguments.jobs} processes."
     command = f'make bench-search ARGS="{shlex.join(argv)}"' if argv else "make bench-search"
-    facts = f"{_machine()} {took}"
+    facts = f"{machine()} {took}"
     _say(console, facts)
     if folder is not None:
         head = f"# Our search beside others\n\n`{command}`: {facts}"
