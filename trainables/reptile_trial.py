@@ -33,7 +33,7 @@ from trainables.tasks import Episode, Part, Split, class_rows
 from trainables.tensors import sample_drawings, to_tensor, to_uint8
 
 STOPS = 2  # stopping steps tried: the last affordable one and its half
-LOSS_ROWS = 40  # rows of the loss curve kept for each rung
+LOSS_ROWS = 16  # rows of the loss curve kept for each rung
 
 
 def stopping_steps(last: int) -> tuple[int, ...]:

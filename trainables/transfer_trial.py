@@ -36,7 +36,7 @@ from trainables.transfer import (
 )
 
 STOPS = 3  # stopping steps tried between two rungs
-LOSS_ROWS = 40  # rows of the loss curve kept for each rung
+LOSS_ROWS = 16  # rows of the loss curve kept for each rung
 SOURCE_SEED = 0  # one pre-training for all trials of the same source
 
 
