@@ -5,7 +5,7 @@ PY = .venv/bin/python
 READY = .venv/.ready
 BENCH = .venv/.bench
 
-.PHONY: search test test-faults test-all lint lock bench-search
+.PHONY: search test test-faults test-all lint lock bench bench-e2e bench-search
 .DEFAULT_GOAL := search
 
 search: $(READY)
@@ -19,6 +19,14 @@ test-faults: $(READY)
 
 test-all: lint
 	$(PY) -m pytest -m "not faults and not gpu and not benchmark" --timeout 1800
+
+# How fast trials train and what everything around them costs; ARGS="--append" adds to the page.
+bench: $(READY)
+	PYTHONPATH=tests $(PY) tests/benchmarks/bench.py $(ARGS)
+
+# From the command to the best net, ours beside stock parts, an hour; ARGS="--out docs" for a page.
+bench-e2e: $(READY)
+	$(PY) tests/benchmarks/bench_e2e.py $(ARGS)
 
 # Our search beside Ray's and random search, in minutes; ARGS="--out docs" writes the page.
 bench-search: $(BENCH)

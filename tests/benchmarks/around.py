@@ -26,12 +26,12 @@ from toy_pipeline import ToyConfig, ToyTrainable, toy_context
 from toy_study import ToyExperiment, ToyPlan, tracking
 
 from cluster.session import session
+from trainables.configs import ReptileConfig
 from trainables.datasets import load_or_stand_in, user_cache
-from trainables.evaluation import prepare_scorer, samples_wanted
+from trainables.evaluation import prepare_scorer
 from trainables.pipeline import StudyContext
-from trainables.reptile import ReptileConfig
 from trainables.reptile_trial import LOSS_ROWS, ReptileTrial
-from trainables.tasks import split_classes
+from trainables.tasks import samples_wanted, split_classes
 from trainables.trainable import TrialTrainable
 from tuner.journal import Journal
 from tuner.plan import SCORING_COMPUTE

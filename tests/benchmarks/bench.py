@@ -28,8 +28,9 @@ from PIL import Image
 from rich.console import Console
 from stock_search import FolderOfCharacters
 
-from trainables.reptile import MetaTraining, ReptileConfig, meta_iteration_flops
-from trainables.tasks import to_tensor
+from trainables.configs import ReptileConfig
+from trainables.reptile import MetaTraining, meta_iteration_flops
+from trainables.tensors import to_tensor
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -26,14 +26,14 @@ from rich.progress import Progress
 from torchvision.datasets import Omniglot
 
 from search_spaces.reptile import cpu_space
+from trainables.configs import ReptileConfig
 from trainables.datasets import data_root_in_use, load, user_cache
 from trainables.errors import UserError
-from trainables.evaluation import prepare_scorer, samples_wanted
+from trainables.evaluation import prepare_scorer
 from trainables.opened import open_scorer
 from trainables.pipeline import StudyContext
-from trainables.reptile import ReptileConfig
 from trainables.reptile_trial import ReptileTrial
-from trainables.tasks import EPISODES, split_classes
+from trainables.tasks import EPISODES, samples_wanted, split_classes
 from tuner.journal import Journal
 
 SYSTEMS = ("ours", "stock")

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from trainables.configs import ReptileConfig
 from trainables.memory import keep_freed_memory
 from trainables.pipeline import StudyContext
-from trainables.reptile import ReptileConfig
 from trainables.reptile_trial import ReptileTrial
 from trainables.trainable import TrialTrainable  # what Ray's process imports
 

@@ -30,7 +30,9 @@ from ray.tune.search.optuna import OptunaSearch
 from torch import Tensor
 
 from search_spaces.reptile import cpu_space
-from trainables.augment import NO_CHANGE, Change, augment
+from trainables.augment import augment
+from trainables.change import NO_CHANGE, Change
+from trainables.configs import ReptileConfig
 from trainables.gans import Drawn
 from trainables.losses import (
     gradient_penalty,
@@ -40,8 +42,8 @@ from trainables.losses import (
 )
 from trainables.opened import open_scorer
 from trainables.pipeline import StudyContext
-from trainables.reptile import Pair, ReptileConfig, build_gan, initial_weights, newest_weight
-from trainables.tasks import to_tensor, to_uint8
+from trainables.reptile import Pair, build_gan, initial_weights, newest_weight
+from trainables.tensors import to_tensor, to_uint8
 
 RUNG_SECONDS = 8.0  # of training before the first score, as our plan has it on two cores
 RESOURCES = (1, 3, 9)  # of that time; where ASHA compares
@@ -65,7 +67,7 @@ class FolderOfCharacters:
     def _read(self, file: Path) -> Tensor:
         with Image.open(file) as opened:
             picture = opened.convert("L").resize((self.size, self.size), Image.Resampling.LANCZOS)
-        return 1 - torch.from_numpy(np.array(picture)).float()[None] / 127.5
+        return 1 - torch.tensor(np.array(picture), dtype=torch.get_default_dtype())[None] / 127.5
 
 
 class PlainReptile:
