@@ -61,7 +61,7 @@ def augment(images: Tensor, change: Change, generator: torch.Generator) -> Tenso
         stretch, shear, gamma = _uniform(strengths, count, generator)
         shape = (count, 3, KNOTS, KNOTS)
         knots = torch.randn(shape, generator=generator, device=generator.device)
-        onto = _onto_pixels(images.shape[-1], generator.device)
+        onto = _onto_pixels(images.shape[-1], generator.device, knots.dtype)
         fields = onto @ knots @ onto.mT
         wide, lean = torch.exp(STRETCH * stretch), SHEAR * shear
         rows = [
@@ -106,9 +106,9 @@ def _uniform(strengths: list[float], count: int, generator: torch.Generator) -> 
 
 
 @lru_cache(maxsize=8)
-def _onto_pixels(size: int, device: torch.device) -> Tensor:
+def _onto_pixels(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Weights [size, KNOTS] of a smooth curve through evenly spread knots."""
-    knots = torch.eye(KNOTS)[None]
+    knots = torch.eye(KNOTS, dtype=dtype)[None]
     both = F.interpolate(knots[None], size=(KNOTS, size), mode="bicubic", align_corners=False)
     weights: Tensor = both[0, 0].mT.contiguous().to(device)
     return weights

@@ -351,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(arguments: argparse.Namespace, argv: Sequence[str], console: Console) -> list[str]:
     """Print, and write the page -> the targets that were missed."""
-    began, folder = time.monotonic(), arguments.out
+    began, folder, facts = time.monotonic(), arguments.out, machine()  # before the page changes
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     sections = []
@@ -360,7 +360,7 @@ def _measure(arguments: argparse.Namespace, argv: Sequence[str], console: Consol
         sections.append(section)
     took = f"{(time.monotonic() - began) / 60:.0f} minutes, {arguments.jobs} processes."
     command = f'make bench-search ARGS="{shlex.join(argv)}"' if argv else "make bench-search"
-    facts = f"{machine()} {took}"
+    facts = f"{facts} {took}"
     _say(console, facts)
     if folder is not None:
         head = f"# Our search beside others\n\n`{command}`: {facts}"
