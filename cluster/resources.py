@@ -1,4 +1,4 @@
-"""How many trials fit side by side, and how many threads each may use: pure arithmetic."""
+"""How many trials fit side by side, and what each may use of a machine: pure arithmetic."""
 
 from __future__ import annotations
 
@@ -6,6 +6,39 @@ import math
 from dataclasses import dataclass
 
 _ROUNDING = 1e-9  # 1 / 0.1 must count as ten shares, whatever the last bit says
+_RAY_UNITS = 10_000  # of a card: Ray rounds to them, and seven sevenths must not be more than one
+# Of a card's memory, promised to no trial: allocators leave gaps, and trials differ from the probe.
+SPARE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A GPU's memory and what a trial needs of it, in bytes, as a probe measured them.
+
+    Attributes:
+        total: that there is.
+        overhead: of a process beside its tensors: CUDA's context and the libraries' code.
+        peak: of the tensors of the largest trial there may be.
+    """
+
+    total: int
+    overhead: int
+    peak: int
+
+    def trials(self, most: int) -> int:
+        """Trials that fit side by side, from 1 to `most`."""
+        fitting = int((1 - SPARE) * self.total / (self.overhead + self.peak))
+        return max(1, min(most, fitting))
+
+
+def share_of_card(trials: int) -> float:
+    """What each of that many trials asks Ray for, at most 1 / trials."""
+    return _RAY_UNITS // trials / _RAY_UNITS
+
+
+def with_fewer(share: float) -> float:
+    """The share of a card of a trial that gets half as many neighbours; 1 is the whole card."""
+    return share_of_card(max(1, _trials_on(share) // 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,4 +96,8 @@ def _gpu_slots(gpus: float, gpus_per_trial: float) -> int:
     """Shares of cards; a trial's fraction never straddles two cards."""
     if gpus_per_trial >= 1:
         return math.floor(gpus / gpus_per_trial + _ROUNDING)
-    return math.floor(gpus) * math.floor(1 / gpus_per_trial + _ROUNDING)
+    return math.floor(gpus) * _trials_on(gpus_per_trial)
+
+
+def _trials_on(share: float) -> int:
+    return math.floor(1 / share + _ROUNDING)

@@ -26,7 +26,7 @@ from tuner.finals import Played
 from tuner.journal import Journal, is_begun, is_free
 from tuner.machine import Speed
 from tuner.result import load
-from tuner.setting import Request, Setting, look_around, reopened
+from tuner.setting import Request, Setting, Shares, look_around, reopened
 from tuner.study import StudyRun
 from tuner.tracking import Tracker
 from tuner.tracking_uri import default_uri
@@ -100,12 +100,12 @@ def test_a_name_that_is_taken_while_a_study_is_planned_is_left_alone(
     real = opening.new_plan
     with ExitStack() as theirs:
 
-        def new_plan(known: Setting, speed: Speed) -> Any:
+        def new_plan(known: Setting, shares: Shares, speed: Speed) -> Any:
             journal = theirs.enter_context(Journal(asked.storage, known.study))
             journal.set_attr("plan", "theirs")
             if not runs_on:
                 theirs.close()
-            return real(known, speed)
+            return real(known, shares, speed)
 
         monkeypatch.setattr(opening, "new_plan", new_plan)
         words = "is running already" if runs_on else "was begun by another process meanwhile"

@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 from test_launch import pictures
 from test_result import result
 from test_search import rung
-from test_setting import SPEED, begun, request_
+from test_setting import begun, planned, request_
 from toy_pipeline import toy_context
 
 from trainables.errors import UserError
@@ -36,7 +36,7 @@ from tuner.journal import DELIVERED, Journal
 from tuner.plan import Plan
 from tuner.result import Gate, load
 from tuner.run_store import Models, RunStore
-from tuner.setting import Request, Setting, look_around, new_plan
+from tuner.setting import Request, Setting, look_around
 from tuner.timings import Timings
 from tuner.tracking_uri import default_uri
 
@@ -345,7 +345,7 @@ def test_a_full_disk_is_one_line_with_the_way_on(
 
     monkeypatch.setattr(_Study, "_search_and_finish", full)
     with ExitStack() as stack:
-        code = _Study(setting, new_plan(setting, SPEED), Timings(0.0)).run(stack, None, None)
+        code = _Study(setting, planned(setting), Timings(0.0)).run(stack, None, None)
     assert code == BROKEN_DOWN
     said = capsys.readouterr().err
     assert said.startswith("Stopped: The disk of ")
@@ -384,7 +384,7 @@ def test_an_error_of_ours_is_no_full_disk(
 
     monkeypatch.setattr(_Study, "_search_and_finish", fail)
     with ExitStack() as stack, pytest.raises(KeyError):
-        _Study(setting, new_plan(setting, SPEED), Timings(0.0)).run(stack, None, None)
+        _Study(setting, planned(setting), Timings(0.0)).run(stack, None, None)
 
 
 def test_the_final_round_ends_earlier_by_the_start_of_ray(
@@ -397,7 +397,7 @@ def test_the_final_round_ends_earlier_by_the_start_of_ray(
         raise Begun(ends)
 
     monkeypatch.setattr(conductor, "FinalRound", lambda *_a: SimpleNamespace(run=begin))
-    study = _Study(setting, new_plan(setting, SPEED), Timings(0.0))
+    study = _Study(setting, planned(setting), Timings(0.0))
     study.timings.add("ray", 4.0)
     study._ends = 100.0
     run, context = SimpleNamespace(records=[]), StudyContext(**toy_context())
@@ -410,7 +410,7 @@ def test_the_start_is_told_when_the_first_trial_has_trained(
     setting: Setting, capsys: pytest.CaptureFixture[str], asked: bool
 ) -> None:
     request = replace(setting.request, timings=asked)
-    plan, now = new_plan(setting, SPEED), time.monotonic()
+    plan, now = planned(setting), time.monotonic()
     study = _Study(replace(setting, request=request), plan, Timings(now - 20.0))
     study._fitting = now - 5.0
     study._trained(time.time() - 1.0)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from test_search import rung
-from test_setting import SPEED, request_
+from test_setting import planned, request_
 from toy_pipeline import toy_context
 
 from trainables.pipeline import StudyContext
 from tuner import final_round
 from tuner.final_round import FinalRound
 from tuner.journal import TrialRecord
-from tuner.setting import Request, look_around, new_plan
+from tuner.setting import Request, look_around
 
 __all__ = ["request_"]  # a fixture
 
@@ -67,7 +67,7 @@ def test_the_rematch_has_what_trainings_and_tests_leave(
     ]
     setting = look_around(replace(request_, tracking_uri=None, budget_seconds=None), None)
     context, finals = StudyContext(**toy_context()), FakeFinals()
-    last = FinalRound(setting, new_plan(setting, SPEED), context, context)
+    last = FinalRound(setting, planned(setting), context, context)
     last._finals = finals  # type: ignore[assignment]
     monkeypatch.setattr(last, "_scorer", lambda *_a: SimpleNamespace(episodes=range(5)))
     monkeypatch.setattr(final_round, "save_champion", lambda *_a: None)

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process."""
+"""Freed memory stays with the process, and where it ends is recognised."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from trainables.memory import is_out_of_memory
 
 MEASURED = """
 import resource
@@ -35,3 +38,22 @@ def test_what_is_freed_is_not_mapped_anew() -> None:
         return int(done.stdout)
 
     assert faults(kept=True) < 0.1 * faults(kept=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("too large"), False),
+    ],
+)
+def test_the_end_of_memory_is_recognised(error: Exception, memory: bool) -> None:
+    assert is_out_of_memory(error) == memory
+    later = RuntimeError("CUDA error: operation failed due to a previous error")
+    later.__context__ = error  # as where a step is captured
+    assert is_out_of_memory(later) == memory

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.resources import Card
 from trainables.errors import UserError
 from tuner.plan import (
     Plan,
@@ -80,10 +81,23 @@ def test_the_plan_says_how_it_searches_and_reads_what_older_ones_did_not_say() -
     assert "by gp, seed 0" in text
     assert "L (minimized), coverage (maximized)" in text
     assert Plan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
-    new = ("sampler", "objectives", "source_seconds", "rest_seconds")
+    new = ("sampler", "objectives", "source_seconds", "rest_seconds", "card", "fast_gpu")
     older = Plan.from_dict({k: v for k, v in plan().to_dict().items() if k not in new})
     assert older == replace(plan(), source_seconds=0.0, rest_seconds=0.0)
     assert older.with_budget(1200.0).search_seconds == plan().with_budget(1200.0).search_seconds
+
+
+def test_the_plan_says_how_many_trials_share_a_card_and_why() -> None:
+    card = Card(total=80 * 2**30, overhead=2**29, peak=17 * 2**30)
+    made = plan(gpus_per_trial=0.25, device="cuda", card=card, fast_gpu=True)
+    said = describe(made, cpus=8, gpus=1)[1]
+    assert "4 trials a card: of its 80.0 GiB the largest nets took 17.0" in said
+    assert "process 0.5 more" in said
+    assert "TF32, bfloat16 and captured steps" in said
+    assert Plan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    asked = "\n".join(describe(replace(made, card=None, fast_gpu=False), cpus=8, gpus=1))
+    assert "GPUs       float32, step by step" in asked
+    assert not any(line.startswith("GPUs") for line in describe(plan(), cpus=2, gpus=0))
 
 
 def test_more_budget_is_more_and_longer_trials() -> None:

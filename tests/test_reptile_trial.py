@@ -11,8 +11,9 @@ import pytest
 import torch
 from tiny_scorer import tiny_images, tiny_nets
 
-from trainables import opened
+from trainables import opened, reptile
 from trainables.configs import ReptileConfig
+from trainables.cuda_step import WARM_UP
 from trainables.features import SHOTS
 from trainables.pipeline import EPISODES_AT_ONCE, PIPELINES, Diverged, StudyContext, load_pipeline
 from trainables.reptile import meta_iteration_flops, step_flops
@@ -214,3 +215,44 @@ def test_scoring_keeps_to_its_share_of_the_compute(
     assert scoring <= share / (1 - share) * training + least
     modest = ReptileTrial(asdict(replace(config, adapt_steps=1)), context, seed=1)
     assert modest._affordable_steps(2) == 1
+
+
+def test_how_a_gpu_computes_reaches_training_and_adaptation(
+    config: ReptileConfig, context: StudyContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    ours = reptile.InnerLoop
+
+    class Noting(ours):  # type: ignore[misc, valid-type]
+        def __init__(self, *given: Any, fast: bool = False) -> None:
+            asked.append(fast)
+            super().__init__(*given, fast=fast)
+
+    monkeypatch.setattr(reptile, "InnerLoop", Noting)
+    for fast in (False, True):
+        told = replace(context, fast_gpu=fast)
+        trial = ReptileTrial(asdict(config), told, seed=0)
+        trial.step(never)
+        model = trial.weights()
+        options: Any = {"part": "validation", "episodes": range(2), "stops": [1]}
+        ReptileTrial.sample(asdict(config), model, told, **options)
+        assert len(asked) == 3  # training, scoring, sampling
+        assert set(asked) == {fast}
+        asked.clear()
+
+
+def test_the_heaviest_work_is_captured_training_and_adaptation_of_all_episodes(
+    config: ReptileConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops: list[tuple[int, int]] = []
+    step = reptile.InnerLoop.step
+
+    def noted(loop: reptile.InnerLoop) -> Any:
+        loops.append(tuple(loop.shots.shape[:2]))  # type: ignore[arg-type]
+        return step(loop)
+
+    monkeypatch.setattr(reptile.InnerLoop, "step", noted)
+    ReptileTrial.heaviest(asdict(config), "cpu", episodes=20, samples=3, fast=True)
+    training, adapting = (1, config.train_shots), (EPISODES_AT_ONCE, SHOTS)
+    assert loops.count(training) > WARM_UP
+    assert loops.count(adapting) > WARM_UP

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.resources import pack
+from cluster.resources import SPARE, Card, pack, share_of_card, with_fewer
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,49 @@ def test_no_more_is_handed_out_than_there_is(cpus, gpus, cpus_per_trial, gpus_pe
     assert packing.threads >= 1
     assert packing.slots * cpus_per_trial <= cpus * (1 + 1e-6)
     assert packing.slots * gpus_per_trial <= gpus * (1 + 1e-6)
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("total", "overhead", "peak", "most", "trials"),
+    [
+        (80, 1, 8, 16, 8),  # 72 of 80 GiB are promised, 9 to each
+        (80, 1, 8, 4, 4),  # the CPUs run out first
+        (24, 0.5, 11, 16, 1),  # two would have 23 of 21.6 GiB
+        (8, 0.5, 12, 16, 1),  # none fits: it is tried alone
+    ],
+)
+def test_trials_share_a_card_as_its_memory_allows(total, overhead, peak, most, trials):
+    card = Card(total=total * GIB, overhead=int(overhead * GIB), peak=peak * GIB)
+    assert card.trials(most) == trials
+
+
+@given(st.integers(1, 80), st.floats(0.01, 2), st.floats(0.01, 40), st.integers(1, 100))
+def test_what_trials_of_a_card_may_take_is_there_and_enough(total, overhead, peak, most):
+    card = Card(total=total * GIB, overhead=int(overhead * GIB), peak=int(peak * GIB))
+    trials = card.trials(most)
+    assert 1 <= trials <= most
+    share = share_of_card(trials)
+    assert trials * share <= 1
+    if trials > 1:
+        assert trials * (card.overhead + card.peak) <= (1 - SPARE) * card.total
+        assert (share - card.overhead / card.total) * card.total >= card.peak
+
+
+@given(st.integers(1, 100))
+def test_as_many_trials_as_were_meant_fit_on_a_card(trials):
+    """Ray counts ten-thousandths of a card, to which it rounds."""
+    share = share_of_card(trials)
+    assert round(share * 10_000) * trials <= 10_000
+    assert pack(cpus=100, gpus=1, gpus_per_trial=share).slots == trials
+
+
+@given(st.floats(0.01, 1))
+def test_half_as_many_neighbours_until_there_are_none(share):
+    while share < 1:
+        before = pack(cpus=1000, gpus=1, gpus_per_trial=share).slots
+        share = with_fewer(share)
+        assert pack(cpus=1000, gpus=1, gpus_per_trial=share).slots == max(1, before // 2)
+    assert with_fewer(share) == 1

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from ray.tune.search import Searcher
 
 from trainables.errors import UserError
-from tuner.journal import Journal, RungRecord
+from trainables.trainable import CROWDED, TIME
+from tuner.journal import GPUS, Journal, RungRecord
 from tuner.known_points import KnownPoint, check_known_point, trial_seed
 from tuner.rungs import Rungs
 from tuner.search import JournalSearch, last_checkpoint
@@ -46,7 +47,7 @@ def open_journal(tmp_path, points=()):
     return journal
 
 
-def search_of(journal, *, trials=4, seconds=60.0, rungs=None):
+def search_of(journal, *, trials=4, seconds=60.0, rungs=None, gpus=0.0):
     return JournalSearch(
         journal,
         rungs or Rungs(3, planned=trials),
@@ -57,6 +58,7 @@ def search_of(journal, *, trials=4, seconds=60.0, rungs=None):
         seed=0,
         deadline=time.time() + seconds,
         common={"threads": 1},
+        gpus=gpus,
     )
 
 
@@ -97,6 +99,29 @@ def test_known_points_come_first_and_then_the_sampler(tmp_path):
         assert sampled["threads"] == 1
         assert sampled["resume_from"] is None
         assert [record.label for record in journal.records()] == ["paper", "good", ""]
+
+
+def test_a_trial_that_needs_more_of_a_card_gets_it_and_so_do_those_beside_it(tmp_path):
+    """Or Ray would give every small share that falls free to one of them."""
+    there = checkpoint_in(tmp_path / "rung_0")
+    with open_journal(tmp_path) as journal:
+        rungs = Rungs(3, planned=9)
+        search = search_of(journal, trials=9, rungs=rungs, gpus=0.25)
+        assert [search.suggest(str(n))["gpus"] for n in range(3)] == [0.25] * 3
+        journal.add_rung(1, rung(0, 1.0, checkpoint=there))
+        journal.set_trial_attr(1, GPUS, 0.5)
+        search.on_trial_complete("1", {"outcome": CROWDED})
+        again = search.suggest("again")
+        assert (again["trial_number"], again["part"], again["gpus"]) == (1, 2, 0.5)
+        assert again["resume_from"] == str(there)
+        search.on_trial_complete("0", {"outcome": TIME})
+        assert search.suggest("3")["gpus"] == 0.5
+        search.on_trial_complete("again", {"outcome": TIME})
+        assert search.suggest("4")["gpus"] == 0.25
+    with open_journal(tmp_path) as journal:  # after a kill
+        search = search_of(journal, trials=9, gpus=0.25)
+        shares = {c["trial_number"]: c["gpus"] for c in map(search.suggest, "abc")}
+        assert shares[1] == 0.5
 
 
 def test_nothing_begins_after_the_deadline(tmp_path):

@@ -12,12 +12,15 @@ from joblib.externals import loky
 from picture_files import write_mnist
 from test_launch import pictures
 
+from cluster.resources import Card
 from trainables.errors import UserError
-from tuner import conductor, launch
+from trainables.reptile_trial import ReptileTrial
+from tuner import cards, conductor, launch
 from tuner.conductor import _Study
 from tuner.journal import Journal
 from tuner.launch import STUDY_NAME
-from tuner.machine import Speed
+from tuner.machine import Speed, measured_speed
+from tuner.plan import Plan
 from tuner.resume_command import resume_command, typed_command
 from tuner.setting import (
     Request,
@@ -29,11 +32,18 @@ from tuner.setting import (
     recorded_plan,
     reopened,
     search_on,
+    shares_of,
     show,
+    training_of,
 )
 from tuner.timings import Timings
 
 SPEED = Speed(flops_per_second=1e10, source_seconds=0.0, when=0.0)
+
+
+def planned(setting: Setting) -> Plan:
+    """At a speed that nobody measured."""
+    return new_plan(setting, shares_of(setting), SPEED)
 
 
 @pytest.fixture
@@ -64,7 +74,7 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
 def begun(setting: Setting) -> Journal:
     journal = Journal(setting.request.storage, setting.study)
     journal.set_attr("data", asdict(setting.data))
-    journal.set_attr("plan", new_plan(setting, SPEED).to_dict())
+    journal.set_attr("plan", planned(setting).to_dict())
     return journal
 
 
@@ -115,7 +125,7 @@ def test_a_dry_run_without_data_plans_on_the_stand_in_and_announces_the_download
     absent = replace(request_, experiment="reptile_mnist", data=None, dry_run=True)
     setting = look_around(absent, None)
     assert setting.study == "reptile_mnist"
-    show(new_plan(setting, SPEED), setting, SPEED)
+    show(planned(setting), setting, SPEED)
     said = capsys.readouterr().out
     assert "mnist is not here yet: a run downloads it first" in said
     assert "STAND-IN" not in said
@@ -142,7 +152,7 @@ def test_few_classes_to_train_on_are_told(
 ) -> None:
     data = pictures(tmp_path / "few", classes=classes, each=8)  # two are not trained on
     setting = look_around(replace(request_, data=data), None)
-    show(new_plan(setting, SPEED), setting, SPEED)
+    show(planned(setting), setting, SPEED)
     assert ("scores of so few classes say little: 4 to train on" in capsys.readouterr().out) == told
 
 
@@ -271,7 +281,7 @@ def test_a_damaged_pre_training_is_told_before_the_workers_replace_it(
     setting = look_around(request_, None)
     (request_.storage / "pretrained" / "dcgan-mine-3-0123").mkdir(parents=True)
     monkeypatch.setattr(conductor, "prepare_scorer", lambda *_args, **_options: "nets")
-    _Study(setting, new_plan(setting, SPEED), Timings(0.0))._context()
+    _Study(setting, planned(setting), Timings(0.0))._context()
     assert "dcgan-mine-3-0123 was damaged" in capsys.readouterr().out
 
 
@@ -297,6 +307,7 @@ def test_what_a_study_was_run_by_is_the_same_request_typed_again(request_: Reque
         sampler="gp",
         objectives=("L", "coverage"),
         cpus_per_trial=2.0,
+        fast_gpu=False,
         points=('{"width": 16}',),
         warm_start=("earlier", "models:/mine@champion"),
     )
@@ -327,7 +338,79 @@ def test_the_resume_command_finds_the_data_again_without_the_environment(
     assert images.fingerprint == setting.data.fingerprint
 
 
+GIB = 2**30
+
+
+def on_gpus(request: Request, monkeypatch: pytest.MonkeyPatch, **there: Any) -> Setting:
+    """A simulated machine: one trial's largest nets take 9 of a card's 80 GiB."""
+    card = Card(total=80 * GIB, overhead=GIB, peak=8 * GIB)
+    monkeypatch.setattr(cards, "probed", lambda *_a, **_o: there.get("card", card))
+    monkeypatch.setattr(cards, "speed_beside", lambda training: 8e12 / training.beside)
+    monkeypatch.setattr(ReptileTrial, "training_speed", lambda *_a, fast: 8e12 if fast else 1e12)
+    found = look_around(replace(request, scale="paper"), None)
+    return replace(found, gpus=there.get("gpus", 1.0), cpus=there.get("cpus", 16.0))
+
+
+def measured_plan(setting: Setting) -> tuple[Plan, Speed]:
+    shares = shares_of(setting)
+    speed = measured_speed(training_of(setting, shares))
+    return new_plan(setting, shares, speed), speed
+
+
+@pytest.mark.parametrize(
+    ("there", "share", "slots"),
+    [
+        ({}, 0.125, 8),  # 72 promised GiB
+        ({"cpus": 4.0}, 0.25, 4),
+        ({"gpus": 2.0}, 0.125, 16),
+        ({"gpus": 4.0, "cpus": 6.0}, 0.5, 6),
+        ({"card": Card(total=8 * GIB, overhead=GIB, peak=8 * GIB)}, 1.0, 1),
+        ({"card": None}, 1.0, 1),  # a cluster's, or too small
+    ],
+)
+def test_what_the_largest_nets_need_says_how_many_trials_share_a_card(
+    request_: Request,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    there: dict[str, Any],
+    share: float,
+    slots: int,
+) -> None:
+    setting = on_gpus(request_, monkeypatch, **there)
+    made, speed = measured_plan(setting)
+    assert (made.gpus_per_trial, made.slots, made.device) == (share, slots, "cuda")
+    assert made.fast_gpu
+    neighbours = round(1 / share)
+    assert made.flops_per_second == pytest.approx(8e12 / neighbours)
+    show(made, setting, speed)
+    said = capsys.readouterr().out
+    assert (f"{neighbours} trials a card: of its" in said) == (made.card is not None)
+
+
+def test_gpus_that_were_asked_for_are_not_measured(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = on_gpus(request_, monkeypatch)
+    monkeypatch.setattr(cards, "probed", lambda *_a, **_o: pytest.fail("it was"))
+    asked = replace(setting.request, gpus_per_trial=1.0, fast_gpu=False)
+    made, _ = measured_plan(replace(setting, request=asked))
+    assert (made.gpus_per_trial, made.card, made.fast_gpu) == (1.0, None, False)
+    assert made.flops_per_second == 1e12
+    none, _ = measured_plan(replace(setting, gpus=0.0))
+    assert (none.gpus_per_trial, none.device, none.fast_gpu) == (0.0, "cpu", False)
+
+
+def test_how_gpus_compute_reaches_the_trials(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = on_gpus(request_, monkeypatch)
+    monkeypatch.setattr(conductor, "prepare_scorer", lambda *_args, **_options: "nets")
+    made, _ = measured_plan(setting)
+    assert _Study(setting, made, Timings(0.0))._context().fast_gpu
+    assert not _Study(setting, replace(made, fast_gpu=False), Timings(0.0))._context().fast_gpu
+
+
 def test_few_trials_do_not_leave_out_the_points_that_were_asked_for(request_: Request) -> None:
     asked = replace(request_, points=('{"critic_steps": 2}',), trials=4)
     with pytest.raises(UserError, match="--trials must be at least 5 to run the built-in"):
-        new_plan(look_around(asked, None), SPEED)
+        measured_plan(look_around(asked, None))

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from toy_pipeline import OPTIMUM, ToyConfig, ToyTrainable, toy_context, toy_space
 
 from trainables.pipeline import Diverged
-from trainables.trainable import COMPLETE, FAIL, RUNG, TIME, require_finite
+from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME, require_finite
 from tuner.journal import Journal, RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.recorder import RETRIES, LeaveLoop, Recorder
@@ -28,7 +28,7 @@ from tuner.standing import best_trial
 from tuner.study import rebuilt_rungs
 
 
-def trial_config(number=0, *, deadline=math.inf, resume_from=None, known=False, **toy):
+def trial_config(number=0, *, deadline=math.inf, resume_from=None, known=False, gpus=0.0, **toy):
     return {
         "trial_number": number,
         "pipeline": "toy",
@@ -39,6 +39,8 @@ def trial_config(number=0, *, deadline=math.inf, resume_from=None, known=False, 
         "deadline": deadline,
         "resume_from": resume_from,
         "known": known,
+        "gpus": gpus,
+        "gpu_overhead": 0.01,
     }
 
 
@@ -101,6 +103,29 @@ def test_torchs_own_memory_error_is_recognised(monkeypatch):
 
     monkeypatch.setattr(trial, "_build", build)
     assert trial.step()["reason"] == "out of memory"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "outcome"), [(0.0, FAIL), (0.25, CROWDED), (0.5, CROWDED), (1.0, FAIL), (2.0, FAIL)]
+)
+def test_memory_that_ends_on_a_shared_card_is_no_failure(tmp_path, gpus, outcome):
+    trial = toy(trouble="memory", trouble_at=1, gpus=gpus)
+    assert trial.step()["outcome"] == RUNG
+    result = trial.step()
+    assert (result["outcome"], result["reason"], result["done"]) == (outcome, "out of memory", True)
+    trial.save_checkpoint(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_trial_may_take_its_share_of_a_card_without_what_its_process_takes(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("trainables.trainable.share_card", asked.append)
+    trial = toy(gpus=0.25)
+    trial.reset_config(trial_config(1, gpus=0.25))
+    toy(gpus=1.0)
+    toy()
+    assert asked == [0.24, 0.24]
 
 
 def test_the_clock_cuts_a_trial_where_it_stands():
@@ -307,6 +332,15 @@ def test_every_end_is_told_with_its_reason(study, caplog):
     assert len(caplog.records) == 3
 
 
+def test_a_trial_without_memory_gets_a_larger_share_and_no_end(study):
+    trial = SimpleNamespace(config={"trial_number": 0, "gpus": 0.25})
+    result = {"outcome": CROWDED, "metrics": {}, "reason": "out of memory"}
+    study.recorder.on_trial_result(0, [], trial, result)
+    study.recorder.on_trial_complete(0, [], trial)
+    assert states(study)[0] == ("RUNNING", "")
+    assert study.journal.record(0).attrs["gpus"] == 0.5
+
+
 def test_a_trial_cut_by_the_clock_keeps_its_score(study):
     play(study, 0, RUNG, metrics_at(0, 1.0), done=False)
     play(study, 0, TIME, metrics_at(0, 0.75, complete=0.0) | {"train_flops": 1.5e9}, done=True)
@@ -469,3 +503,31 @@ def test_a_study_survives_the_death_of_its_driver(tmp_path):
     # A rung is run twice only where a session broke off before its checkpoint was journalled:
     # two sessions broke off with two slots each.
     assert sum(count - 1 for count in steps.values()) <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_out_of_memory_on_a_shared_card_is_tried_again_with_fewer_neighbours(tmp_path):
+    """On a simulated card of four trials: one runs out of memory once, the other always."""
+    options = {
+        "storage": str(tmp_path),
+        "study": "s",
+        "trials": 10,
+        "slots": 4,
+        "gpus": 1,
+        "seconds": 0.3,
+        "troubles": ["crowd", "memory"],
+    }
+    with launch(options) as finished:
+        assert "finished" in finished.stdout.read()
+    assert finished.returncode == 0
+    with Journal(tmp_path, "s") as journal:
+        records = journal.records()
+    ends = {r.label: r for r in records if r.label}
+    assert ends["crowd"].state in ("COMPLETE", "PRUNED")
+    assert ends["crowd"].attrs["gpus"] == 0.5
+    assert (ends["memory"].state, ends["memory"].reason) == ("FAIL", "out of memory")
+    assert ends["memory"].attrs["gpus"] == 1.0
+    others = [r for r in records if r.label not in ("crowd", "memory")]
+    assert all(r.state in ("COMPLETE", "PRUNED") and "gpus" not in r.attrs for r in others)

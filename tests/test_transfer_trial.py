@@ -12,8 +12,9 @@ import pytest
 import torch
 from tiny_large import SPLIT, large_images, large_nets
 
-from trainables import opened, transfer_trial
+from trainables import opened, transfer, transfer_trial
 from trainables.configs import TransferConfig
+from trainables.cuda_step import WARM_UP
 from trainables.pipeline import EPISODES_AT_ONCE, Diverged, StudyContext
 from trainables.tasks import COMPARED
 from trainables.transfer import step_flops
@@ -136,3 +137,34 @@ def test_the_cost_of_pre_training_is_known() -> None:
     once = TransferTrial.source_seconds(asdict(TINY), 3, "cpu", 0.5)
     longer = asdict(replace(TINY, pretrain_steps=100 * TINY.pretrain_steps))
     assert TransferTrial.source_seconds(longer, 3, "cpu", 0.5) > 20 * once > 0
+
+
+def test_how_a_gpu_computes_reaches_fine_tuning_alone(
+    context: StudyContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pre-trained weights are shared by studies that compute in other ways."""
+    asked: list[tuple[int, bool]] = []
+    ours = transfer.AdversarialSteps.__init__
+
+    def noted(self: Any, *given: Any, prior: Any, fast: bool = False, **named: Any) -> None:
+        asked.append((len(prior), fast))
+        ours(self, *given, prior=prior, fast=fast, **named)
+
+    monkeypatch.setattr(transfer.AdversarialSteps, "__init__", noted)
+    trial = TransferTrial(asdict(TINY), replace(context, fast_gpu=True), seed=0)
+    trial.step(never)
+    assert asked == [(1, False), (EPISODES, True)]
+
+
+def test_the_heaviest_work_is_fine_tuning_of_all_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    step = transfer.AdversarialSteps.step
+
+    def noted(self: Any) -> Any:
+        taken.append(len(self.prior))
+        return step(self)
+
+    monkeypatch.setattr(transfer.AdversarialSteps, "step", noted)
+    TransferTrial.heaviest(asdict(TINY), "cpu", episodes=7, samples=3, fast=True)
+    assert taken[0] == 1
+    assert taken.count(7) > WARM_UP

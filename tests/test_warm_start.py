@@ -11,7 +11,7 @@ import pytest
 from optuna.samplers import RandomSampler
 from test_launch import pictures, refuse
 from test_samplers import rung
-from test_setting import SPEED, request_  # noqa: F401 - a fixture
+from test_setting import planned, request_  # noqa: F401 - a fixture
 
 from trainables.errors import UserError
 from tuner.conductor import _Study
@@ -21,7 +21,7 @@ from tuner.known_points import KnownPoint, Probe
 from tuner.run_store import MODEL, RunStore
 from tuner.rungs import Rungs
 from tuner.search import JournalSearch
-from tuner.setting import Request, look_around, new_plan, reopened
+from tuner.setting import Request, look_around, reopened
 from tuner.timings import Timings
 from tuner.tracking_uri import resolve_uri
 from tuner.warm_start import best_of, known_settings, settings_point
@@ -303,7 +303,7 @@ def test_they_run_after_the_known_ones_and_once_even_if_resumed(
     ]
     setting = look_around(asked, None)
     with Journal(request_.storage, "s") as journal:  # killed before the search began
-        _Study(setting, new_plan(setting, SPEED), Timings(0.0))._record(journal)
+        _Study(setting, planned(setting), Timings(0.0))._record(journal)
     again = replace(asked, resume=True)
     for request, suggestions in ((again, 6), (replace(again, points=(), warm_start=()), 9)):
         resumed = look_around(request, None)

@@ -29,7 +29,8 @@ class ToyConfig:
     Attributes:
         x: L at rung k is |x - OPTIMUM| + 1 / (k + 1).
         trouble: what happens on the way to rung `trouble_at`: "", "diverge", "nan", "memory",
-            "raise", "die" (the process ends, the first time only) or "large" (at once).
+            "raise", "die" (the process ends, the first time only), "crowd" (the memory of its GPU
+            ends, the first time only) or "large" (at once).
         seconds: of every step.
         log: file that gets a line "<seed> <rung>" for every step, or "".
     """
@@ -106,12 +107,17 @@ class ToyPipeline:
             raise MemoryError
         if kind == "raise":
             raise KeyError("a bug")
-        if kind == "die":
-            mark = Path(f"{self.config.log}.{self.seed}.died")
-            if not mark.exists():
-                mark.touch()
-                os._exit(1)
+        if kind == "die" and self._first_time():
+            os._exit(1)
+        if kind == "crowd" and self._first_time():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return math.nan if kind == "nan" else value
+
+    def _first_time(self) -> bool:
+        mark = Path(f"{self.config.log}.{self.seed}.{self.config.trouble}")
+        there = mark.exists()
+        mark.touch()
+        return not there
 
     @property
     def least_flops(self) -> float:

@@ -1,7 +1,8 @@
 """Runs one study of toys through Ray: `python toy_study.py '<json>'`, for tests that kill it.
 
 Keys: storage, study, trials, slots, seconds (of a step), and optionally minutes, troubles (known
-points that make them), tracked (True for a branching space and MLflow in `storage`) and reserve
+points that make them), gpus (simulated cards, of which a trial gets the share that its slot is),
+tracked (True for a branching space and MLflow in `storage`) and reserve
 (bytes of the disk that the study must not touch).
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 
 from toy_pipeline import ToyConfig, ToyTrainable, toy_context, toy_space
 
+from cluster.resources import Card, share_of_card
 from cluster.session import dead_processes, session
 from tuner import breakdown
 from tuner.conductor import BROKEN_DOWN, replay
@@ -42,6 +44,7 @@ class ToyPlan:
     threads: int = 1
     sampler: str = "tpe"
     seed: int = 0
+    card: Card | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +160,17 @@ def main(options: dict[str, Any]) -> StudyRun:
         for kind in options.get("troubles", [])
     ]
     clock = Clock()
-    plan = ToyPlan(most_trials=options["trials"], trials=options["trials"], slots=options["slots"])
+    slots, gpus = options["slots"], options.get("gpus", 0)
+    plan = ToyPlan(
+        most_trials=options["trials"],
+        trials=options["trials"],
+        slots=slots,
+        gpus_per_trial=share_of_card(slots // gpus) if gpus else 0,
+    )
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(storage, options["study"]))
         tracker = [stack.enter_context(tracking(journal, storage, plan))] if tracked else []
-        stack.enter_context(session(None, cpus=options["slots"], bereaved=stopped))
+        stack.enter_context(session(None, cpus=slots, gpus=gpus, bereaved=stopped))
         clock._say("ray is up")
         try:
             run = run_study(

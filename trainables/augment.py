@@ -8,7 +8,7 @@ torch's `grid_sample` does the work.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -101,11 +101,18 @@ def augmented_copies(
 def _uniform(strengths: list[float], count: int, generator: torch.Generator) -> Tensor:
     """Amounts [len(strengths), count], each uniform between minus and plus its strength."""
     draws = torch.rand((len(strengths), count), generator=generator, device=generator.device)
-    most = torch.tensor(strengths, device=generator.device)[:, None]
+    most = _column(tuple(strengths), draws.device, draws.dtype)
     return draws.mul_(2 * most).sub_(most)
 
 
-@lru_cache(maxsize=8)
+# Never dropped, as a captured step may read it.
+@cache
+def _column(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[len(values), 1] on a device: to bring it there takes longer than to use it."""
+    return torch.tensor(values, device=device, dtype=dtype)[:, None]
+
+
+@cache
 def _onto_pixels(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Weights [size, KNOTS] of a smooth curve through evenly spread knots."""
     knots = torch.eye(KNOTS, dtype=dtype)[None]

@@ -44,6 +44,7 @@ class StudyContext:
     store: str  # folder of pre-trained weights, which studies share
     episode_seed: int = 0  # of the scoring episodes; another one gives fresh shots
     scoring_share: float = 0.12  # of a trial's compute, at most: scoring means adapting
+    fast_gpu: bool = False  # see `cuda_step`; it means nothing on CPUs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,19 @@ class Pipeline(Protocol):
         ...
 
     @staticmethod
+    def heaviest(
+        config: Mapping[str, Any], device: str, *, episodes: int, samples: int, fast: bool
+    ) -> None:
+        """A little of whatever a trial of these settings needs the most memory for.
+
+        Args:
+            episodes: that a rung is scored on, at most.
+            samples: generated pictures an episode.
+            fast: as `StudyContext.fast_gpu`.
+        """
+        ...
+
+    @staticmethod
     def source_seconds(
         config: Mapping[str, Any], classes: int, device: str, seconds: float
     ) -> float:
@@ -141,8 +155,14 @@ class Pipeline(Protocol):
         ...
 
     @staticmethod
-    def training_speed(config: Mapping[str, Any], device: str, seconds: float) -> float:
-        """FLOPs of training a second, measured for about `seconds` with the threads set now."""
+    def training_speed(
+        config: Mapping[str, Any], device: str, seconds: float, *, fast: bool = False
+    ) -> float:
+        """FLOPs of training a second, measured for about `seconds` with the threads set now.
+
+        Args:
+            fast: as `StudyContext.fast_gpu`.
+        """
         ...
 
 

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainables.augment import augment
 from trainables.change import NO_CHANGE, Change
 from trainables.configs import ReptileConfig
+from trainables.cuda_step import Stepper, arithmetic, begin_anew, low_precision
 from trainables.gans import CATEGORIES, Drawn, Gan, InfoGan, code_critic
 from trainables.losses import (
     interpolate,
@@ -90,7 +91,8 @@ def _optimizer(config: ReptileConfig, weights: Weights, lr: float) -> torch.opti
     if config.inner_optimizer == "sgd":
         return torch.optim.SGD(leaves, lr=lr)
     # Elementwise, so tasks that share the tensors stay independent.
-    return torch.optim.Adam(leaves, lr=lr, betas=(0.0, 0.9), fused=True)
+    on_gpu = leaves[0].is_cuda  # where the step may be captured
+    return torch.optim.Adam(leaves, lr=lr, betas=(0.0, 0.9), fused=True, capturable=on_gpu)
 
 
 def _descend(weights: Weights, gradients: Weights, optimizer: torch.optim.Optimizer) -> None:
@@ -127,9 +129,10 @@ class InnerLoop:
 
     Args:
         start: meta-weights [P]; not modified.
-        shots: pictures [T, n, C, S, S] in [-1, 1].
+        shots: pictures [T, n, C, S, S] in [-1, 1]; `restart` writes over them.
         rng: draws the noise, the interpolates and the augmentation; on the device of `shots`.
         layer: the last one of the generator, a change of all that it draws.
+        fast: see `cuda_step`.
     """
 
     def __init__(
@@ -140,9 +143,15 @@ class InnerLoop:
         shots: Tensor,
         rng: torch.Generator,
         layer: Change = NO_CHANGE,
+        *,
+        fast: bool = False,
     ) -> None:
         self.gan, self.config, self.shots, self.rng = gan, config, shots, rng
         self._layer = layer
+        capture = not isinstance(gan, InfoGan) or shots.shape[1] > 1  # one category is looked at
+        self._stepper = Stepper(rng, fast=fast, capture=capture)
+        self._generate = low_precision(gan.generator.forward, shots.device, fast=fast)
+        self._score = low_precision(gan.critic.forward, shots.device, fast=fast)
         self._prior = gan.uniform(len(shots), shots.device)
         self.generator = _leaves(gan.generator, start.generator, len(shots))
         self.critic = _leaves(gan.critic, start.critic, len(shots))
@@ -155,8 +164,24 @@ class InnerLoop:
         """Where the loop stands: [T, P] each, copies."""
         return Pair(self.gan.generator.flat(self.generator), self.gan.critic.flat(self.critic))
 
+    def restart(self, start: Pair, shots: Tensor) -> None:
+        """Begin again at other meta-weights and with other pictures of the same shape, as a new
+        loop would, in the same memory."""
+        nets = (self.gan.generator, self.gan.critic)
+        flats = (start.generator, start.critic)
+        for net, flat, leaves in zip(nets, flats, (self.generator, self.critic), strict=True):
+            for name, weight in net.named(flat.detach()[None]).items():
+                leaves[name].detach().copy_(weight)
+        begin_anew(self._generator_optimizer)
+        begin_anew(self._critic_optimizer)
+        self.shots.copy_(shots)
+
     def step(self) -> tuple[Tensor, Tensor]:
-        """One generator update after `critic_steps` critic updates -> their losses, each [T]."""
+        """One generator update after `critic_steps` critic updates -> their losses, each [T], which
+        last until the next step."""
+        return self._stepper(self._update)
+
+    def _update(self) -> tuple[Tensor, Tensor]:
         for _ in range(self.config.critic_steps):
             critic_loss = self._critic_step()
         return critic_loss, self._generator_step()
@@ -164,16 +189,14 @@ class InnerLoop:
     def draw(self, count: int, weights: Weights | None = None) -> Tensor:
         """New pictures of every task -> [T, count, C, S, S] in [-1, 1]; `weights` of the generator
         are those the loop stands at if None."""
-        return self._drawn(self.gan.draw(self._prior, count, self.rng), weights)
-
-    def _drawn(self, inputs: Drawn, weights: Weights | None = None) -> Tensor:
+        inputs = self.gan.draw(self._prior, count, self.rng)
         weights = self.generator if weights is None else weights
-        with torch.no_grad():
-            return self._generated(weights, inputs)
+        with torch.no_grad(), arithmetic(self.shots.device, fast=False):
+            pictures = self.gan.generator.forward(weights, inputs.latent)
+            return self._changed(pictures, self._layer)
 
-    def _generated(self, weights: Weights, inputs: Drawn) -> Tensor:
-        pictures = self.gan.generator.forward(weights, inputs.latent)
-        return self._changed(pictures, self._layer)
+    def _generated(self, inputs: Drawn) -> Tensor:
+        return self._changed(self._generate(self.generator, inputs.latent), self._layer)
 
     def _changed(self, pictures: Tensor, change: Change) -> Tensor:
         return augment(pictures.flatten(0, 1), change, self.rng).view(pictures.shape)
@@ -181,7 +204,8 @@ class InnerLoop:
     def _critic_step(self) -> Tensor:
         real = self._changed(self.shots, self.config.change)
         inputs = self.gan.draw(self._prior, real.shape[1], self.rng)
-        fake = self._drawn(inputs)
+        with torch.no_grad():
+            fake = self._generated(inputs)
         between = interpolate(real, fake, self.rng)
         loss, gradients = self._judged(real, fake, between)
         missed = self.gan.lost_information(self.critic, fake, inputs)
@@ -208,15 +232,15 @@ class InnerLoop:
 
         if critic.chain:
             return critic.chain.penalised(self.critic, judged, between, loss, penalty)
-        value = loss(critic.forward(self.critic, judged))
+        value = loss(self._score(self.critic, judged))
         value = value + penalty(slope_at(lambda x: critic.forward(self.critic, x), between))
         return value.detach(), _gradients(value, self.critic)
 
     def _generator_step(self) -> Tensor:
         inputs = self.gan.draw(self._prior, self.shots.shape[1], self.rng)
-        fake = self._generated(self.generator, inputs)
+        fake = self._generated(inputs)
         frozen = {name: weight.detach() for name, weight in self.critic.items()}
-        scores = self.gan.critic.forward(frozen, fake)
+        scores = self._score(frozen, fake)
         loss = wasserstein_generator(scores, faithful=self.config.faithful)
         missed = self.gan.lost_information(frozen, fake, inputs)
         if missed is not None:  # both nets of an InfoGAN lose what Q cannot tell of the codes
@@ -246,10 +270,13 @@ class MetaTraining:
 
     Args:
         rng: draws the first weights and all noise; on the device to train on.
+        fast: see `cuda_step`.
     """
 
-    def __init__(self, config: ReptileConfig, rng: torch.Generator) -> None:
+    def __init__(self, config: ReptileConfig, rng: torch.Generator, *, fast: bool = False) -> None:
         self.config, self.rng, self.gan = config, rng, build_gan(config)
+        self._fast = fast
+        self._loop: InnerLoop | None = None  # of the meta-iteration before
         # Weights begin on the CPU, so that a seed means the same network on every device.
         first = initial_weights(self.gan, torch.Generator().manual_seed(rng.initial_seed()))
         self.meta = Pair(first.generator.to(rng.device), first.critic.to(rng.device))
@@ -266,13 +293,29 @@ class MetaTraining:
         Returns:
             The critic's and the generator's loss, averaged over the K steps and the tasks.
         """
-        loop = InnerLoop(self.gan, self.config, self.meta, shots, self.rng)
+        loop = self._begun(shots)
         losses = [torch.stack(loop.step()).mean(1) for _ in range(self.config.inner_steps)]
         self._move(loop.weights)
         self.iterations += 1
         self._average()
         critic, generator = torch.stack(losses).mean(0).tolist()
         return critic, generator
+
+    def _begun(self, shots: Tensor) -> InnerLoop:
+        """The inner loop of these pictures: the last one's memory, or the step captured in it, is
+        used again."""
+        if self._loop is None or self._loop.shots.shape != shots.shape:
+            own = shots.clone()
+            self._loop = InnerLoop(self.gan, self.config, self.meta, own, self.rng, fast=self._fast)
+        else:
+            self._loop.restart(self.meta, shots)
+        return self._loop
+
+    def rest(self) -> None:
+        """Let go of the memory that only iterations need; the next one takes it again."""
+        self._loop = None
+        if self.rng.device.type == "cuda":  # what a captured step held serves no other
+            torch.cuda.empty_cache()
 
     def scored(self) -> Pair:
         """The meta-weights that generation starts from."""
@@ -324,6 +367,7 @@ def adapt(
     *,
     stops: Sequence[int],
     count: int,
+    fast: bool = False,
 ) -> Iterator[Tensor]:
     """Algorithm 2 for T tasks at once: `count` new pictures a task at every stop.
 
@@ -335,11 +379,12 @@ def adapt(
         start: meta-weights [P]; not modified.
         shots: the given pictures [T, n, C, S, S] in [-1, 1].
         stops: numbers of inner steps after which to generate, ascending.
+        fast: see `cuda_step`; what is drawn is drawn in float32.
     Yields:
         Pictures [T, count, C, S, S] in [-1, 1], one batch a stop.
     """
     slower = replace(config, inner_lr=config.inner_lr * config.adapt_lr_ratio)
-    loop = InnerLoop(gan, slower, start, shots, rng, config.layer)
+    loop = InnerLoop(gan, slower, start, shots, rng, config.layer, fast=fast)
     average = {name: weight.detach().clone() for name, weight in loop.generator.items()}
     done = 0
     for stop in stops:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainables.augment import augmented_copies
 from trainables.configs import ReptileConfig
+from trainables.cuda_step import WARM_UP
 from trainables.evaluation import Scores
 from trainables.features import SHOTS
 from trainables.gans import Gan
@@ -51,6 +52,7 @@ def generate(
     stops: Sequence[int],
     count: int,
     device: str,
+    fast: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """Adapt to each episode's shots and draw pictures -> uint8 [stops, E, count, C, S, S].
 
@@ -62,7 +64,7 @@ def generate(
         chunk = episodes[first : first + EPISODES_AT_ONCE]
         shots = to_tensor(np.stack([images.images[list(e.shots)] for e in chunk])).to(device)
         rng = torch.Generator(device).manual_seed(chunk[0].seed)
-        drawn = adapt(gan, config, start, shots, rng, stops=stops, count=count)
+        drawn = adapt(gan, config, start, shots, rng, stops=stops, count=count, fast=fast)
         chunks.append(np.stack([to_uint8(batch) for batch in drawn]))
     return np.concatenate(chunks, axis=1)
 
@@ -78,7 +80,7 @@ class ReptileTrial:
         self._images = images
         self._tasks = torch.Generator().manual_seed(seed)  # which task comes next
         noise = torch.Generator(context.device).manual_seed(seed)
-        self.training = MetaTraining(self.config, noise)
+        self.training = MetaTraining(self.config, noise, fast=context.fast_gpu)
         self._flops_each = meta_iteration_flops(self.config)
         self._rung = -1
         self._train_seconds = 0.0
@@ -163,6 +165,7 @@ class ReptileTrial:
             stops=stops,
             count=context.samples,
             device=context.device,
+            fast=context.fast_gpu,
         )
 
     @staticmethod
@@ -170,6 +173,20 @@ class ReptileTrial:
         config: Mapping[str, Any], shots: Tensor, count: int, rng: torch.Generator
     ) -> Tensor:
         return augmented_copies(shots, ReptileConfig(**config).change, count, rng)
+
+    @staticmethod
+    def heaviest(
+        config: Mapping[str, Any], device: str, *, episodes: int, samples: int, fast: bool
+    ) -> None:
+        own = ReptileConfig(**config)
+        training = MetaTraining(own, torch.Generator(device).manual_seed(0), fast=fast)
+        for _ in range(WARM_UP + 1):  # however few inner steps there are
+            training.iterate(_blank(own.meta_batch, own.train_shots, own, device))
+        training.rest()
+        shots = _blank(min(episodes, EPISODES_AT_ONCE), SHOTS, own, device)
+        rng, stops = torch.Generator(device).manual_seed(0), [WARM_UP + 1]
+        start = training.scored()
+        next(adapt(training.gan, own, start, shots, rng, stops=stops, count=samples, fast=fast))
 
     @staticmethod
     def source_seconds(
@@ -181,12 +198,12 @@ class ReptileTrial:
         return 0.0  # meta-training is what the rungs count
 
     @staticmethod
-    def training_speed(config: Mapping[str, Any], device: str, seconds: float) -> float:
+    def training_speed(
+        config: Mapping[str, Any], device: str, seconds: float, *, fast: bool = False
+    ) -> float:
         rebuilt = ReptileConfig(**config)
-        training = MetaTraining(rebuilt, torch.Generator(device).manual_seed(0))
-        size, channels = rebuilt.size, rebuilt.channels
-        shape = (rebuilt.meta_batch, rebuilt.train_shots, channels, size, size)
-        shots = torch.zeros(shape, device=device)
+        training = MetaTraining(rebuilt, torch.Generator(device).manual_seed(0), fast=fast)
+        shots = _blank(rebuilt.meta_batch, rebuilt.train_shots, rebuilt, device)
         training.iterate(shots)  # the first one pays for allocations
         began, done = time.monotonic(), 0
         while (spent := time.monotonic() - began) < seconds:
@@ -243,6 +260,7 @@ class ReptileTrial:
         scorer = open_scorer(self.context, "validation")
         episodes = scorer.episodes[: self.context.episodes[rung]]
         stops = stopping_steps(self._affordable_steps(rung))
+        self.training.rest()
         self._score_steps += len(episodes) * stops[-1]
         samples = generate(
             self.training.gan,
@@ -253,11 +271,17 @@ class ReptileTrial:
             stops=stops,
             count=self.context.samples,
             device=self.context.device,
+            fast=self.context.fast_gpu,
         )
         scored = [scorer.score(batch) for batch in samples]
         best = min(range(len(stops)), key=lambda index: scored[index].metrics["L"])
         shots = np.stack([self._images.images[list(e.shots)] for e in episodes])
         return stops[best], scored[best], sample_grid(shots, samples[best])
+
+
+def _blank(tasks: int, count: int, config: ReptileConfig, device: str) -> Tensor:
+    """Pictures of nothing, to be measured with."""
+    return torch.zeros(tasks, count, config.channels, config.size, config.size, device=device)
 
 
 def load_model(

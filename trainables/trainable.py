@@ -14,24 +14,24 @@ import torch
 from PIL import Image
 from ray import tune
 
-from trainables.memory import keep_freed_memory
+from trainables.memory import is_out_of_memory, keep_freed_memory, share_card
 from trainables.pipeline import Diverged, Pipeline, StudyContext, Unfit, load_pipeline
 
 # What a result tells the driver, under the key "outcome".
 RUNG = "rung"  # a rung was reached and there are more
 COMPLETE = "complete"  # the last rung was reached
 TIME = "time"  # the clock cut the trial; scored where it stood, if it had trained any further
+CROWDED = "crowded"  # out of memory on a card that it shares: to be tried with fewer neighbours
 FAIL = "fail"  # diverged or out of memory: see "reason"
-
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 class TrialTrainable(tune.Trainable):
     """Runs one pipeline for one trial after another in the same process.
 
     The config is plain data: trial_number, pipeline (its name), trial_config, context, seed,
-    threads, deadline (unix seconds), resume_from (checkpoint folder or None) and known (True for
-    settings that a person chose, which are run however large they are).
+    threads, deadline (unix seconds), resume_from (checkpoint folder or None), known (True for
+    settings that a person chose, which are run however large they are), and, on GPUs, gpus (cards,
+    or the share of one) and gpu_overhead (the share that a process takes beside its tensors).
 
     A result holds "outcome" (above), "metrics" (finite floats), "losses", "first_update" (Unix
     seconds at which this process had done the trial's first one) and, when failed, "reason". What a
@@ -61,6 +61,12 @@ class TrialTrainable(tune.Trainable):
         self._grid: Any = None
         self._asked = 0
         self._first_update: float | None = None
+        if self._shares_card and torch.cuda.is_available():
+            share_card(config["gpus"] - config["gpu_overhead"])
+
+    @property
+    def _shares_card(self) -> bool:
+        return 0 < float(self._trial.get("gpus", 0.0)) < 1  # older configs say nothing of it
 
     def _past_deadline(self) -> bool:
         return bool(time.time() > self._trial["deadline"])
@@ -94,7 +100,7 @@ class TrialTrainable(tune.Trainable):
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return self._failed("out of memory")
+            return self._failed("out of memory", CROWDED if self._shares_card else FAIL)
         self._grid = report.grid
         outcome = self._outcome(metrics)
         return {
@@ -117,11 +123,11 @@ class TrialTrainable(tune.Trainable):
             return TIME
         return COMPLETE if metrics["rung"] >= len(self._trial["context"]["rungs"]) - 1 else RUNG
 
-    def _failed(self, reason: str) -> dict[str, Any]:
+    def _failed(self, reason: str, outcome: str = FAIL) -> dict[str, Any]:
         self._pipeline, self._grid = None, None  # its state is worth nothing, its memory is
         one_line = " ".join(reason.split())
         return {
-            "outcome": FAIL,
+            "outcome": outcome,
             "reason": one_line,
             "metrics": {},
             "episodes": [],
@@ -172,11 +178,3 @@ def require_finite(metrics: Mapping[str, float]) -> dict[str, float]:
         told = ", ".join(f"{name} = {value}" for name, value in sorted(bad.items()))
         raise Diverged(f"not finite: {told}")
     return {name: float(value) for name, value in metrics.items()}
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error tells that the memory of this machine or its accelerator ended."""
-    # torch raises a plain RuntimeError where the CPU's memory ends, a subclass on accelerators.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        words in str(error).lower() for words in _MEMORY_WORDS
-    )

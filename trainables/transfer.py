@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainables.augment import augment
 from trainables.change import Change
 from trainables.configs import TransferConfig
+from trainables.cuda_step import Stepper, arithmetic, low_precision
 from trainables.gans import Drawn, Gan, build_transfer_gan
 from trainables.losses import (
     gradient_penalty,
@@ -33,7 +34,6 @@ from trainables.losses import (
     wasserstein_generator,
 )
 from trainables.models.compact import CompactCritic
-from trainables.models.network import Weights
 from trainables.reptile import Pair, newest_weight
 
 AUGMENTED = 300  # pictures that four shots become (section 3.2)
@@ -72,6 +72,7 @@ class AdversarialSteps:
         frozen: names of weights that stay as they are.
         averaging: share of the steps that `average` covers.
         rng: draws everything random; on the device of the pictures.
+        fast: see `cuda_step`; not for batches that come from elsewhere than the device.
     """
 
     def __init__(
@@ -87,9 +88,14 @@ class AdversarialSteps:
         frozen: frozenset[str],
         averaging: float,
         rng: torch.Generator,
+        fast: bool = False,
     ) -> None:
         self.gan, self.config, self.prior, self.real, self.rng = gan, config, prior, real, rng
+        self._fast = fast
+        self._scores = low_precision(gan.scores, rng.device, fast=fast)
+        self._generate = low_precision(gan.generator.forward, rng.device, fast=fast)
         self._batch, self._averaging, self.steps = batch, averaging, 0
+        self._stepper = self._new_stepper()
         tasks = len(prior)
         self.generator = _copies(gan.generator.named(start.generator[None]), tasks)
         self.critic = _copies(gan.critic.named(start.critic[None]), tasks)
@@ -104,29 +110,44 @@ class AdversarialSteps:
         )
         rates = (lr, lr * config.critic_lr_ratio)
         self._optimizers = [
-            torch.optim.Adam(list(w.values()), lr=rate, betas=(config.beta1, 0.9), fused=True)
+            torch.optim.Adam(
+                list(w.values()),
+                lr=rate,
+                betas=(config.beta1, 0.9),
+                fused=True,
+                capturable=rng.device.type == "cuda",
+            )
             for w, rate in zip(self._trained, rates, strict=True)
         ]
 
+    def _new_stepper(self) -> Stepper:
+        capture = type(self.gan) is Gan or self._batch > 1  # a single category is looked at
+        return Stepper(self.rng, fast=self._fast, capture=capture)
+
     def step(self) -> tuple[Tensor, Tensor]:
-        """One generator update after `critic_steps` critic updates -> their losses, each [T]."""
-        for _ in range(self.config.critic_steps):
-            critic_loss = self._critic_step()
-        generator_loss = self._generator_step()
+        """One generator update after `critic_steps` critic updates -> their losses, each [T], which
+        last until the next step."""
+        critic_loss, generator_loss = self._stepper(self._update)
         self.steps += 1
         weight = newest_weight(self.steps, self._averaging)
         for name, newest in self._trained[0].items():
             self.average[name].lerp_(newest.detach(), weight)
         return critic_loss, generator_loss
 
+    def _update(self) -> tuple[Tensor, Tensor]:
+        for _ in range(self.config.critic_steps):
+            critic_loss = self._critic_step()
+        return critic_loss, self._generator_step()
+
     def draw(self, count: int) -> Tensor:
         """New pictures of every task by the averaged generator -> [T, count, C, S, S]."""
         drawn = self.gan.draw(self.prior, count, self.rng)
-        with torch.no_grad():
-            return self._generated(self.average, drawn)
+        with torch.no_grad(), arithmetic(self.rng.device, fast=False):
+            pictures = self.gan.generator.forward(self.average, drawn.latent)
+            return self._changed(pictures, self.config.layer)
 
-    def _generated(self, weights: Weights, drawn: Drawn) -> Tensor:
-        pictures = self.gan.generator.forward(weights, drawn.latent)
+    def _generated(self, drawn: Drawn) -> Tensor:
+        pictures = self._generate(self.generator, drawn.latent)
         return self._changed(pictures, self.config.layer)
 
     def _critic_step(self) -> Tensor:
@@ -134,9 +155,10 @@ class AdversarialSteps:
         batch = self.real()
         drawn = gan.draw(self.prior, batch.pictures.shape[1], self.rng)
         with torch.no_grad():
-            fake = self._generated(self.generator, drawn)
+            fake = self._generated(drawn)
         real, seen = self._shown(batch.pictures), self._shown(fake)
-        scored = gan.scores(weights, real, batch.labels), gan.scores(weights, seen, drawn.condition)
+        score = self._scores
+        scored = score(weights, real, batch.labels), score(weights, seen, drawn.condition)
         if config.loss == "wasserstein":
             loss = wasserstein_critic(*scored, faithful=False)
         else:
@@ -156,9 +178,9 @@ class AdversarialSteps:
     def _generator_step(self) -> Tensor:
         gan, config = self.gan, self.config
         drawn = gan.draw(self.prior, self._batch, self.rng)
-        fake = self._shown(self._generated(self.generator, drawn))
+        fake = self._shown(self._generated(drawn))
         frozen = {name: weight.detach() for name, weight in self.critic.items()}
-        scores = gan.scores(frozen, fake, drawn.condition)
+        scores = self._scores(frozen, fake, drawn.condition)
         if config.loss == "wasserstein":
             loss = wasserstein_generator(scores, faithful=False)
         else:
@@ -206,6 +228,7 @@ class AdversarialSteps:
             optimizer.load_state_dict(saved)
         self.rng.set_state(state["rng"].cpu())
         self.steps = state["steps"]
+        self._stepper = self._new_stepper()  # the optimizers' memory is another
 
 
 def _copies(named: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:
@@ -279,6 +302,8 @@ def fine_tuning(
     means: Tensor,
     shots: Tensor,
     rng: torch.Generator,
+    *,
+    fast: bool = False,
 ) -> AdversarialSteps:
     """Steps that teach a pre-trained GAN T new classes, each from its own shots.
 
@@ -302,6 +327,7 @@ def fine_tuning(
         frozen=frozen_names(gan, config),
         averaging=config.averaging,
         rng=rng,
+        fast=fast,
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from trainables.augment import augmented_copies
 from trainables.change import Change
 from trainables.configs import TransferConfig
+from trainables.cuda_step import WARM_UP
 from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
 from trainables.opened import open_episodes, open_images, open_scorer
@@ -96,7 +97,15 @@ class TransferTrial:
         """The fine-tuning of all episodes, where it stands."""
         device = self.context.device
         rng = torch.Generator(device).manual_seed(self._seed)
-        return _fine_tuning(self.config, self._source, self._images, self._episodes, rng, device)
+        return _fine_tuning(
+            self.config,
+            self._source,
+            self._images,
+            self._episodes,
+            rng,
+            device,
+            fast=self.context.fast_gpu,
+        )
 
     @property
     def train_flops(self) -> float:
@@ -217,7 +226,9 @@ class TransferTrial:
         for first in range(0, len(chosen), EPISODES_AT_ONCE):
             chunk = chosen[first : first + EPISODES_AT_ONCE]
             rng = torch.Generator(context.device).manual_seed(chunk[0].seed)
-            tuning = _fine_tuning(own, source, images, chunk, rng, context.device)
+            tuning = _fine_tuning(
+                own, source, images, chunk, rng, context.device, fast=context.fast_gpu
+            )
             drawn = []
             for stop in stops:
                 while tuning.steps < stop:
@@ -241,19 +252,47 @@ class TransferTrial:
     ) -> float:
         own = TransferConfig(**config)
         as_pretraining = replace(own, batch=own.pretrain_batch)
-        return own.pretrain_steps / _steps_a_second(as_pretraining, classes, 1, device, seconds)
+        rate = _steps_a_second(as_pretraining, classes, 1, device, seconds, fast=False)
+        return own.pretrain_steps / rate
 
     @staticmethod
-    def training_speed(config: Mapping[str, Any], device: str, seconds: float) -> float:
+    def heaviest(
+        config: Mapping[str, Any], device: str, *, episodes: int, samples: int, fast: bool
+    ) -> None:
+        own = TransferConfig(**config)
+        as_pretraining = replace(own, batch=own.pretrain_batch)
+        _blank_tuning(as_pretraining, 2, 1, device, fast=False).step()
+        tuning = _blank_tuning(own, 2, episodes, device, fast=fast)
+        for _ in range(WARM_UP + 1):
+            tuning.step()
+        tuning.draw(samples)
+
+    @staticmethod
+    def training_speed(
+        config: Mapping[str, Any], device: str, seconds: float, *, fast: bool = False
+    ) -> float:
         own, labels, tasks = TransferConfig(**config), 2, EPISODES_AT_ONCE
-        rate = _steps_a_second(own, labels, tasks, device, seconds)
+        rate = _steps_a_second(own, labels, tasks, device, seconds, fast=fast)
         return rate * tasks * step_flops(own, labels)
 
 
 def _steps_a_second(
-    config: TransferConfig, labels: int, tasks: int, device: str, seconds: float
+    config: TransferConfig, labels: int, tasks: int, device: str, seconds: float, *, fast: bool
 ) -> float:
     """How fast `tasks` tasks are stepped at once, measured on empty pictures."""
+    tuning = _blank_tuning(config, labels, tasks, device, fast=fast)
+    tuning.step()  # the first one pays for allocations
+    began, done = time.monotonic(), 0
+    while (spent := time.monotonic() - began) < seconds:
+        tuning.step()
+        done += 1
+    return done / spent
+
+
+def _blank_tuning(
+    config: TransferConfig, labels: int, tasks: int, device: str, *, fast: bool
+) -> AdversarialSteps:
+    """Steps on empty pictures, to be measured."""
     gan, rng = build_gan(config, labels), torch.Generator(device).manual_seed(0)
     start = Pair(
         gan.generator.initial(torch.Generator()).to(device),
@@ -261,13 +300,7 @@ def _steps_a_second(
     )
     shape = (config.channels, config.size, config.size)
     means, shots = torch.zeros(labels, *shape), torch.zeros(tasks, 4, *shape)
-    tuning = fine_tuning(gan, config, start, means.to(device), shots.to(device), rng)
-    tuning.step()  # the first one pays for allocations
-    began, done = time.monotonic(), 0
-    while (spent := time.monotonic() - began) < seconds:
-        tuning.step()
-        done += 1
-    return done / spent
+    return fine_tuning(gan, config, start, means.to(device), shots.to(device), rng, fast=fast)
 
 
 def _fine_tuning(
@@ -277,8 +310,10 @@ def _fine_tuning(
     episodes: Sequence[Episode],
     rng: torch.Generator,
     device: str,
+    *,
+    fast: bool,
 ) -> AdversarialSteps:
     gan = build_gan(config, len(source.means))
     start = Pair(source.weights.generator.to(device), source.weights.critic.to(device))
     shots = to_tensor(np.stack([images.images[list(e.shots)] for e in episodes])).to(device)
-    return fine_tuning(gan, config, start, source.means.to(device), shots, rng)
+    return fine_tuning(gan, config, start, source.means.to(device), shots, rng, fast=fast)

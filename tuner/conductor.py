@@ -366,6 +366,7 @@ class _Study:
             device=plan.device,
             store=str(store),
             scoring_share=SCORING_COMPUTE[plan.scale],
+            fast_gpu=plan.fast_gpu,
         )
 
     def _search(self, context: StudyContext, tracker: Tracker) -> StudyRun:

@@ -37,6 +37,7 @@ OPTIONS: dict[str, Any] = {
     "address": None,
     "cpus_per_trial": None,
     "gpus_per_trial": None,
+    "fast_gpu": True,
     "sampler": None,
     "objectives": None,
 }

@@ -16,10 +16,9 @@ from ray import ObjectRef
 from ray.tune import Checkpoint
 from torch import Tensor
 
-from trainables.memory import keep_freed_memory
+from trainables.memory import is_out_of_memory, keep_freed_memory
 from trainables.pipeline import StudyContext, Unfit, load_pipeline
 from trainables.tasks import Part
-from trainables.trainable import is_out_of_memory
 from tuner.breakdown import require_ray
 
 Model = ObjectRef[dict[str, Tensor]]  # weights by name, in Ray's store

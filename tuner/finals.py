@@ -30,7 +30,7 @@ from trainables.tasks import Part
 from tuner import bootstrap, forecast
 from tuner.final_tasks import Model, first_over, got, kept_model, sample, trained_again
 from tuner.forecast import Pace, affordable_episodes, own_stop
-from tuner.journal import TrialRecord
+from tuner.journal import GPUS, TrialRecord
 from tuner.known_points import trial_seed
 
 FRESH = 1  # seed of the rematch's episodes; the search's have 0
@@ -251,13 +251,15 @@ class Finals:
     ) -> list[Model | None]:
         """Models of (trial, number of the training); None where a seed cannot be trained, or its
         process died twice. One is cut that has taken `seconds`, and well over its forecast."""
-        remote = trained_again.options(
-            num_cpus=self.cpus, num_gpus=self.gpus, num_returns=2, max_retries=0
-        )
 
         def begin(record: TrialRecord, turn: int) -> Any:
             """References to a model, and to how far it was trained."""
-            return remote.remote(
+            return trained_again.options(
+                num_cpus=self.cpus,
+                num_gpus=max(self.gpus, record.attrs.get(GPUS, 0.0)),
+                num_returns=2,
+                max_retries=0,
+            ).remote(
                 self._trial(record.config),
                 asdict(context),
                 trial_seed(self.seed, record.number, turn),

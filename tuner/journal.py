@@ -27,6 +27,7 @@ from tuner.objectives import OBJECTIVES
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 Decision = Literal["continue", "pause", "done"]
 DELIVERED = "delivered"  # attribute of a study with a result: whether MLflow has all of it
+GPUS = "gpus"  # attribute of a trial: those it needs, where the plan's share of one was too small
 LOG, LOCK = "journal.log", "study.lock"  # in a study's folder, first of all
 FORMAT = 1  # of what is in a journal; another one cannot be gone on with
 PACKAGE = "few-shot-tuner"

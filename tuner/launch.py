@@ -148,7 +148,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     place.add_argument("--address", help="host:port of a running Ray (default: start one here)")
     place.add_argument("--cpus-per-trial", type=float, help="default: 1")
-    place.add_argument("--gpus-per-trial", type=float, help="default: 1 at paper scale, else 0")
+    place.add_argument(
+        "--gpus-per-trial",
+        type=float,
+        help="or the share of one (default: at paper scale as the largest nets need, else 0)",
+    )
+    place.add_argument(
+        "--no-fast-gpu",
+        dest="fast_gpu",
+        action="store_false",
+        help="float32 step by step on GPUs: no TF32, bfloat16 or CUDA graphs",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument(
         "--timings", action="store_true", help="show what the parts of the start and the run take"
@@ -271,6 +281,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         objectives=objectives,
         points=tuple(arguments.point or ()),
         warm_start=tuple(arguments.warm_start or ()),
+        fast_gpu=arguments.fast_gpu,
     )
 
 

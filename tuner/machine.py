@@ -19,7 +19,6 @@ from typing import Any
 import joblib
 
 from trainables.datasets import user_cache
-from trainables.memory import keep_freed_memory
 from trainables.pipeline import load_pipeline
 from tuner.journal import installed
 
@@ -37,6 +36,8 @@ class Training:
         classes: of a pre-training.
         device: torch device.
         threads: of one trial.
+        fast: whether a GPU computes as `trainables.cuda_step` has it.
+        beside: trials that share a card, all of them counted.
     """
 
     pipeline: str
@@ -44,11 +45,13 @@ class Training:
     classes: int
     device: str
     threads: int
+    fast: bool = False
+    beside: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """How fast one trial trains that runs alone.
+    """How fast one trial trains that runs alone, or with those that share its card.
 
     Attributes:
         flops_per_second: of training.
@@ -88,12 +91,14 @@ def measured_speed(training: Training) -> Speed:
     """Measure it for some seconds, and keep it for `kept_speed`."""
     import torch
 
+    from trainables.memory import keep_freed_memory
+
     torch.set_num_threads(training.threads)
     keep_freed_memory()
     pipeline = load_pipeline(training.pipeline)
     config, device = training.config, training.device
     speed = Speed(
-        flops_per_second=pipeline.training_speed(config, device, CALIBRATION_SECONDS),
+        flops_per_second=_flops_per_second(training),
         source_seconds=pipeline.source_seconds(
             config, training.classes, device, CALIBRATION_SECONDS
         ),
@@ -102,6 +107,15 @@ def measured_speed(training: Training) -> Speed:
     with suppress(OSError):  # a dry run can measure again
         _keep(_place(training), speed)
     return speed
+
+
+def _flops_per_second(training: Training) -> float:
+    if training.beside > 1:
+        from tuner.cards import speed_beside
+
+        return speed_beside(training)
+    pipeline, config = load_pipeline(training.pipeline), training.config
+    return pipeline.training_speed(config, training.device, CALIBRATION_SECONDS, fast=training.fast)
 
 
 def kept_speed(training: Training) -> Speed | None:

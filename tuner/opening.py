@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trainables.tasks import Split
 from tuner.journal import Journal
-from tuner.machine import Speed, kept_speed, measured_speed
+from tuner.machine import Speed, Training, kept_speed, measured_speed
 from tuner.plan import Plan
 from tuner.setting import (
     Request,
@@ -19,6 +19,7 @@ from tuner.setting import (
     new_plan,
     recorded_plan,
     reopened,
+    shares_of,
     show,
     training_of,
 )
@@ -67,8 +68,9 @@ def open_study(
     with timings.part("plan"):
         journal = reopened(setting) if request.resume else None
         if journal is None:
-            speed = _speed(setting)
-            plan = new_plan(setting, speed)
+            shares = shares_of(setting)
+            speed = _speed(setting, training_of(setting, shares))
+            plan = new_plan(setting, shares, speed)
         else:
             stack.enter_context(journal)
             speed, plan = None, recorded_plan(journal, setting)
@@ -77,8 +79,7 @@ def open_study(
     return setting, plan, journal
 
 
-def _speed(setting: Setting) -> Speed:
+def _speed(setting: Setting, training: Training) -> Speed:
     """For a study as the machine is now; a dry run answers at once if it was measured before."""
-    training = training_of(setting)
     kept = kept_speed(training) if setting.request.dry_run else None
     return measured_speed(training) if kept is None else kept

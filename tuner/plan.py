@@ -7,10 +7,11 @@ import random
 import re
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
 
+from cluster.resources import Card
 from trainables.errors import UserError
 from trainables.pipeline import EPISODES_AT_ONCE
 from tuner.experiments import Scale
@@ -74,6 +75,8 @@ class Plan:
         source_seconds: of pre-training in the search, and as much again in the finals; 0 if every
             trial trains its model from nothing.
         rest_seconds: what start, later pre-training and finals need beside the search.
+        card: what a GPU holds and trials need of it; None where that was not measured.
+        fast_gpu: whether GPUs compute in TF32 and bfloat16, and replay captured steps.
     """
 
     scale: Scale
@@ -98,6 +101,8 @@ class Plan:
     objectives: tuple[str, ...] = ("L",)
     source_seconds: float = 0.0  # of older studies nothing is known, nor of the next
     rest_seconds: float = 0.0
+    card: Card | None = None
+    fast_gpu: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -115,6 +120,8 @@ class Plan:
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
         }
+        if (card := data.get("card")) is not None:
+            fields["card"] = Card(**card)
         return cls(**fields)
 
 
@@ -167,6 +174,8 @@ def make_plan(
     source_seconds: float = 0.0,
     sampler: str = "tpe",
     objectives: tuple[str, ...] = ("L",),
+    card: Card | None = None,
+    fast_gpu: bool = False,
 ) -> Plan:
     """Spend a budget: more of it buys longer trials as well as more of them.
 
@@ -179,7 +188,7 @@ def make_plan(
         flops_per_second: training speed of one trial while all slots train.
         source_seconds: of a pre-training, which happens in the search and again in the finals, for
             the reference, too; 0 if every trial trains its model from nothing.
-        sampler, objectives: as in `Plan`.
+        sampler, objectives, card, fast_gpu: as in `Plan`.
     """
     source_seconds *= math.ceil(SOURCES / slots)
     finish = FINISH_PRETRAINED_SECONDS if source_seconds > 0 else FINISH_SECONDS
@@ -223,6 +232,8 @@ def make_plan(
         objectives=objectives,
         source_seconds=source_seconds,
         rest_seconds=once - source_seconds + rounds * full,
+        card=card,
+        fast_gpu=fast_gpu,
     )
 
 
@@ -251,6 +262,7 @@ def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
     return [
         f"Hardware   {cpus:g} CPUs, {gpus:g} GPUs: {plan.slots} trials side by side, each with "
         f"{plan.cpus_per_trial:g} CPUs, {plan.gpus_per_trial:g} GPUs and {plan.threads} threads",
+        *_gpus(plan),
         f"Plan       {plan.trials} trials{more} at {plan.scale} scale by {plan.sampler}, seed "
         f"{plan.seed}; each trains about {rungs} (its {len(plan.rungs)} rungs, of the same "
         f"compute for all, at {rate:.0f} GFLOP/s), scored on "
@@ -260,6 +272,21 @@ def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
         "tested on classes nobody has seen",
         *(several if len(plan.objectives) > 1 else []),
         *_too_short(plan),
+    ]
+
+
+def _gpus(plan: Plan) -> list[str]:
+    """What is computed on GPUs and how; nothing where there are none."""
+    if not plan.gpus_per_trial:
+        return []
+    how = "TF32, bfloat16 and captured steps" if plan.fast_gpu else "float32, step by step"
+    if plan.card is None:
+        return [f"GPUs       {how}"]
+    total, overhead, peak = (size / 2**30 for size in astuple(plan.card))
+    return [
+        f"GPUs       {math.floor(1 / plan.gpus_per_trial)} trials a card: of its {total:.1f} GiB "
+        f"the largest nets took {peak:.1f} and their process {overhead:.1f} more when they were "
+        f"tried; {how}"
     ]
 
 

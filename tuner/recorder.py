@@ -11,10 +11,11 @@ from typing import Any, Literal, Protocol
 
 from ray import tune
 
+from cluster.resources import with_fewer
 from trainables.durable import settle
-from trainables.trainable import COMPLETE, FAIL, RUNG, TIME
+from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME
 from tuner.breakdown import disk_full, is_full_disk, require_machine
-from tuner.journal import Decision, Journal, RungRecord, ending_of
+from tuner.journal import GPUS, Decision, Journal, RungRecord, ending_of
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.25
@@ -123,6 +124,8 @@ class Recorder(tune.Callback):
             tell(when)
         if result["outcome"] == FAIL:
             self._endings[number] = ("FAIL", result["reason"])
+        elif result["outcome"] == CROWDED:  # handed out again
+            self._write(self._journal.set_trial_attr, number, GPUS, with_fewer(trial.config[GPUS]))
         elif result["metrics"]:
             self._results[number] = result
         else:

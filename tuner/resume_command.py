@@ -34,6 +34,7 @@ def typed_command(request: Request) -> str:
     """The command that a request came from, without where its data and results are."""
     words = ["python", "-m", "tuner.launch", request.experiment]
     words += ["--resume"] if request.resume else []
+    words += [] if request.fast_gpu else ["--no-fast-gpu"]
     budget = request.budget_seconds
     words += _given(
         ("--budget", None if budget is None else f"{budget:.0f}s"),

@@ -11,7 +11,8 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from tuner.journal import Journal, Space, TrialRecord
+from trainables.trainable import CROWDED
+from tuner.journal import GPUS, Journal, Space, TrialRecord
 from tuner.known_points import parameters_of, trial_seed
 from tuner.rungs import Rungs
 from tuner.samplers import SeededSampler
@@ -20,8 +21,9 @@ from tuner.samplers import SeededSampler
 class JournalSearch(Searcher):
     """Hands out trials of a journal as Ray configs.
 
-    Trials that an earlier session left unfinished, and those whose process died, come first, from
-    their last checkpoint and under their old numbers; then paused ones that now deserve to go on,
+    Trials that an earlier session left unfinished, and those whose process died or whose share of
+    a GPU was too small, come first, from their last checkpoint and under their old numbers; then
+    paused ones that now deserve to go on,
     in the same way; then new ones. Ends are told to the journal by the study's recorder, which sees
     reasons that Ray tells no searcher.
     """
@@ -38,6 +40,7 @@ class JournalSearch(Searcher):
         seed: int,
         deadline: float,
         common: Mapping[str, Any],
+        gpus: float = 0.0,
     ) -> None:
         """A searcher for one session.
 
@@ -51,11 +54,13 @@ class JournalSearch(Searcher):
             seed: of the sampler and, through `trial_seed`, of every trial.
             deadline: unix seconds after which no trial begins.
             common: what every trial's Ray config holds beside its own part.
+            gpus: that a trial gets, or the share of one, if that is not too small for it.
         """
         super().__init__()
         self._journal, self._rungs = journal, rungs
         self._space, self._base = space, base
         self._seed, self._deadline, self._common = seed, deadline, common
+        self._gpus = gpus
         self._unfinished = journal.settle()
         begun = sum(record.state != "WAITING" for record in journal.records())
         self._new = max(0, trials - begun)
@@ -113,20 +118,31 @@ class JournalSearch(Searcher):
             "known": bool(record.label),
             "rungs_done": len(record.rungs),
             "part": self._parts[record.number],
+            "gpus": self._share(),
         }
+
+    def _share(self) -> float:
+        """GPUs of whoever is handed out now.
+
+        While a trial is there that needs more than was planned, all get as much: Ray would fill
+        every small share that falls free before a large one is, and the trial would wait for ever.
+        """
+        journal, live = self._journal, self._live.values()
+        return max(self._gpus, *(float(journal.trial_attr(n, GPUS, 0.0)) for n in live))
 
     def on_trial_complete(
         self,
         trial_id: str,
-        result: dict[str, Any] | None = None,  # noqa: ARG002
+        result: dict[str, Any] | None = None,
         error: bool = False,
     ) -> None:
         """A slot falls free; the recorder has told the journal, or is about to.
 
-        A trial whose process died comes next, unless the recorder gives it up.
+        A trial whose process died comes next, unless the recorder gives it up; one whose memory
+        ended on a shared card, too.
         """
         number = self._live.pop(trial_id)
-        if error:
+        if error or (result or {}).get("outcome") == CROWDED:
             self._unfinished.append(number)
             if not self._journal.record(number).paused:  # died before the checkpoint of its pause
                 self._rungs.promote(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from cluster.resources import Packing, pack
+from cluster.resources import Card, Packing, pack, share_of_card
 from trainables.datasets import (
     PUBLISHED,
     DataMissingError,
@@ -31,7 +32,7 @@ from tuner.compatible import require_same_space, require_same_versions
 from tuner.experiments import Experiment, Scale, find_experiment
 from tuner.journal import Journal, is_begun, is_free
 from tuner.machine import Speed, Training, cpus, gpus
-from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
+from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, episode_counts, make_plan
 from tuner.result import Data
 from tuner.warm_start import known_settings
 
@@ -74,6 +75,7 @@ class Request:
     objectives: tuple[str, ...] | None = None
     points: tuple[str, ...] = ()
     warm_start: tuple[str, ...] = ()
+    fast_gpu: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,20 +325,52 @@ def _require_same_search(plan: Plan, request: Request, study: str) -> None:
             raise UserError(f"Study {study!r} began with {option} {told}: leave {option} out.")
 
 
-def training_of(setting: Setting) -> Training:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """What one trial gets.
+
+    Attributes:
+        cpus: cores.
+        gpus: cards, or a share of one.
+        card: what was measured for that; None if nothing was.
+    """
+
+    cpus: float
+    gpus: float
+    card: Card | None = None
+
+    @property
+    def device(self) -> str:
+        """Of torch."""
+        return "cuda" if self.gpus else "cpu"
+
+
+def shares_of(setting: Setting) -> Shares:
+    """What the trials of a new study get; where nobody says how many GPUs, these are tried."""
+    request = setting.request
+    cpus_each = 1.0 if request.cpus_per_trial is None else request.cpus_per_trial
+    if request.gpus_per_trial is not None:
+        return Shares(cpus=cpus_each, gpus=request.gpus_per_trial)
+    gpus_each, card = _gpus_measured(setting, cpus_each)
+    return Shares(cpus=cpus_each, gpus=gpus_each, card=card)
+
+
+def training_of(setting: Setting, shares: Shares) -> Training:
     """What a new study trains, by which its plan is measured."""
-    cpus_each, gpus_each = _shares(setting)
     split = setting.split
+    packing = _packed(setting, shares.cpus, shares.gpus)
     return Training(
         pipeline=setting.experiment.pipeline,
         config=asdict(setting.experiment.base),
         classes=len(split.train) + len(split.validation),
-        device="cuda" if gpus_each else "cpu",
-        threads=_packed(setting, cpus_each, gpus_each).threads,
+        device=shares.device,
+        threads=packing.threads,
+        fast=shares.gpus > 0 and setting.request.fast_gpu,
+        beside=min(packing.slots, math.floor(1 / shares.gpus)) if 0 < shares.gpus < 1 else 1,
     )
 
 
-def new_plan(setting: Setting, speed: Speed) -> Plan:
+def new_plan(setting: Setting, shares: Shares, speed: Speed) -> Plan:
     """What a new study will do at a training speed.
 
     Raises:
@@ -349,41 +383,60 @@ def new_plan(setting: Setting, speed: Speed) -> Plan:
             f"--trials must be at least {first} to run the built-in settings and then those of "
             f"--point and --warm-start, got {request.trials}."
         )
-    cpus_each, gpus_each = _shares(setting)
-    packing = _packed(setting, cpus_each, gpus_each)
-    shared = SHARED_SPEED if packing.slots > 1 else 1.0
+    packing = _packed(setting, shares.cpus, shares.gpus)
+    # On a shared card it was measured with the others that share it.
+    shared = SHARED_SPEED if packing.slots > 1 and not 0 < shares.gpus < 1 else 1.0
     split = setting.split
     classes = len(split.validation)
     return make_plan(
         scale=scale,
         budget_seconds=request.budget_seconds or DEFAULT_BUDGET_SECONDS[scale],
         trials=request.trials,
-        validation_episodes=max(1, EPISODES // classes) * classes,
+        validation_episodes=_validation_episodes(setting),
         validation_classes=classes,
         test_episodes=max(1, EPISODES // len(split.test)) * len(split.test),
         large_classes=large_classes(setting.images),
         slots=packing.slots,
         threads=packing.threads,
-        cpus_per_trial=cpus_each,
-        gpus_per_trial=gpus_each,
-        device="cuda" if gpus_each else "cpu",
+        cpus_per_trial=shares.cpus,
+        gpus_per_trial=shares.gpus,
+        device=shares.device,
         seed=request.seed,
         samples=samples_wanted(setting.images),
         flops_per_second=speed.flops_per_second * shared,
         source_seconds=speed.source_seconds / shared,
         sampler=request.sampler or SAMPLER,
         objectives=request.objectives or ("L",),
+        card=shares.card,
+        fast_gpu=shares.gpus > 0 and request.fast_gpu,
     )
 
 
-def _shares(setting: Setting) -> tuple[float, float]:
-    """CPUs and GPUs of one trial."""
-    request = setting.request
-    gpus_each = 1.0 if setting.experiment.scale == "paper" and setting.gpus else 0.0
-    return (
-        1.0 if request.cpus_per_trial is None else request.cpus_per_trial,
-        gpus_each if request.gpus_per_trial is None else request.gpus_per_trial,
+def _validation_episodes(setting: Setting) -> int:
+    classes = len(setting.split.validation)
+    return max(1, EPISODES // classes) * classes
+
+
+def _gpus_measured(setting: Setting, cpus_each: float) -> tuple[float, Card | None]:
+    """GPUs of a trial, where nobody said how many: none at the scale of CPUs, else the share of a
+    card that its largest trials need; and what was measured for that."""
+    scale = setting.experiment.scale
+    if scale != "paper" or not setting.gpus:
+        return 0.0, None
+    from tuner.cards import probed  # and with it torch
+
+    counts = episode_counts(_validation_episodes(setting), len(setting.split.validation))
+    card = probed(
+        setting.experiment,
+        episodes=max(counts),
+        samples=samples_wanted(setting.images),
+        fast=setting.request.fast_gpu,
     )
+    if card is None:
+        return 1.0, None
+    # More than there are CPUs for would leave a part of the card to nobody.
+    most = math.ceil(setting.cpus / cpus_each / setting.gpus)
+    return share_of_card(card.trials(max(1, most))), card
 
 
 def _packed(setting: Setting, cpus_each: float, gpus_each: float) -> Packing:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from ray import tune
 
+from cluster.resources import Card
 from trainables.trainable import TrialTrainable
 from tuner.asha import Asha
 from tuner.checkpoints import CheckpointCap
@@ -67,6 +68,10 @@ class StudyPlan(Protocol):
     @property
     def gpus_per_trial(self) -> float:
         """GPUs of one trial."""
+
+    @property
+    def card(self) -> Card | None:
+        """What a GPU holds and trials need, if that was measured."""
 
     @property
     def threads(self) -> int:
@@ -175,7 +180,9 @@ def run_study(
             "pipeline": experiment.pipeline,
             "context": dict(context),
             "threads": plan.threads,
+            "gpu_overhead": plan.card.overhead / plan.card.total if plan.card else 0.0,
         },
+        gpus=plan.gpus_per_trial,
     )
     cap = CheckpointCap(journal, full=plan.rungs[-1])
     recorder = Recorder(journal, [*observers, cap], trained=trained)
@@ -237,7 +244,12 @@ def _fit(
 ) -> None:
     """One fresh Tuner a session: Tune restores neither schedulers nor its searchers' trials."""
     os.environ.update(_QUIET_TUNE)
-    resources = {"cpu": plan.cpus_per_trial, "gpu": plan.gpus_per_trial}
+    cpus, gpus = plan.cpus_per_trial, plan.gpus_per_trial
+
+    def resources(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+        """A trial's own: some need more of a card than others."""
+        return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": config.get("gpus", gpus)}])
+
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
