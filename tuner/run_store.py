@@ -211,14 +211,21 @@ class RunStore(Models):
                 run_id, metrics=batch, tags=rows if index == last else (), synchronous=True
             )
 
-    def log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
-        """Write parameters, cut to the length that MLflow takes; they cannot be changed later."""
-        from mlflow.entities import Param
+    def log_params(
+        self, run_id: str, values: Mapping[str, Any], tags: Mapping[str, str] = NO_TAGS
+    ) -> None:
+        """Write parameters, cut to the length that MLflow takes, and tags after them; parameters
+        cannot be changed later."""
+        from mlflow.entities import Param, RunTag
 
         params = [Param(_fit_key(name), str(v)[:MAX_PARAM]) for name, v in values.items()]
-        for start in range(0, len(params), PARAMS_PER_BATCH):
-            batch = params[start : start + PARAMS_PER_BATCH]
-            self._client.log_batch(run_id, params=batch, synchronous=True)
+        rows = [RunTag(key, value) for key, value in _fit_tags(tags).items()]
+        last = max(0, (len(params) - 1) // PARAMS_PER_BATCH)
+        for index in range(last + 1):
+            batch = params[index * PARAMS_PER_BATCH : (index + 1) * PARAMS_PER_BATCH]
+            self._client.log_batch(
+                run_id, params=batch, tags=rows if index == last else (), synchronous=True
+            )
 
     def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, at most 100 of them."""

@@ -153,12 +153,13 @@ class Tracker:
 
         def write() -> None:
             run_id, store = self._run_of(number), self._runs.store
+            running = {"state": "RUNNING"}
             if number in self._runs.begun:  # parameters cannot be written twice
                 store.reopen(run_id)
+                store.log_tags(run_id, running)
             else:
-                store.log_params(run_id, values)
                 store.log_text(run_id, text, "config.json")
-            store.log_tags(run_id, {"state": "RUNNING"})
+                store.log_params(run_id, values, running)
 
         self._put(write, of=number)
 

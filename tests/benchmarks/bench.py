@@ -195,6 +195,7 @@ PARTS: dict[str, Callable[[], Section]] = {
     "memory": around.memory,
     "tracking": around.trackers,
     "bookkeeping": around.bookkeeping,
+    "many": around.many_slots,
 }
 
 

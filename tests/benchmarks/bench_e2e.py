@@ -198,7 +198,7 @@ RUNNERS: dict[str, Callable[[int, float, Path], Run]] = {"ours": run_ours, "stoc
 def _call(command: Sequence[str], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with (out / "output").open("w") as output:
-        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run(command, cwd=out, stdout=output, stderr=subprocess.STDOUT).returncode
     if code:
         raise UserError(f"{' '.join(command)} ended with {code}: see {out / 'output'}.")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +21,13 @@ from trainables.trainable import TrialTrainable  # what Ray's process imports
 def resident_bytes() -> int:
     """Of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """The most that this process ever had resident; `getrusage` counts its parent's, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return peak * 1024
 
 
 def own_bytes(folder: str) -> int:
@@ -53,7 +59,7 @@ def measured(context: dict[str, Any], iterations: int) -> dict[str, float]:
     ReptileTrial(asdict(large), StudyContext(**context), 0).train(1.0)
     return {
         "growth": growth,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak": peak_bytes(),
         "private": own_bytes(context["image_set"]),
     }
 
