@@ -33,3 +33,13 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def _double() -> Iterator[None]:
+    """In 32 bits Adam, which begins by signs, makes much of the last digits."""
+    import torch  # here, since most tests need none
+
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -99,14 +98,6 @@ def test_a_weight_is_laid_out_but_not_changed(order: tuple[int, ...]) -> None:
     innermost = (order or (0, 1, 2))[-1] + 1
     assert laid.stride(innermost) == 1
     assert laid.stride(0) == 24
-
-
-@pytest.fixture
-def _double() -> Iterator[None]:
-    """In 32 bits Adam, which begins by signs, makes much of the last digits."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.usefixtures("_double")

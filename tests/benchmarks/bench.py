@@ -27,6 +27,7 @@ from figr_reference import FigrReference
 from PIL import Image
 from rich.console import Console
 from stock_search import FolderOfCharacters
+from test_figr_reference import FAITHFUL
 
 from trainables.configs import ReptileConfig
 from trainables.reptile import MetaTraining, meta_iteration_flops
@@ -34,21 +35,6 @@ from trainables.tensors import to_tensor
 
 Bytes = npt.NDArray[np.uint8]
 
-FAITHFUL = ReptileConfig(
-    mode="faithful",
-    architecture="dcgan",
-    latent=100,
-    inner_optimizer="sgd",
-    inner_lr=1e-3,
-    train_shots=4,
-    outer_optimizer="adam",
-    outer_step=1e-4,
-    meta_batch=1,
-    averaging=0.0,
-    augment_place=0.0,
-    augment_shape=0.0,
-    augment_tone=0.0,
-)
 NETS = {
     "FIGR's DCGAN, width 16": replace(FAITHFUL, width=16),
     "FIGR's DCGAN, width 8": replace(FAITHFUL, width=8),

@@ -49,14 +49,6 @@ def begin_alike(net: nn.Module, ours: Network, weights: Tensor) -> None:
         weight.copy_(piece[0])
 
 
-@pytest.fixture
-def _double() -> Iterator[None]:
-    """In 32 bits the outer Adam, which steps by signs, makes much of the last digits."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize("width", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_losses_and_weights_are_those_of_the_plain_algorithm(width: int) -> None:
