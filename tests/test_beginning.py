@@ -20,13 +20,17 @@ from test_tracking import empty_store
 
 from trainables.errors import UserError
 from tuner import conductor, launch, machine, opening
-from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _Study
+from tuner.conductor import _Study
+from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
 from tuner.final_round import Ended
 from tuner.finals import Played
 from tuner.journal import Journal, is_begun, is_free
 from tuner.machine import Speed
+from tuner.request import Request
 from tuner.result import load
-from tuner.setting import Request, Setting, Shares, look_around, reopened
+from tuner.resumption import reopened
+from tuner.setting import Setting, look_around
+from tuner.shares import Shares
 from tuner.study import StudyRun
 from tuner.tracking import Tracker
 from tuner.tracking_uri import default_uri

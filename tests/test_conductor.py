@@ -30,13 +30,15 @@ from trainables.pipeline import StudyContext
 from tuner import champion as champion_module
 from tuner import conductor, launch, run_store, tracking
 from tuner.breakdown import Breakdown
-from tuner.conductor import BROKEN_DOWN, INTERRUPTED, _enter, _Study
+from tuner.conductor import _enter, _Study
+from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
 from tuner.final_round import FinalRound, own_identity
 from tuner.journal import DELIVERED, Journal
 from tuner.plan import Plan
+from tuner.request import Request
 from tuner.result import Gate, load
 from tuner.run_store import Models, RunStore
-from tuner.setting import Request, Setting, look_around
+from tuner.setting import Setting, look_around
 from tuner.timings import Timings
 from tuner.tracking_uri import default_uri
 

@@ -14,9 +14,9 @@ from test_result import result
 
 from trainables.errors import UserError
 from tuner import every
-from tuner.conductor import BROKEN_DOWN, INTERRUPTED
+from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
 from tuner.journal import DELIVERED, Journal
-from tuner.setting import Request
+from tuner.request import Request
 
 NAMES = ("first", "second", "third")
 

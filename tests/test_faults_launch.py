@@ -24,7 +24,7 @@ from PIL import Image
 from test_faults import COMMANDS, below
 
 from tuner import result
-from tuner.conductor import BROKEN_DOWN, INTERRUPTED
+from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
 from tuner.journal import Journal, TrialRecord, step_of
 from tuner.recorder import RETRIES
 from tuner.tracking import MARKER

@@ -16,7 +16,8 @@ from trainables.pipeline import StudyContext
 from tuner import final_round
 from tuner.final_round import FinalRound
 from tuner.journal import TrialRecord
-from tuner.setting import Request, look_around
+from tuner.request import Request
+from tuner.setting import look_around
 
 __all__ = ["request_"]  # a fixture
 

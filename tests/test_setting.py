@@ -20,22 +20,13 @@ from tuner.conductor import _Study
 from tuner.journal import Journal
 from tuner.launch import STUDY_NAME
 from tuner.machine import Speed, measured_speed
+from tuner.opening import new_plan, show
 from tuner.plan import Plan
+from tuner.request import Request
 from tuner.resume_command import resume_command, typed_command
-from tuner.setting import (
-    Request,
-    Setting,
-    _open_data,
-    is_finished,
-    look_around,
-    new_plan,
-    recorded_plan,
-    reopened,
-    search_on,
-    shares_of,
-    show,
-    training_of,
-)
+from tuner.resumption import is_finished, recorded_plan, reopened, search_on
+from tuner.setting import Setting, _open_data, look_around
+from tuner.shares import shares_of, training_of
 from tuner.timings import Timings
 
 SPEED = Speed(flops_per_second=1e10, source_seconds=0.0, when=0.0)

@@ -18,10 +18,12 @@ from tuner.conductor import _Study
 from tuner.experiments import Experiment, find_experiment
 from tuner.journal import Journal
 from tuner.known_points import KnownPoint, Probe
+from tuner.request import Request
+from tuner.resumption import reopened
 from tuner.run_store import MODEL, RunStore
 from tuner.rungs import Rungs
 from tuner.search import JournalSearch
-from tuner.setting import Request, look_around, reopened
+from tuner.setting import look_around
 from tuner.timings import Timings
 from tuner.tracking_uri import resolve_uri
 from tuner.warm_start import best_of, known_settings, settings_point

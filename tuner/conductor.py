@@ -21,17 +21,20 @@ from trainables.pretraining import damaged_sources
 from trainables.tasks import split_record
 from tuner.breakdown import Breakdown, breakdown_behind, is_full_disk, ray_died
 from tuner.champion import Challenge
+from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED, NOTHING_SUCCEEDED
 from tuner.final_round import CHAMPION, FinalRound, challenge_of, own_identity
 from tuner.finals import kept_samples
 from tuner.journal import DELIVERED, Journal, is_begun
 from tuner.live import LiveTable, newest_line
-from tuner.opening import BROKEN_DOWN, INTERRUPTED, open_study
+from tuner.opening import open_study
 from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.ranking import gate_line, print_ranking
+from tuner.request import Request
 from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, versions
 from tuner.resume_command import resume_command, typed_command
+from tuner.resumption import is_finished, search_on
 from tuner.run_store import require_store
-from tuner.setting import RESULT, Request, Setting, is_finished, search_on
+from tuner.setting import RESULT, Setting
 from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
 from tuner.timings import Timings, end_table, start_table
@@ -216,7 +219,7 @@ class _Study:
         self.setting.say(
             f"Study {self.setting.study!r} is finished, see {path}: add --budget to search on."
         )
-        return 0 if result.best is not None else 1
+        return 0 if result.best is not None else NOTHING_SUCCEEDED
 
     def _gate_again(
         self, result: StudyResult, stack: ExitStack, ray: Session | None, journal: Journal
@@ -443,7 +446,7 @@ class _Study:
         if setting.request.timings:
             setting.say(end_table(self.timings.total()))
         self._say_who_meets(end.gate)
-        return 0 if run.best is not None else 1
+        return 0 if run.best is not None else NOTHING_SUCCEEDED
 
     def _tell(self, result: StudyResult, tracker: Tracker) -> None:
         if tracker.study_ended(result, own_identity(self.setting)):

@@ -17,10 +17,12 @@ from filelock import FileLock, Timeout
 
 from trainables.durable import settle
 from trainables.errors import UserError
+from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED, NOTHING_SUCCEEDED
 from tuner.journal import DELIVERED, Journal, is_begun
-from tuner.opening import BROKEN_DOWN, INTERRUPTED, conduct
+from tuner.opening import conduct
+from tuner.request import SIZE, Request
 from tuner.result import load
-from tuner.setting import RESULT, SIZE, Request, look_around
+from tuner.setting import RESULT, look_around
 from tuner.tracking_uri import strip_credentials
 
 RECORD, LOCK = "all.json", "all.lock"  # in the storage folder: what a resume goes by, and its lock
@@ -227,7 +229,7 @@ def _is_done(storage: Path, study: str | None) -> bool:
 
 def _code(result: Path) -> int:
     """Exit code of a study that is done."""
-    return 0 if load(result).best is not None else 1
+    return 0 if load(result).best is not None else NOTHING_SUCCEEDED
 
 
 def _is_untold(storage: Path, study: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import errno
 import re
-import signal
 import sys
 import tempfile
 import time
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from trainables.errors import UserError
+from tuner.exit_codes import CANNOT_BE_MET, INTERRUPTED
 
 if TYPE_CHECKING:
-    from tuner.setting import Request
+    from tuner.request import Request
 
 # Here too, so that --help imports no framework.
 NAMES = (
@@ -35,7 +35,6 @@ ALL = "all"  # in place of a name
 OF_ONE = ("study", "data", "base", "target", "point", "warm_start")  # not for all
 SIZES = (32, 64, 128)
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 
 DESCRIPTION = """\
 Search the hyperparameters of a few-shot image generator: plan, train and compare trials on this
@@ -191,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return conduct(request, began)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return CANNOT_BE_MET
     except KeyboardInterrupt:
         print("Interrupted before any trial began: run the same command again.", file=sys.stderr)
         return INTERRUPTED
@@ -224,7 +223,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     from tuner.experiments import find_experiment
     from tuner.objectives import parse_objectives
     from tuner.plan import parse_budget
-    from tuner.setting import is_name
+    from tuner.request import is_name
 
     if arguments.experiment is None:
         raise UserError("An experiment must be named; see --help.")
@@ -254,7 +253,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     if folder and arguments.data_root is not None:
         raise UserError("--data and --data-root name two sources of pictures: leave one out.")
     _require_writable(arguments.storage)
-    from tuner.setting import Request
+    from tuner.request import Request
 
     budget = None if arguments.budget is None else parse_budget(arguments.budget)
     return Request(

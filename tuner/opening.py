@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from trainables.tasks import Split
+from trainables.errors import UserError
+from trainables.tasks import EPISODES, Split, large_classes, samples_wanted
 from tuner.journal import Journal
 from tuner.machine import Speed, Training, kept_speed, measured_speed
-from tuner.plan import Plan
-from tuner.setting import (
-    Request,
-    Setting,
-    look_around,
-    new_plan,
-    recorded_plan,
-    reopened,
-    shares_of,
-    show,
-    training_of,
-)
+from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
+from tuner.request import Request
+from tuner.resumption import recorded_plan, reopened
+from tuner.setting import Setting, look_around, only_planned_on
+from tuner.shares import Shares, packed, shares_of, training_of, validation_episodes
 from tuner.timings import Timings
 
 if TYPE_CHECKING:
     from cluster.session import Session
 
-INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
-BROKEN_DOWN = 3  # exit code: a full disk, or Ray died
+SHARED_SPEED = 0.75  # of a lone trial's speed, where every core runs one: they share caches
+FEW_CLASSES = 5  # to train on; the sets of ten classes leave six
+SAMPLER = "tpe"
 
 
 def conduct(request: Request, began: float | None = None) -> int:
@@ -83,3 +77,81 @@ def _speed(setting: Setting, training: Training) -> Speed:
     """For a study as the machine is now; a dry run answers at once if it was measured before."""
     kept = kept_speed(training) if setting.request.dry_run else None
     return measured_speed(training) if kept is None else kept
+
+
+def new_plan(setting: Setting, shares: Shares, speed: Speed) -> Plan:
+    """What a new study will do at a training speed.
+
+    Raises:
+        UserError: `--trials` leave out settings that were asked for.
+    """
+    request, scale = setting.request, setting.experiment.scale
+    first = len(setting.experiment.known_points)
+    if (request.points or request.warm_start) and (request.trials or first) < first:
+        raise UserError(
+            f"--trials must be at least {first} to run the built-in settings and then those of "
+            f"--point and --warm-start, got {request.trials}."
+        )
+    packing = packed(setting, shares.cpus, shares.gpus)
+    # On a shared card it was measured with the others that share it.
+    shared = SHARED_SPEED if packing.slots > 1 and not 0 < shares.gpus < 1 else 1.0
+    split = setting.split
+    classes = len(split.validation)
+    return make_plan(
+        scale=scale,
+        budget_seconds=request.budget_seconds or DEFAULT_BUDGET_SECONDS[scale],
+        trials=request.trials,
+        validation_episodes=validation_episodes(setting),
+        validation_classes=classes,
+        test_episodes=max(1, EPISODES // len(split.test)) * len(split.test),
+        large_classes=large_classes(setting.images),
+        slots=packing.slots,
+        threads=packing.threads,
+        cpus_per_trial=shares.cpus,
+        gpus_per_trial=shares.gpus,
+        device=shares.device,
+        seed=request.seed,
+        samples=samples_wanted(setting.images),
+        flops_per_second=speed.flops_per_second * shared,
+        source_seconds=speed.source_seconds / shared,
+        sampler=request.sampler or SAMPLER,
+        objectives=request.objectives or ("L",),
+        card=shares.card,
+        fast_gpu=shares.gpus > 0 and request.fast_gpu,
+    )
+
+
+def show(plan: Plan, setting: Setting, speed: Speed | None) -> None:
+    """Print what will run; `speed` is what it was planned by, if it was planned now."""
+    images, split = setting.images, setting.split
+    experiment = setting.experiment
+    pictures = experiment.pictures if setting.title == experiment.name else images.name
+    setting.say(f"Study      {setting.study}: {pictures} from 4 pictures, {experiment.method}")
+    setting.say(
+        f"Data       {images.name} from {setting.data.source}: {len(images.labels):,} pictures; "
+        f"{len(split.train)} classes to train on, {len(split.validation)} to validate, "
+        f"{len(split.test)} to test"
+    )
+    if only_planned_on(images, setting.request):
+        setting.say(
+            f"Download   {setting.experiment.data} is not here yet: a run downloads it first (or, "
+            f"without network, runs on the stand-in {images.name}, as this plan does)"
+        )
+    elif images.stand_in:
+        setting.say(
+            f"STAND-IN   {images.name} is embedded and stands in for {setting.experiment.data}: "
+            "its scores say nothing about the real set"
+        )
+    if len(split.train) < FEW_CLASSES:
+        setting.say(
+            f"Caution    scores of so few classes say little: {len(split.train)} to train on, "
+            f"better are {FEW_CLASSES} or more"
+        )
+    for line in describe(plan, cpus=setting.cpus, gpus=setting.gpus):
+        setting.say(line)
+    if speed is not None and setting.request.dry_run:
+        run = "; a run measures anew" if speed.earlier else ""
+        setting.say(f"Speed      of this machine, {speed.told}{run}")
+    if setting.request.points or setting.request.warm_start:
+        labels = [point.label for point in setting.experiment.known_points]
+        setting.say(f"First      {'; '.join(labels)}")

@@ -12,6 +12,7 @@ from rich.table import Table
 from trainables.errors import UserError
 from trainables.image_set import open_image_set
 from trainables.trainable import FAIL, TrialTrainable
+from tuner.exit_codes import NOTHING_SUCCEEDED
 from tuner.run_store import KeptTrial, read_trial
 from tuner.tracking import metric_name
 from tuner.tracking_uri import resolve_uri
@@ -49,11 +50,11 @@ def replay_trial(
         result = trial.step()
         if result["outcome"] == FAIL:
             console.print(f"rung {rung}: failed, {result['reason']}", markup=False)
-            return 1
+            return NOTHING_SUCCEEDED
         replayed = {metric_name(name): value for name, value in result["metrics"].items()}
         same &= _compare(rung, recorded, replayed, console)
     console.print("All scores are equal." if same else "Scores differ.")
-    return 0 if same else 1
+    return 0 if same else NOTHING_SUCCEEDED
 
 
 def _full_rungs(kept: KeptTrial) -> list[Mapping[str, float]]:

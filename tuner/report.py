@@ -23,10 +23,11 @@ from rich.text import Text
 
 from trainables.errors import UserError
 from trainables.tasks import FIXED_SPLITS
+from tuner.exit_codes import CANNOT_BE_MET
 from tuner.experiments import find_experiment
 from tuner.journal import LOG, is_begun
+from tuner.request import SIZE
 from tuner.result import StudyResult, TestScore, load
-from tuner.setting import SIZE
 
 # Table 1 of the paper: MSE, SSIM, BRISQUE; in its order.
 PUBLISHED: dict[str, tuple[str, float, float, float | None]] = {
@@ -438,7 +439,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         paths = write_table(results, rows, lines, arguments.out or arguments.storage)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return CANNOT_BE_MET
     for line in unread:
         print(line, file=sys.stderr)
     console = Console()

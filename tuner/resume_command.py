@@ -6,7 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from tuner.setting import SIZE, Request, Setting, is_name
+from tuner.request import SIZE, Request, is_name
+from tuner.setting import Setting
 from tuner.tracking_uri import resolve_uri, strip_credentials
 
 
