@@ -5,7 +5,7 @@ PY = .venv/bin/python
 READY = .venv/.ready
 BENCH = .venv/.bench
 
-.PHONY: search test test-faults test-all lint lock bench bench-e2e bench-search
+.PHONY: search test test-faults test-cluster test-all lint lock bench bench-e2e bench-search
 .DEFAULT_GOAL := search
 
 search: $(READY)
@@ -17,8 +17,12 @@ test: lint
 test-faults: $(READY)
 	$(PY) -m pytest -m faults --timeout 3600
 
+# Clusters of separate processes on loopback, and real servers; those that are not there are skipped.
+test-cluster: $(READY)
+	$(PY) -m pytest -m cluster --timeout 1800
+
 test-all: lint
-	$(PY) -m pytest -m "not faults and not gpu and not benchmark" --timeout 1800
+	$(PY) -m pytest -m "not faults and not cluster and not gpu and not benchmark" --timeout 1800
 
 # How fast trials train and what everything around them costs; ARGS="--append" adds to the page.
 bench: $(READY)
