@@ -11,11 +11,11 @@ import pytest
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
-from tuner import launch
+from tuner import launch, samplers
 from tuner.experiments import find_experiment
 from tuner.journal import Journal, RungRecord
 from tuner.known_points import KnownPoint, parameters_of
-from tuner.samplers import SAMPLERS, SeededSampler, lessons
+from tuner.samplers import SAMPLERS, SeededSampler, Standings, lessons
 
 TRIALS = {"random": 40, "tpe": 40, "cmaes": 45, "gp": 14}  # that each needs for the toy loss
 SEVERAL = ("L", "coverage")
@@ -287,6 +287,43 @@ def test_places_are_quantiles_and_equal_scores_share_theirs():
     assert values[1] == values[2] < values[0] < values[3]  # and 1e9 is no outlier
     assert values[0] == pytest.approx(0.3186, abs=1e-4)  # the 62.5 % quantile
     assert values[3] == pytest.approx(1.1503, abs=1e-4)  # the 87.5 % quantile
+
+
+def test_of_very_many_trials_the_best_and_the_newest_teach(monkeypatch):
+    monkeypatch.setattr(samplers, "SEEN", 5)
+    monkeypatch.setattr(samplers, "SEEN_BEST", 2)
+    study = optuna.create_study()
+    for value in (7.0, 1.0, 6.0, 2.0, 5.0, 4.0, 3.0, 8.0):
+        told(study, 0.1, value=value)
+    everything = {t.number: t.value for t in _places_of_all(study)}
+    seen = lessons(study.trials)
+    assert [t.number for t in seen] == [1, 3, 5, 6, 7]
+    assert all(t.value == everything[t.number] for t in seen)  # among all, not among these
+
+
+def _places_of_all(study):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samplers, "SEEN", 10**6)
+        return lessons(study.trials)
+
+
+def test_known_standings_change_nothing(tmp_path):
+    standings = Standings()
+    with journal_of(tmp_path) as journal:
+        for number in range(4):
+            journal.ask(space, Config())
+            journal.add_rung(number, rung(0, 1.0 + number, decision="pause"))
+        for change in (
+            lambda: journal.promote(2),
+            lambda: journal.add_rung(2, rung(1, 0.5, decision="pause")),
+            lambda: journal.add_rung(0, rung(0, 9.0, decision="pause")),  # scored once more
+            lambda: journal.end(3, "FAIL", "diverged"),
+            lambda: journal.end(1, "FAIL", "worker died"),
+        ):
+            change()
+            trials = journal.study.get_trials(deepcopy=False)
+            known, fresh = lessons(trials, ("L",), standings), lessons(trials)
+            assert [(t.number, t.value) for t in known] == [(t.number, t.value) for t in fresh]
 
 
 def test_every_objective_has_its_own_places(tmp_path):

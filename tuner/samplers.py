@@ -37,6 +37,11 @@ from tuner.objectives import losses
 _REGION_REASONS = ("diverged", "out of memory", "too large")
 # How far a trial came: in complete rungs, or
 _TO_THE_END, _NOWHERE = float("inf"), -1.0
+# Trials that a sampler learns from: the best, and of the others the newest. Models cost as much as
+# they see, and what they make of thousands of poor trials is what they make of hundreds.
+SEEN, SEEN_BEST = 1000, 200
+
+Standing = tuple[float, tuple[float, ...]]  # how far a trial came, and its losses there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +177,7 @@ class SeededSampler(BaseSampler):
         self._number = -1
         self._sampler: BaseSampler = RandomSampler()
         self._seen: optuna.Study | None = None
+        self._standings = Standings()
 
     def _begin(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if trial.number == self._number:
@@ -185,7 +191,8 @@ class SeededSampler(BaseSampler):
         )
         with _unmarked():
             self._sampler = self._make(turn)
-        self._number, self._seen = trial.number, cast(optuna.Study, _Lessons(study, trial.number))
+        self._number = trial.number
+        self._seen = cast(optuna.Study, _Lessons(study, trial.number, self._standings))
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -227,10 +234,10 @@ def _unmarked() -> Iterator[None]:
 class _Lessons:
     """A study as the sampler of trial `number` should see it."""
 
-    def __init__(self, study: optuna.Study, number: int) -> None:
+    def __init__(self, study: optuna.Study, number: int, standings: Standings) -> None:
         others = [t for t in study.get_trials(deepcopy=False) if t.number != number]
         self._study = study
-        self._trials = lessons(others, study.metric_names or ("L",))
+        self._trials = lessons(others, study.metric_names or ("L",), standings)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -243,7 +250,26 @@ class _Lessons:
     _get_trials = get_trials  # the name by which Optuna's samplers call it
 
 
-def lessons(trials: Sequence[FrozenTrial], objectives: Sequence[str] = ("L",)) -> list[FrozenTrial]:
+class Standings:
+    """What trials have to tell, looked at once: of thousands that is most of what a turn costs."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[FrozenTrial, Standing | None]] = {}
+
+    def of(self, trial: FrozenTrial, objectives: Sequence[str]) -> Standing | None:
+        """How far a trial came, and its losses there; None if it has nothing to tell."""
+        seen, standing = self._known.get(trial.number, (None, None))
+        if seen is not trial:  # the storage makes another object of what it changes
+            standing = _standing(trial, objectives)
+            self._known[trial.number] = trial, standing
+        return standing
+
+
+def lessons(
+    trials: Sequence[FrozenTrial],
+    objectives: Sequence[str] = ("L",),
+    standings: Standings | None = None,
+) -> list[FrozenTrial]:
     """The trials as a sampler may learn from them.
 
     All that say something are COMPLETE, since most samplers learn from no others, and their values
@@ -255,35 +281,49 @@ def lessons(trials: Sequence[FrozenTrial], objectives: Sequence[str] = ("L",)) -
     With several objectives, each has its own places.
 
     A running trial stands where its last score was. Left out are trials that ran other settings
-    than their parameters say, and ends that say nothing; trials without a score stay as they are.
+    than their parameters say, ends that say nothing, and of more than `SEEN` trials with a score
+    those that are neither new nor among the `SEEN_BEST` best; trials without a score stay as they
+    are.
 
     Args:
-        trials: of the study.
+        trials: of the study, in order of number.
         objectives: its names, in the order of its values.
+        standings: that are known from an earlier call with the same objectives.
     """
+    known = standings or Standings()
+    there = [
+        (trial, known.of(trial, objectives))
+        for trial in trials
+        if not trial.user_attrs.get("overrides")
+    ]
+    keys = [standing for _, standing in there if standing is not None]
+    places = np.array(
+        [_places([(-far, key[n]) for far, key in keys]) for n in range(len(objectives))]
+    )
+    kept = iter(_kept(places))
     seen: list[FrozenTrial] = []
-    learned: list[FrozenTrial] = []
-    keys: list[tuple[float, tuple[float, ...]]] = []
-    for trial in trials:
-        if trial.user_attrs.get("overrides"):
+    own = iter(places.T.tolist())
+    for trial, standing in there:
+        if standing is None:
+            if not trial.state.is_finished():
+                seen.append(trial)
             continue
-        standing = _standing(trial, objectives)
-        if standing is not None:
+        values = losses(next(own), objectives)  # back to the study's own signs
+        if next(kept):
             trial = copy.copy(trial)
-            trial.state = TrialState.COMPLETE
-            learned.append(trial)
-            keys.append(standing)
-        if standing is not None or not trial.state.is_finished():
+            trial.state, trial.values = TrialState.COMPLETE, values
             seen.append(trial)
-    places = [_places([(-far, key[n]) for far, key in keys]) for n in range(len(objectives))]
-    for trial, *own in zip(learned, *places, strict=True):
-        trial.values = losses(own, objectives)  # back to the study's own signs
     return seen
 
 
-def _standing(
-    trial: FrozenTrial, objectives: Sequence[str]
-) -> tuple[float, tuple[float, ...]] | None:
+def _kept(places: npt.NDArray[np.float64]) -> list[bool]:
+    """Which of the trials with a score a sampler sees; `places` by objective and trial."""
+    kept = np.arange(places.shape[1])[::-1] < SEEN - SEEN_BEST
+    kept[places.argsort(axis=1, kind="stable")[:, :SEEN_BEST]] = True
+    return list(map(bool, kept)) if len(kept) > SEEN else [True] * len(kept)
+
+
+def _standing(trial: FrozenTrial, objectives: Sequence[str]) -> Standing | None:
     """How far a trial came, and its losses there; None if it has nothing to tell."""
     if trial.state == TrialState.COMPLETE:
         return _TO_THE_END, losses(trial.values, objectives)
