@@ -67,6 +67,7 @@ class StudyRuns:
         self._study, self._study_id, self._plan, self._when = study, study_id, plan, when
         self._store: RunStore | None = None
         self._trials: dict[int, str] = {}
+        self._tried: set[int] = set()  # to make a run of, in this session
         self._rungs: dict[int, set[int]] = {}
 
     def open(self, *, make: bool) -> None:
@@ -112,8 +113,10 @@ class StudyRuns:
     def trial(self, number: int, beginning: Beginning) -> str:
         """A trial's run, made at its first use."""
         if number not in self._trials:
-            # Asked again, since an answer may have been lost after the server made the run.
-            found = next(self.store.children(self.study, trial=str(number)), None)
+            found = None
+            if number in self._tried:  # the answer may have been lost after the run was made
+                found = next(self.store.children(self.study, trial=str(number)), None)
+            self._tried.add(number)
             self._trials[number] = self._create(number, beginning) if found is None else found[0]
             self.new.append((number, self._trials[number]))
         return self._trials[number]
