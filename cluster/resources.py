@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _ROUNDING = 1e-9  # 1 / 0.1 must count as ten shares, whatever the last bit says
@@ -42,6 +43,23 @@ def with_fewer(share: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """What one machine may hand out.
+
+    Attributes:
+        cpus: cores, at least 0; the head of a cluster may keep its own.
+        gpus: cards, at least 0.
+        name: address in its cluster, for people.
+        id: Ray's own; empty where Ray has not been started yet.
+    """
+
+    cpus: float
+    gpus: float = 0
+    name: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
     """What one machine or cluster holds at a time.
 
@@ -55,14 +73,12 @@ class Packing:
     threads: int
 
 
-def pack(
-    *, cpus: float, gpus: float = 0, cpus_per_trial: float = 1, gpus_per_trial: float = 0
-) -> Packing:
-    """Share out the CPUs and GPUs that exist among trials of one size.
+def pack(nodes: Sequence[Node], *, cpus_per_trial: float = 1, gpus_per_trial: float = 0) -> Packing:
+    """Share out the CPUs and GPUs that exist among trials of one size, none of which straddles two
+    machines.
 
     Args:
-        cpus: CPU cores there are, at least 1.
-        gpus: GPUs there are, at least 0.
+        nodes: machines there are.
         cpus_per_trial: cores of one trial, above 0; a fraction lets several trials share a core.
         gpus_per_trial: 0, a fraction of one card, or a whole number of cards.
     Raises:
@@ -76,20 +92,38 @@ def pack(
         raise ValueError(
             f"GPUs per trial above 1 must be a whole number of cards, got {gpus_per_trial:g}."
         )
+    slots = sum(slots_on(node, cpus_per_trial, gpus_per_trial) for node in nodes)
+    if slots == 0:
+        raise ValueError(_fits_nowhere(nodes, cpus_per_trial, gpus_per_trial))
+    return Packing(slots=slots, threads=max(1, math.floor(cpus_per_trial)))
+
+
+def slots_on(node: Node, cpus_per_trial: float, gpus_per_trial: float) -> int:
+    """Trials of one size that a machine runs side by side, 0 where none fits."""
+    slots = math.floor(node.cpus / cpus_per_trial + _ROUNDING)
+    if gpus_per_trial > 0:
+        slots = min(slots, _gpu_slots(node.gpus, gpus_per_trial))
+    return slots
+
+
+def _fits_nowhere(nodes: Sequence[Node], cpus_per_trial: float, gpus_per_trial: float) -> str:
+    cpus = max((node.cpus for node in nodes), default=0)
+    gpus = max((node.gpus for node in nodes), default=0)
+    there = "no node has more than" if len(nodes) > 1 else "there are"
     if cpus_per_trial > cpus:
-        raise ValueError(
-            f"A trial asks for {cpus_per_trial:g} CPUs and there are {cpus:g}: "
+        return (
+            f"A trial asks for {cpus_per_trial:g} CPUs and {there} {cpus:g}: "
             "lower --cpus-per-trial."
         )
     if gpus_per_trial > gpus:
-        raise ValueError(
-            f"A trial asks for {gpus_per_trial:g} GPUs and there are {gpus:g}: "
+        return (
+            f"A trial asks for {gpus_per_trial:g} GPUs and {there} {gpus:g}: "
             "lower --gpus-per-trial."
         )
-    slots = math.floor(cpus / cpus_per_trial + _ROUNDING)
-    if gpus_per_trial > 0:
-        slots = min(slots, _gpu_slots(gpus, gpus_per_trial))
-    return Packing(slots=slots, threads=max(1, math.floor(cpus_per_trial)))
+    return (
+        f"A trial asks for {cpus_per_trial:g} CPUs and {gpus_per_trial:g} GPUs, and no node has "
+        "both: lower --cpus-per-trial or --gpus-per-trial."
+    )
 
 
 def _gpu_slots(gpus: float, gpus_per_trial: float) -> int:

@@ -13,12 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
 import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray._private.services import get_ray_address_from_environment
 from ray._raylet import Config  # type: ignore[attr-defined]
 
+from cluster.nodes import may_grow, nodes_there
+from cluster.resources import Node
+
+T = TypeVar("T")
+AUTO = "auto"  # the address of the cluster that this machine or job is of
 CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # between looks at Ray's own processes
 GRACE_SECONDS = 15.0  # for whoever waits for a dead Ray to notice it; Ray itself gives a minute
@@ -36,23 +43,35 @@ class Session:
         dashboard_url: http address of the Ray dashboard, or None where it is not installed.
         token_command: shell command that prints the token the dashboard asks for, or None where
             the cluster asks for none. The token itself is never read here.
-        cpus: CPU cores in the whole cluster.
-        gpus: GPUs in the whole cluster.
+        nodes: its machines now.
+        grows: whether an autoscaler may start more of them for trials that wait.
         started_here: True if this process started Ray, and stops it on leaving.
     """
 
     address: str
     dashboard_url: str | None
     token_command: str | None
-    cpus: float
-    gpus: float
+    nodes: tuple[Node, ...]
+    grows: bool
     started_here: bool
+
+    def run(self, work: Callable[[], T], *, cpus: float, gpus: float) -> T:
+        """Run a function on whichever node has that much to give -> what it returned."""
+        remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_called)
+        result: T = ray.get(remote.remote(work))
+        return result
+
+
+def _called(work: Callable[[], T]) -> T:
+    """Ray takes functions alone, and no partial ones."""
+    return work()
 
 
 @contextmanager
 def session(
     address: str | None = None,
     *,
+    modules: Sequence[Path] = (),
     cpus: int | None = None,
     gpus: int | None = None,
     bereaved: Callable[[Sequence[str]], int] | None = None,
@@ -60,8 +79,10 @@ def session(
     """Join the Ray at `address`, or start one on this machine that nobody else can reach.
 
     Args:
-        address: host:port of a running cluster; None starts a fresh local Ray, even where another
-            one runs already.
+        address: host:port of a running cluster, or "auto" for the one that this process is on;
+            None starts a fresh local Ray, even where another one runs already.
+        modules: folders of Python packages that a cluster's nodes get for as long as this lasts. A
+            Ray job brings its own.
         cpus: cores that a fresh Ray may hand out; None takes all. Not for a cluster.
         gpus: GPUs that a fresh Ray may hand out; None takes all. Not for a cluster.
         bereaved: called in a thread, with their names, if processes that a fresh Ray cannot do
@@ -82,9 +103,10 @@ def session(
                 threading.Thread(target=_watch, args=(over, bereaved), daemon=True).start()
             context = _start(cpus, gpus)
         else:
+            address = _found(address)
             _require_answer(address)
             _offer_token()
-            context = _join(address)
+            context = _join(address, modules)
         yield _describe(context, started_here=address is None)
     finally:
         over.set()
@@ -135,26 +157,53 @@ def _start(cpus: int | None, gpus: int | None) -> Any:
         raise ConnectionError(f"Ray did not start on this machine: {reason}") from error
 
 
-def _join(address: str) -> Any:
+def _found(address: str) -> str:
+    if address != AUTO:
+        return address
     try:
-        return ray.init(address=address, **_QUIET)
-    except (ConnectionError, ray.exceptions.RayError) as error:
-        reason = str(error).strip().splitlines()[0]
+        found: str = get_ray_address_from_environment(AUTO, None)
+    except ConnectionError as error:
         raise ConnectionError(
-            f"Cannot join Ray at {address}: {reason.rstrip('.')}. "
-            "If it asks for a token, save that in ~/.ray/auth_token."
+            "--address auto finds no Ray here, neither in RAY_ADDRESS nor started on this machine: "
+            "name it as host:port, start one with `ray start --head`, or leave the address out."
         ) from error
+    return found
+
+
+def _join(address: str, modules: Sequence[Path]) -> Any:
+    environment: dict[str, Any] | None = None
+    if modules and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:
+        # By their content, which the caches that Python writes beside them would change.
+        paths = [str(path) for path in modules]
+        environment = {"py_modules": paths, "excludes": ["__pycache__/"]}
+    try:
+        return ray.init(address=address, runtime_env=environment, **_QUIET)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise ConnectionError(f"Cannot join Ray at {address}: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """A line, and the way out."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Version mismatch"):
+        # "The cluster was started with:", its two versions, "This process ...:", and ours.
+        theirs, ours = lines[1:3], lines[4:6]
+        return (
+            f"it runs {', '.join(theirs)}, and this command {', '.join(ours)}: use the same "
+            "versions here, or submit the command as a job (`ray job submit`)."
+        )
+    reason = lines[0].rstrip(".") if lines else type(error).__name__
+    return f"{reason}. If it asks for a token, save that in ~/.ray/auth_token."
 
 
 def _describe(context: Any, *, started_here: bool) -> Session:
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     url = context.dashboard_url
     return Session(
         address=context.address_info["gcs_address"],
         dashboard_url=f"http://{url}" if url else None,
         token_command=_token_command(),
-        cpus=float(resources.get("CPU", 0)),
-        gpus=float(resources.get("GPU", 0)),
+        nodes=nodes_there(),
+        grows=not started_here and may_grow(context.address_info["gcs_address"]),
         started_here=started_here,
     )
 
@@ -179,9 +228,9 @@ def _offer_token() -> None:
 
 def _require_answer(address: str) -> None:
     """Ray itself retries a dead address for two minutes and then ends the process."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"A Ray address is host:port, got {address!r}.")
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise ValueError(f"A Ray address is auto or host:port, got {address!r}.")
     if not any(_answers(candidate, int(port)) for candidate in _names_of(host)):
         raise ConnectionError(
             f"No Ray answers at {address}: start one there with `ray start --head`, "

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from test_study import record
 
+from cluster.resources import Node
 from tuner.live import LiveTable
 
 HERE = Path("checkpoint")
@@ -43,7 +44,7 @@ def play(table: LiveTable) -> None:
 
 def make(out: io.StringIO, *, width: int = 100, **options: object) -> LiveTable:
     console = Console(file=out, width=width, **options)
-    return LiveTable(trials=12, rungs=3, deadline=time.time() + 90.5, console=console)
+    return LiveTable(trials=12, slots=2, rungs=3, deadline=time.time() + 90.5, console=console)
 
 
 def rendered(table: LiveTable, width: int) -> str:
@@ -81,10 +82,21 @@ def test_a_trial_that_the_clock_cut_has_not_come_to_the_next_rung(rung, place, c
 def test_quiet_says_nothing():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True)
-    with LiveTable(trials=1, rungs=3, deadline=0.0, console=console, quiet=True) as table:
+    with LiveTable(trials=1, slots=1, rungs=3, deadline=0.0, console=console, quiet=True) as table:
         play(table)
         table.say("nothing")
     assert out.getvalue() == ""
+
+
+def test_a_cluster_that_grows_is_told_of_and_planned_with():
+    out = io.StringIO()
+    with make(out) as table:
+        play(table)
+        table.cluster_changed([Node(cpus=2), Node(cpus=2)], 4)
+        # 3 of 12 are over, and the other 9 take half of their time
+        assert "3 trials over (21 planned), 1 of 4 slots busy" in rendered(table, 120)
+    told = "The cluster has 2 nodes, 4 CPUs, 0 GPUs now: 4 trials side by side, about 21 in all\n"
+    assert told in out.getvalue()
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -110,11 +122,12 @@ def test_the_footer_counts_trials_time_and_what_is_paused():
     table = make(io.StringIO())
     play(table)
     table.rung_reached(3, 0, scores(0.5), [], HERE, "pause")
-    assert "01:30 left · 3 trials over (12 planned), 0 running · paused 1 at rung 1 · 1 failed" in (
-        rendered(table, 120)
-    )
+    paused = "0 of 2 slots busy · paused 1 at rung 1 · 1 failed"
+    assert f"01:30 left · 3 trials over (12 planned), {paused}" in rendered(table, 120)
     table.trial_promoted(3)
-    assert "01:30 left · 3 trials over (12 planned), 1 running · 1 failed" in rendered(table, 120)
+    assert "01:30 left · 3 trials over (12 planned), 1 of 2 slots busy · 1 failed" in rendered(
+        table, 120
+    )
 
 
 def test_after_a_resume_the_table_knows_what_earlier_sessions_did():
@@ -127,14 +140,14 @@ def test_after_a_resume_the_table_knows_what_earlier_sessions_did():
         table.recall([*told, record(3, state="WAITING")])
         assert out.getvalue() == ""
         shown = rendered(table, 120)
-        assert "2 trials over (12 planned), 0 running · 1 failed" in shown
+        assert "2 trials over (12 planned), 0 of 2 slots busy · 1 failed" in shown
         assert [line.split()[0] for line in shown.splitlines()[2:-1]] == ["*0", "2", "1"]
         table.trial_started(2, "", {}, {"width": 8})
         assert "2 trials over (12 planned), 1 running" in rendered(table, 120)
 
 
 def test_time_left_never_turns_negative():
-    table = LiveTable(trials=1, rungs=1, deadline=0.0, console=Console(file=io.StringIO()))
+    table = LiveTable(trials=1, slots=1, rungs=1, deadline=0.0, console=Console(file=io.StringIO()))
     assert "00:00 left" in rendered(table, 80)
 
 

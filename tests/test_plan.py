@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.resources import Card
+from cluster.resources import Card, Node
 from trainables.errors import UserError
 from tuner.plan import (
     Plan,
@@ -77,7 +77,7 @@ def test_two_cores_and_ten_minutes_are_at_least_twelve_trials() -> None:
 
 def test_the_plan_says_how_it_searches_and_reads_what_older_ones_did_not_say() -> None:
     made = plan(sampler="gp", objectives=("L", "coverage"))
-    text = "\n".join(describe(made, cpus=2, gpus=0))
+    text = "\n".join(describe(made, [Node(cpus=2, gpus=0)]))
     assert "by gp, seed 0" in text
     assert "L (minimized), coverage (maximized)" in text
     assert Plan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
@@ -90,14 +90,14 @@ def test_the_plan_says_how_it_searches_and_reads_what_older_ones_did_not_say() -
 def test_the_plan_says_how_many_trials_share_a_card_and_why() -> None:
     card = Card(total=80 * 2**30, overhead=2**29, peak=17 * 2**30)
     made = plan(gpus_per_trial=0.25, device="cuda", card=card, fast_gpu=True)
-    said = describe(made, cpus=8, gpus=1)[1]
+    said = describe(made, [Node(cpus=8, gpus=1)])[1]
     assert "4 trials a card: of its 80.0 GiB the largest nets took 17.0" in said
     assert "process 0.5 more" in said
     assert "TF32, bfloat16 and captured steps" in said
     assert Plan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
-    asked = "\n".join(describe(replace(made, card=None, fast_gpu=False), cpus=8, gpus=1))
+    asked = "\n".join(describe(replace(made, card=None, fast_gpu=False), [Node(cpus=8, gpus=1)]))
     assert "GPUs       float32, step by step" in asked
-    assert not any(line.startswith("GPUs") for line in describe(plan(), cpus=2, gpus=0))
+    assert not any(line.startswith("GPUs") for line in describe(plan(), [Node(cpus=2, gpus=0)]))
 
 
 def test_more_budget_is_more_and_longer_trials() -> None:
@@ -189,12 +189,12 @@ def test_slots_share_episodes_five_by_five(episodes: int, slots: int, turns: int
 def test_a_budget_that_start_and_finish_use_up_is_warned_of() -> None:
     """180 s of these beside 50 s of search, trials of the finals included; 6 minutes are enough."""
     made = plan(budget_seconds=100.0)
-    warning = describe(made, cpus=2, gpus=0)[-1]
+    warning = describe(made, [Node(cpus=2, gpus=0)])[-1]
     assert warning.startswith("WARNING")
     assert "may take 3:50" in warning
     assert "6 minutes are enough" in warning
-    assert not any("WARNING" in line for line in describe(plan(), cpus=2, gpus=0))
-    assert "WARNING" in describe(plan().with_budget(100.0), cpus=2, gpus=0)[-1]
+    assert not any("WARNING" in line for line in describe(plan(), [Node(cpus=2, gpus=0)]))
+    assert "WARNING" in describe(plan().with_budget(100.0), [Node(cpus=2, gpus=0)])[-1]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_another_budget_leaves_the_same_time_to_finish() -> None:
 
 
 def test_the_description_names_what_a_user_pays() -> None:
-    text = "\n".join(describe(plan(), cpus=2, gpus=0))
+    text = "\n".join(describe(plan(), [Node(cpus=2, gpus=0)]))
     assert "12 trials" in text
     assert "10:00" in text
     assert "ASHA pauses those far behind" in text

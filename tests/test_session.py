@@ -1,12 +1,15 @@
 import os
 import socket
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
+from ray._private.utils import check_version_info
 
 from cluster import session as module
+from cluster.resources import Node
 from cluster.session import session
 
 
@@ -23,7 +26,8 @@ def fake_ray(monkeypatch):
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: calls.append(("shutdown", {})))
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(module, "nodes_there", lambda: (Node(cpus=2.0),))
+    monkeypatch.setattr(module, "may_grow", lambda _address: True)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     return calls
 
@@ -36,8 +40,8 @@ def closed_port():
 def test_a_fresh_ray_is_private_and_never_somebody_elses(fake_ray):
     with session(cpus=2) as here:
         assert here.started_here
-        assert here.cpus == 2
-        assert here.gpus == 0
+        assert here.nodes == (Node(cpus=2.0),)
+        assert not here.grows
         assert here.dashboard_url == "http://127.0.0.1:8265"
         assert here.token_command.endswith("ray get-auth-token")
     (_, options), last = fake_ray
@@ -115,10 +119,59 @@ def test_a_port_that_speaks_another_protocol_is_not_ray(fake_ray, monkeypatch):
             pass
 
 
-@pytest.mark.parametrize("address", ["cluster", "cluster:", ":6379", "a:b"])
+@pytest.mark.parametrize("address", ["cluster", "cluster:", ":6379", "a:b", "http://a:8265"])
 def test_an_address_needs_a_host_and_a_port(fake_ray, address):
     with pytest.raises(ValueError, match="host:port"), session(address):
         pass
+
+
+@pytest.fixture
+def head(fake_ray, monkeypatch):
+    """A cluster that answers."""
+    asked = []
+    monkeypatch.setattr(module, "_require_answer", asked.append)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    return asked
+
+
+def test_auto_is_the_cluster_that_this_process_is_of(fake_ray, head, tmp_path):
+    with session("auto", modules=[tmp_path / "ours"]) as there:
+        assert not there.started_here
+        assert there.grows
+    options = fake_ray[0][1]
+    assert head == [options["address"]] == ["10.0.0.1:6379"]
+    assert options["runtime_env"]["py_modules"] == [str(tmp_path / "ours")]
+
+
+def test_a_job_keeps_the_environment_that_it_was_submitted_with(fake_ray, head, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with session("auto", modules=[Path("ours")]):
+        pass
+    assert fake_ray[0][1]["runtime_env"] is None
+
+
+def test_no_cluster_for_auto_is_told_in_one_line(fake_ray, monkeypatch):
+    def nowhere(*_args):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(module, "get_ray_address_from_environment", nowhere)
+    with pytest.raises(ConnectionError, match="--address auto finds no Ray"), session("auto"):
+        pass
+
+
+def test_a_cluster_of_other_versions_is_told_in_one_line(fake_ray, head, monkeypatch):
+    """In Ray's own words."""
+
+    def init(**_options):
+        theirs = {"ray_version": "2.9.0", "python_version": "3.10.1"}
+        check_version_info(theirs, "node 10.0.0.2:0")
+
+    monkeypatch.setattr(ray, "init", init)
+    refused = pytest.raises(ConnectionError, match=r"runs Ray: 2.9.0, Python: 3.10.1, and this")
+    with refused as caught, session("auto"):
+        pass
+    assert "\n" not in str(caught.value)
+    assert ray.__version__ in str(caught.value)
 
 
 def test_a_cluster_has_its_own_cpus(fake_ray):

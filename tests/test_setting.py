@@ -12,7 +12,7 @@ from joblib.externals import loky
 from picture_files import write_mnist
 from test_launch import pictures
 
-from cluster.resources import Card
+from cluster.resources import Card, Node
 from trainables.errors import UserError
 from trainables.reptile_trial import ReptileTrial
 from tuner import cards, conductor, launch
@@ -339,7 +339,8 @@ def on_gpus(request: Request, monkeypatch: pytest.MonkeyPatch, **there: Any) -> 
     monkeypatch.setattr(cards, "speed_beside", lambda training: 8e12 / training.beside)
     monkeypatch.setattr(ReptileTrial, "training_speed", lambda *_a, fast: 8e12 if fast else 1e12)
     found = look_around(replace(request, scale="paper"), None)
-    return replace(found, gpus=there.get("gpus", 1.0), cpus=there.get("cpus", 16.0))
+    node = Node(cpus=there.get("cpus", 16.0), gpus=there.get("gpus", 1.0))
+    return replace(found, nodes=(node,))
 
 
 def measured_plan(setting: Setting) -> tuple[Plan, Speed]:
@@ -387,7 +388,7 @@ def test_gpus_that_were_asked_for_are_not_measured(
     made, _ = measured_plan(replace(setting, request=asked))
     assert (made.gpus_per_trial, made.card, made.fast_gpu) == (1.0, None, False)
     assert made.flops_per_second == 1e12
-    none, _ = measured_plan(replace(setting, gpus=0.0))
+    none, _ = measured_plan(replace(setting, nodes=(Node(cpus=16.0),)))
     assert (none.gpus_per_trial, none.device, none.fast_gpu) == (0.0, "cpu", False)
 
 

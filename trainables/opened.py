@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 from trainables.datasets import open_image_set
 from trainables.evaluation import Scorer, make_scorer, scoring_episodes
 from trainables.image_set import ImageSet
 from trainables.pipeline import StudyContext
+from trainables.published import at_hand
 from trainables.tasks import Episode, Part, Split
 
 
 @lru_cache(maxsize=2)
 def open_images(path: str) -> ImageSet:
     """The image set of a study."""
-    return open_image_set(Path(path))
+    return open_image_set(at_hand(path))
 
 
 @lru_cache(maxsize=4)
 def _scorer(image_set: str, nets: str, split: Split, part: Part, seed: int) -> Scorer:
-    return make_scorer(open_images(image_set), split, Path(nets), part=part, seed=seed)
+    return make_scorer(open_images(image_set), split, at_hand(nets), part=part, seed=seed)
 
 
 def open_scorer(context: StudyContext, part: Part) -> Scorer:

@@ -31,7 +31,8 @@ class StudyContext:
     """What every trial of a study shares, as plain data that crosses processes.
 
     `image_set` and `scorer` are folders that `datasets.open_image_set` and
-    `evaluation.Scorer` open; `split` is `tasks.Split.to_dict()`.
+    `evaluation.Scorer` open, or addresses that `published.at_hand` copies to such folders;
+    `split` is `tasks.Split.to_dict()`.
     """
 
     image_set: str

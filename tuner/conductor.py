@@ -18,16 +18,20 @@ from trainables.errors import UserError
 from trainables.evaluation import prepare_scorer
 from trainables.pipeline import StudyContext
 from trainables.pretraining import damaged_sources
+from trainables.published import publish
 from trainables.tasks import split_record
 from tuner.breakdown import Breakdown, breakdown_behind, is_full_disk, ray_died
+from tuner.capacity import Capacity
 from tuner.champion import Challenge
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED, NOTHING_SUCCEEDED
 from tuner.final_round import CHAMPION, FinalRound, challenge_of, own_identity
 from tuner.finals import kept_samples
 from tuner.journal import DELIVERED, Journal, is_begun
 from tuner.live import LiveTable, newest_line
+from tuner.machine import cpus
 from tuner.opening import open_study
 from tuner.plan import SCORING_COMPUTE, Plan
+from tuner.premises import packages, require_nodes
 from tuner.ranking import gate_line, print_ranking
 from tuner.request import Request
 from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, versions
@@ -42,6 +46,7 @@ from tuner.tracking import Tracker, provenance_tags
 from tuner.tracking_uri import resolve_uri
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PUBLISHED = "published"  # folder of prepared pictures and nets, beside the studies
 _RUN = "mlflow_run/"  # key of a trial's run in the journal, before its number
 
 
@@ -92,7 +97,10 @@ def _heed_sigterm() -> None:
 
 
 def _conduct(request: Request, stack: ExitStack, timings: Timings) -> int:
-    ray = _enter(stack, request.address) if request.address is not None else None
+    ray = None
+    if request.address is not None:
+        ray = _enter(stack, request.address)
+        require_nodes(ray.nodes, request.storage)
     setting, plan, journal = open_study(request, ray, stack, timings)
     if request.dry_run:
         return 0
@@ -108,7 +116,7 @@ def _enter(
     bereaved: Callable[[Sequence[str]], int] | None = None,
 ) -> Session:
     try:
-        entered = stack.enter_context(session(address, bereaved=bereaved))
+        entered = stack.enter_context(session(address, modules=packages(), bereaved=bereaved))
     except (ConnectionError, ValueError) as error:
         raise UserError(str(error)) from error
     _heed_sigterm()  # Ray has just set its handler
@@ -356,12 +364,12 @@ class _Study:
                 setting.images,
                 setting.split,
                 cache_dir=user_cache() / "scorers",
-                threads=max(1, int(setting.cpus)),
+                threads=max(1, int(cpus())),
                 report=report,
             )
         return StudyContext(
-            image_set=str(setting.images.path),
-            scorer=str(nets),
+            image_set=self._reachable(setting.images.path),
+            scorer=self._reachable(nets),
             split=setting.split.to_dict(),
             rungs=plan.rungs,
             episodes=plan.episodes,
@@ -371,6 +379,12 @@ class _Study:
             scoring_share=SCORING_COMPUTE[plan.scale],
             fast_gpu=plan.fast_gpu,
         )
+
+    def _reachable(self, folder: Path) -> str:
+        """What was prepared here, where the nodes that run trials can read it."""
+        if self.setting.ray is None:
+            return str(folder)
+        return publish(folder, (self.setting.request.storage / PUBLISHED).as_uri())
 
     def _search(self, context: StudyContext, tracker: Tracker) -> StudyRun:
         journal, plan = self._journal, self.plan
@@ -382,11 +396,13 @@ class _Study:
         clock = _Clock(journal, used, self._took)
         table = LiveTable(
             trials=plan.trials,
+            slots=plan.slots,
             rungs=len(plan.rungs),
             deadline=deadline,
             console=self.setting.console,
         )
         table.recall(journal.records())
+        slots = self._capacity(table)
         with table:
             run = run_study(
                 plan,
@@ -397,9 +413,20 @@ class _Study:
                 observers=(table, tracker, clock),
                 doubted=table.rung_doubted,
                 trained=self._trained,
+                slots=slots,
             )
         clock.stop()
+        if slots is not None:
+            self.plan = replace(plan, slots=slots.slots)  # for the finals
         return run
+
+    def _capacity(self, table: LiveTable) -> Capacity | None:
+        """The cluster's, as it changes; a Ray of our own does not."""
+        plan, ray = self.plan, self.setting.ray
+        if ray is None:
+            return None
+        share = (plan.cpus_per_trial, plan.gpus_per_trial)
+        return Capacity(*share, grows=ray.grows, changed=table.cluster_changed)
 
     def _finish(
         self,

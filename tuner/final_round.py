@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ import torch
 
 from trainables.evaluation import Scorer, Scores, make_scorer, nearest_class, null_baselines
 from trainables.pipeline import StudyContext
+from trainables.published import at_hand
 from trainables.tasks import Part, Split
 from tuner import forecast
 from tuner.champion import Challenge, identity
@@ -185,7 +185,7 @@ class FinalRound:
         return make_scorer(
             self.setting.images,
             Split.from_dict(context.split),
-            Path(context.scorer),
+            at_hand(context.scorer),
             part=part,
             seed=context.episode_seed,
             workers=max(1, len(os.sched_getaffinity(0)) // self.plan.threads),

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trainables.durable import settle
 from trainables.errors import UserError
+from tuner import VERSION
 from tuner.known_points import KnownPoint, Probe, check_known_point
 from tuner.objectives import OBJECTIVES
 
@@ -425,7 +426,8 @@ def _ended(trial: FrozenTrial, rungs: Sequence[RungRecord]) -> float | None:
 
 def installed() -> dict[str, str]:
     """Versions of the packages that decide, by name."""
-    return {package: importlib.metadata.version(package) for package in DECIDING}
+    others = (package for package in DECIDING if package != PACKAGE)
+    return {PACKAGE: VERSION} | {name: importlib.metadata.version(name) for name in others}
 
 
 class _WholeLines(JournalFileBackend):

@@ -16,10 +16,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tuner.plan import hardware
 from tuner.ranking import COLUMNS, SCORE_WIDTHS, describe, fitted_table
 from tuner.ranking import number as two_decimals
 
 if TYPE_CHECKING:
+    from cluster.resources import Node
     from tuner.journal import TrialRecord
     from tuner.result import StudyResult
 
@@ -60,6 +62,7 @@ class LiveTable:
         self,
         *,
         trials: int,
+        slots: int,
         rungs: int,
         deadline: float,
         console: Console | None = None,
@@ -70,6 +73,7 @@ class LiveTable:
 
         Args:
             trials: planned.
+            slots: trials side by side.
             rungs: a full trial has.
             deadline: Unix time at which the search ends.
             console: where to; a new one on stdout by default.
@@ -77,7 +81,8 @@ class LiveTable:
             rows: of trials at most.
         """
         self._console = Console() if console is None else console
-        self._trials, self._rungs, self._deadline, self._limit = trials, rungs, deadline, rows
+        self._trials, self._slots = trials, slots
+        self._rungs, self._deadline, self._limit = rungs, deadline, rows
         self._quiet = quiet
         self._rows: dict[int, _Row] = {}
         self._lock = threading.Lock()
@@ -178,6 +183,17 @@ class LiveTable:
             f"{rung + 2} before any is stopped"
         )
 
+    def cluster_changed(self, nodes: Sequence[Node], slots: int) -> None:
+        """Nodes came or went: as many trials as run in the same time are planned anew."""
+        with self._lock:
+            over = sum(row.state in STATES.values() for row in self._rows.values())
+            self._trials = over + max(0, round((self._trials - over) * slots / self._slots))
+            self._slots = slots
+        self.say(
+            f"The cluster has {hardware(nodes)} now: {slots} trials side by side, about "
+            f"{self._trials} in all"
+        )
+
     def tick(self) -> None:
         """Time passes; the table is redrawn by its own thread."""
 
@@ -234,7 +250,8 @@ class LiveTable:
         ended = sum(states[state] for state in STATES.values())
         parts = [
             f"{minutes:02}:{seconds:02} left",
-            f"{ended} trials over ({self._trials} planned), {states['running']} running",
+            f"{ended} trials over ({self._trials} planned), "
+            f"{states['running']} of {self._slots} slots busy",
         ]
         if paused:
             counts = ", ".join(f"{paused[rung]} at rung {rung + 1}" for rung in sorted(paused))

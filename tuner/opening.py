@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from trainables.errors import UserError
 from trainables.tasks import EPISODES, Split, large_classes, samples_wanted
 from tuner.journal import Journal
-from tuner.machine import Speed, Training, kept_speed, measured_speed
+from tuner.machine import Speed, kept_speed, measured_speed
 from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
 from tuner.request import Request
 from tuner.resumption import recorded_plan, reopened
@@ -63,7 +64,7 @@ def open_study(
         journal = reopened(setting) if request.resume else None
         if journal is None:
             shares = shares_of(setting)
-            speed = _speed(setting, training_of(setting, shares))
+            speed = _speed(setting, shares)
             plan = new_plan(setting, shares, speed)
         else:
             stack.enter_context(journal)
@@ -73,10 +74,14 @@ def open_study(
     return setting, plan, journal
 
 
-def _speed(setting: Setting, training: Training) -> Speed:
+def _speed(setting: Setting, shares: Shares) -> Speed:
     """For a study as the machine is now; a dry run answers at once if it was measured before."""
+    training = training_of(setting, shares)
     kept = kept_speed(training) if setting.request.dry_run else None
-    return measured_speed(training) if kept is None else kept
+    if kept is not None:
+        return kept
+    measure = partial(measured_speed, training)
+    return setting.where_trials_run(measure, cpus=shares.cpus, gpus=shares.gpus)
 
 
 def new_plan(setting: Setting, shares: Shares, speed: Speed) -> Plan:
@@ -147,7 +152,7 @@ def show(plan: Plan, setting: Setting, speed: Speed | None) -> None:
             f"Caution    scores of so few classes say little: {len(split.train)} to train on, "
             f"better are {FEW_CLASSES} or more"
         )
-    for line in describe(plan, cpus=setting.cpus, gpus=setting.gpus):
+    for line in describe(plan, setting.nodes, grows=setting.grows):
         setting.say(line)
     if speed is not None and setting.request.dry_run:
         run = "; a run measures anew" if speed.earlier else ""

@@ -6,12 +6,12 @@ import math
 import random
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
 
-from cluster.resources import Card
+from cluster.resources import Card, Node
 from trainables.errors import UserError
 from trainables.pipeline import EPISODES_AT_ONCE
 from tuner.experiments import Scale
@@ -251,7 +251,7 @@ def final_field(trials: int, slots: int, *, pretrained: bool) -> tuple[int, int]
     return finalists, 1 if pretrained else min(3, max(1, slots // finalists))
 
 
-def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
+def describe(plan: Plan, nodes: Sequence[Node], *, grows: bool = False) -> list[str]:
     """The plan for people, a line each."""
     rungs = ", ".join(f"{rung / plan.flops_per_second:.0f} s" for rung in plan.rungs)
     rate = plan.flops_per_second / 1e9
@@ -260,8 +260,9 @@ def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
     most = "asked for" if _too_short(plan) else "at most"
     several = [f"Search     for what nothing beats in all of {searched}; ASHA goes by L"]
     return [
-        f"Hardware   {cpus:g} CPUs, {gpus:g} GPUs: {plan.slots} trials side by side, each with "
-        f"{plan.cpus_per_trial:g} CPUs, {plan.gpus_per_trial:g} GPUs and {plan.threads} threads",
+        f"Hardware   {hardware(nodes)}: {plan.slots} trials side by side, each with "
+        f"{plan.cpus_per_trial:g} CPUs, {plan.gpus_per_trial:g} GPUs and {plan.threads} threads"
+        + ("; more nodes are asked for while trials wait" if grows else ""),
         *_gpus(plan),
         f"Plan       {plan.trials} trials{more} at {plan.scale} scale by {plan.sampler}, seed "
         f"{plan.seed}; each trains about {rungs} (its {len(plan.rungs)} rungs, of the same "
@@ -273,6 +274,13 @@ def describe(plan: Plan, *, cpus: float, gpus: float) -> list[str]:
         *(several if len(plan.objectives) > 1 else []),
         *_too_short(plan),
     ]
+
+
+def hardware(nodes: Sequence[Node]) -> str:
+    """What there is, for people; of one machine nobody needs the count."""
+    count = f"{len(nodes)} nodes, " if len(nodes) > 1 else ""
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    return f"{count}{cpus:g} CPUs, {gpus:g} GPUs"
 
 
 def _gpus(plan: Plan) -> list[str]:

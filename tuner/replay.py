@@ -11,6 +11,7 @@ from rich.table import Table
 
 from trainables.errors import UserError
 from trainables.image_set import open_image_set
+from trainables.published import at_hand
 from trainables.trainable import FAIL, TrialTrainable
 from tuner.exit_codes import NOTHING_SUCCEEDED
 from tuner.run_store import KeptTrial, read_trial
@@ -70,7 +71,7 @@ def _full_rungs(kept: KeptTrial) -> list[Mapping[str, float]]:
 def _require_same_data(kept: KeptTrial, run_id: str) -> None:
     context = kept.settings["context"]
     for place in filter(None, (context["image_set"], context["scorer"])):
-        if not Path(place).exists():
+        if not at_hand(place).exists():
             raise UserError(
                 f"Run {run_id} used {place}, which is gone: run its experiment on the same data "
                 "once more, which builds it again."
@@ -78,7 +79,7 @@ def _require_same_data(kept: KeptTrial, run_id: str) -> None:
     if not context["image_set"]:
         return
     wanted = kept.tags["data_fingerprint"]
-    found = open_image_set(Path(context["image_set"])).fingerprint
+    found = open_image_set(at_hand(context["image_set"])).fingerprint
     if found != wanted:
         raise UserError(
             f"Run {run_id} trained on data with fingerprint {wanted}, and {context['image_set']} "

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import jsonschema
 
 from trainables.errors import UserError
+from tuner import VERSION
 
 if TYPE_CHECKING:
     from tuner.run_store import Version
@@ -30,7 +31,7 @@ FORMAT = 1
 Metrics = dict[str, float]
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
 Outcome = Literal["finished", "interrupted", "nothing succeeded"]
-PACKAGES = ("few-shot-tuner", "torch", "ray", "optuna", "mlflow", "numpy")
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,7 +322,7 @@ def in_study(path: Path | None, folder: Path) -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions of Python, the frameworks and this project ("" if one is not installed)."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "few-shot-tuner": VERSION}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

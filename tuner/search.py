@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import tune
@@ -16,6 +16,8 @@ from tuner.journal import GPUS, Journal, Space, TrialRecord
 from tuner.known_points import parameters_of, trial_seed
 from tuner.rungs import Rungs
 from tuner.samplers import SeededSampler
+
+MOST_AT_ONCE = 10_000  # trials; a bound for Ray, which would else ask for them one by one
 
 
 class JournalSearch(Searcher):
@@ -41,6 +43,7 @@ class JournalSearch(Searcher):
         deadline: float,
         common: Mapping[str, Any],
         gpus: float = 0.0,
+        slots: Callable[[], int] = lambda: MOST_AT_ONCE,
     ) -> None:
         """A searcher for one session.
 
@@ -55,12 +58,13 @@ class JournalSearch(Searcher):
             deadline: unix seconds after which no trial begins.
             common: what every trial's Ray config holds beside its own part.
             gpus: that a trial gets, or the share of one, if that is not too small for it.
+            slots: how many trials may be out now.
         """
         super().__init__()
         self._journal, self._rungs = journal, rungs
         self._space, self._base = space, base
         self._seed, self._deadline, self._common = seed, deadline, common
-        self._gpus = gpus
+        self._gpus, self._slots = gpus, slots
         self._unfinished = journal.settle()
         begun = sum(record.state != "WAITING" for record in journal.records())
         self._new = max(0, trials - begun)
@@ -75,9 +79,12 @@ class JournalSearch(Searcher):
         )
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's Ray config; None while others' results may bring one; or FINISHED."""
+        """The next trial's Ray config; None while there is no room for one or others' results may
+        bring one; or FINISHED."""
         if time.time() >= self._deadline:
             return Searcher.FINISHED
+        if len(self._live) >= self._slots():
+            return None
         record = self._next()
         if record is None:
             return None if self._live or self._arriving else Searcher.FINISHED

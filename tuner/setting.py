@@ -8,10 +8,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
+from cluster.resources import Node
 from trainables.datasets import (
     DataMissingError,
     data_root_in_use,
@@ -33,6 +34,7 @@ from tuner.warm_start import known_settings
 if TYPE_CHECKING:
     from cluster.session import Session
 
+T = TypeVar("T")
 LONGEST_TITLE = 94  # a study's name has at most 100 letters, its number included
 RESULT = "result.json"  # of a finished study, in its folder
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
@@ -49,9 +51,24 @@ class Setting:
     split: Split
     title: str  # the experiment's name, changed where it runs on other data; MLflow's experiment
     study: str
-    cpus: float
-    gpus: float
+    nodes: tuple[Node, ...]
     console: Console
+    ray: Session | None = None  # joined already
+
+    @property
+    def cpus(self) -> float:
+        """Cores of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """Cards of all nodes."""
+        return sum(node.gpus for node in self.nodes)
+
+    @property
+    def grows(self) -> bool:
+        """Whether more nodes may come for trials that wait."""
+        return self.ray is not None and self.ray.grows
 
     @property
     def folder(self) -> Path:
@@ -60,6 +77,11 @@ class Setting:
     def say(self, line: str) -> None:
         _say(self.console, line)
 
+    def where_trials_run(self, work: Callable[[], T], *, cpus: float, gpus: float) -> T:
+        """What `work` returns on a node that has room for a trial: not the head of a cluster, whose
+        hardware may be another, or none."""
+        return work() if self.ray is None else self.ray.run(work, cpus=cpus, gpus=gpus)
+
 
 def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -67,8 +89,9 @@ def _say(console: Console, line: str) -> None:
 
 def look_around(request: Request, ray: Session | None) -> Setting:
     """The machine or cluster, the data and its split, and the name of the study."""
-    gpus_there = ray.gpus if ray else gpus()
-    scale: Scale = request.scale if request.scale != "auto" else "paper" if gpus_there else "cpu"
+    nodes = ray.nodes if ray else (Node(cpus=cpus(), gpus=gpus()),)
+    automatic: Scale = "paper" if any(node.gpus for node in nodes) else "cpu"
+    scale: Scale = automatic if request.scale == "auto" else request.scale
     experiment = find_experiment(request.experiment)(scale)
     console = Console()
     images, data = _open_data(request, experiment, lambda line: _say(console, line))
@@ -90,9 +113,9 @@ def look_around(request: Request, ray: Session | None) -> Setting:
         split=split_classes(images, base=request.base, target=request.target, seed=SPLIT_SEED),
         title=title,
         study=_study_name(request, title),
-        cpus=ray.cpus if ray else cpus(),
-        gpus=gpus_there,
+        nodes=nodes,
         console=console,
+        ray=ray,
     )
 
 

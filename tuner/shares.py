@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from cluster.resources import Card, Packing, pack, share_of_card
 from trainables.errors import UserError
@@ -69,29 +70,27 @@ def _gpus_measured(setting: Setting, cpus_each: float) -> tuple[float, Card | No
     scale = setting.experiment.scale
     if scale != "paper" or not setting.gpus:
         return 0.0, None
+    packed(setting, cpus_each, 1.0)  # or nobody could try it
     from tuner.cards import probed  # and with it torch
 
     counts = episode_counts(validation_episodes(setting), len(setting.split.validation))
-    card = probed(
+    probe = partial(
+        probed,
         setting.experiment,
         episodes=max(counts),
         samples=samples_wanted(setting.images),
         fast=setting.request.fast_gpu,
     )
+    card = setting.where_trials_run(probe, cpus=cpus_each, gpus=1)
     if card is None:
         return 1.0, None
     # More than there are CPUs for would leave a part of the card to nobody.
-    most = math.ceil(setting.cpus / cpus_each / setting.gpus)
+    most = max(math.ceil(n.cpus / cpus_each / n.gpus) for n in setting.nodes if n.gpus)
     return share_of_card(card.trials(max(1, most))), card
 
 
 def packed(setting: Setting, cpus_each: float, gpus_each: float) -> Packing:
     try:
-        return pack(
-            cpus=setting.cpus,
-            gpus=setting.gpus,
-            cpus_per_trial=cpus_each,
-            gpus_per_trial=gpus_each,
-        )
+        return pack(setting.nodes, cpus_per_trial=cpus_each, gpus_per_trial=gpus_each)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -24,7 +24,7 @@ from tuner.journal import Journal, Space, TrialRecord
 from tuner.known_points import KnownPoint
 from tuner.recorder import LeaveLoop, Observer, Recorder
 from tuner.rungs import Rungs
-from tuner.search import JournalSearch
+from tuner.search import MOST_AT_ONCE, JournalSearch
 from tuner.standing import best_trial
 
 _OVERTIME_SECONDS = 120.0  # a trial that does not end itself after the deadline is ended by force
@@ -138,6 +138,7 @@ def run_study(
     doubted: Callable[[int, float], None] | None = None,
     trained: Callable[[float], None] | None = None,
     trainable: type[TrialTrainable] = TrialTrainable,
+    slots: Callable[[], int] | None = None,
 ) -> StudyRun:
     """Run what is left of a study, in the Ray that this process is connected to.
 
@@ -156,6 +157,7 @@ def run_study(
         trained: told once, with the first result, when its trial's first update was done, in Unix
             seconds as its process has them.
         trainable: the Ray adapter; a subclass may know pipelines of its own.
+        slots: how many trials may be out now, where that changes; the plan's number if None.
     Raises:
         UserError: a known point outside of the space.
         OSError: the journal could not be written.
@@ -183,6 +185,7 @@ def run_study(
             "gpu_overhead": plan.card.overhead / plan.card.total if plan.card else 0.0,
         },
         gpus=plan.gpus_per_trial,
+        slots=(lambda: plan.slots) if slots is None else slots,
     )
     cap = CheckpointCap(journal, full=plan.rungs[-1])
     recorder = Recorder(journal, [*observers, cap], trained=trained)
@@ -256,7 +259,7 @@ def _fit(
             search_alg=search,
             scheduler=asha,
             num_samples=-1,  # the searcher says when it is over
-            max_concurrent_trials=plan.slots,
+            max_concurrent_trials=MOST_AT_ONCE,  # the searcher knows how many there may be now
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
         ),

@@ -1,0 +1,188 @@
+"""A real Ray cluster on this machine: a head and workers, each of processes of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import ray
+from ray._private.node import psutil
+
+RAY = str(Path(sys.executable).with_name("ray"))
+ROOT = Path(__file__).parents[1]
+START_SECONDS = 120.0
+OBJECT_STORE_BYTES = 80 * 2**20
+
+
+@dataclass(slots=True, eq=False)
+class RealNode:
+    """A machine of the cluster: `ray start --block` and all that it began.
+
+    Attributes:
+        process: of `ray start`; its log is in `log`.
+        cache: the node's own cache folder, as XDG_CACHE_HOME has it.
+    """
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    cache: Path
+
+    def processes(self) -> list[psutil.Process]:
+        """Those of it that live, agents, raylet and workers included."""
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(self.process.pid)
+            return [root, *root.children(recursive=True)]
+        return []
+
+
+@dataclass(slots=True)
+class RealCluster:
+    """Starts and kills nodes; `stop` ends all, whatever happened.
+
+    Attributes:
+        address: host:port of the head.
+        dashboard: http address of the head's dashboard.
+        environment: of nodes and of commands against them.
+    """
+
+    root: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp")))
+    address: str = ""
+    dashboard: str = ""
+    nodes: list[RealNode] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        self.environment = kept | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        self.environment.pop("PYTHONPATH", None)  # what nodes need is sent to them
+
+    def start_head(self, *, cpus: int = 1, dashboard: bool = True, **more: str) -> RealNode:
+        """The head, at an address of its own.
+
+        Args:
+            cpus: that it runs trials on.
+            dashboard: whether jobs can be submitted to it.
+            more: other options of `ray start`, such as autoscaling_config.
+        """
+        port, page = _free_port(), _free_port()
+        options = ["--head", f"--port={port}", f"--temp-dir={self.root}/ray"]
+        options += [f"--include-dashboard={str(dashboard).lower()}"]
+        options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={page}"]
+        options += [f"--{name.replace('_', '-')}={value}" for name, value in more.items()]
+        self.address, self.dashboard = f"{_own_address()}:{port}", f"http://127.0.0.1:{page}"
+        return self._start(options, cpus, {}, None)
+
+    def start_worker(
+        self,
+        *,
+        cpus: int = 1,
+        environment: Mapping[str, str] | None = None,
+        private: Path | None = None,
+    ) -> RealNode:
+        """One more node.
+
+        Args:
+            cpus: that it runs trials on.
+            environment: more of it.
+            private: a folder of which this node sees another one, empty, as if the disk were its
+                own; needs root.
+        """
+        return self._start([f"--address={self.address}"], cpus, environment or {}, private)
+
+    def _start(
+        self, options: list[str], cpus: int, more: Mapping[str, str], private: Path | None
+    ) -> RealNode:
+        number = len(self.nodes)
+        cache, log = self.root / f"cache-{number}", self.root / f"node-{number}.log"
+        command = [RAY, "start", "--block", f"--num-cpus={cpus}", "--num-gpus=0", *options]
+        command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        command += [f"--dashboard-agent-listen-port={_free_port()}"]
+        if private is not None:
+            own = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+            command = ["unshare", "--mount", "sh", "-c", own, str(private), *command]
+        environment = self.environment | {"XDG_CACHE_HOME": str(cache)} | more
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=out, env=environment, cwd="/", start_new_session=True
+            )
+        node = RealNode(process, log, cache)
+        self.nodes.append(node)
+        self._wait_for(node)
+        return node
+
+    def _wait_for(self, node: RealNode) -> None:
+        ends = time.monotonic() + START_SECONDS
+        while b"--block" not in node.log.read_bytes():  # said when all of its processes are there
+            assert node.process.poll() is None, node.log.read_text()
+            assert time.monotonic() < ends, node.log.read_text()
+            time.sleep(0.2)
+
+    def kill_node(self, node: RealNode) -> None:
+        """SIGKILL to all of a node's processes at once, as when its machine goes."""
+        there = node.processes()
+        for process in there:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(there, timeout=20)
+        node.process.wait(20)
+
+    def stop(self) -> None:
+        """End all nodes and remove what they wrote."""
+        for node in reversed(self.nodes):
+            self.kill_node(node)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def launch(
+        self, *words: str, timeout: float = 600, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """`python -m tuner.launch` on the head's machine, with the code of this checkout."""
+        return subprocess.run(
+            [sys.executable, "-m", "tuner.launch", *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.driver_environment() | environment,
+            cwd=self.root,
+            check=False,
+        )
+
+    def driver_environment(self) -> dict[str, str]:
+        """Of a command on the head's machine."""
+        own = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(self.nodes[0].cache)}
+        return self.environment | own | {"COLUMNS": "200"}
+
+
+def may_unshare() -> bool:
+    """Whether this process may give another one a view of the disks of its own."""
+    with suppress(OSError):
+        return subprocess.run(["unshare", "--mount", "true"], check=False).returncode == 0
+    return False
+
+
+needs_unshare = pytest.mark.skipif(not may_unshare(), reason="needs root, for unshare --mount")
+
+
+def _own_address() -> str:
+    address: str = ray.util.get_node_ip_address()
+    return address
+
+
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port

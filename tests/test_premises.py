@@ -1,0 +1,92 @@
+"""What nodes are asked before a study, and what is said of their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.resources import Node
+from trainables.errors import UserError
+from tuner import premises
+from tuner.premises import SAME, packages, require_nodes
+
+NODES = (Node(cpus=0, name="head", id="00"), Node(cpus=2, name="10.0.0.2", id="02"))
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has nodes say what they should, but for what is given."""
+
+    def set_answer(said: Exception | None = None, *, writes: bool = True, **other: Any) -> None:
+        good = {
+            "missing": None,
+            "versions": {name: version(name) for name in SAME},
+            "shared": True,
+            "unwritable": None,
+        }
+
+        def ask_each(
+            nodes: Any, _question: Any, _modules: Any, _names: Any, folder: Path, **_: Any
+        ):
+            assert [node.name for node in nodes] == ["10.0.0.2"]  # the head runs no trials
+            assert (folder / "driver").is_file()
+            for node in nodes:
+                if writes:
+                    (folder / node.id).touch()
+                yield node, said if said is not None else good | other
+
+        monkeypatch.setattr(premises, "ask_each", ask_each)
+
+    return set_answer
+
+
+def test_nodes_that_have_all_are_accepted_and_nothing_is_left(
+    answer: Callable[..., None], tmp_path: Path
+) -> None:
+    answer(versions={"torch": version("torch").partition("+")[0] + "+cu128"})
+    require_nodes(NODES, tmp_path / "runs" / "not there yet")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ({"missing": "ModuleNotFoundError: No module named 'torch'"}, "No module named 'torch'"),
+        ({"versions": {"torch": "1.0.0"}}, r"10.0.0.2 has torch 1.0.0, and this command"),
+        ({"shared": False}, r"must be shared by all nodes, and node 10.0.0.2 .* bucket"),
+        ({"writes": False}, r"must be shared by all nodes"),  # it wrote, and not here
+        ({"unwritable": "Read-only file system"}, r"cannot write .*Read-only file system"),
+        ({"said": TimeoutError("it did not answer within 300 s")}, "did not answer within 300 s"),
+    ],
+)
+def test_what_a_node_lacks_is_told_in_one_line(
+    answer: Callable[..., None], tmp_path: Path, said: dict[str, Any], line: str
+) -> None:
+    answer(**said)
+    with pytest.raises(UserError, match=line) as caught:
+        require_nodes(NODES, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_looks_for_itself(tmp_path: Path) -> None:
+    """What is sent to it, run here."""
+    look = premises._look()
+    assert (
+        "No module named 'nothing_of_the_kind'"
+        in look(["nothing_of_the_kind"], [], tmp_path)["missing"]
+    )
+    seen = look(["json"], ["numpy"], tmp_path)
+    assert (seen["missing"], seen["shared"]) == (None, False)
+    assert seen["versions"] == {"numpy": version("numpy")}
+
+
+def test_all_packages_are_sent(tmp_path: Path) -> None:
+    assert {path.name for path in packages()} == {
+        *("tuner", "trainables", "search_spaces", "cluster")
+    }
+    assert all((path / "__init__.py").is_file() for path in packages())

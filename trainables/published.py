@@ -1,0 +1,128 @@
+"""Pictures and nets for nodes that have not prepared them: in the storage by their content, and
+from there once into each node's own cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pyarrow.fs import FileSystem, FileType
+
+from trainables.built_once import build_once
+from trainables.datasets import user_cache
+from trainables.errors import UserError, one_line
+
+MANIFEST = "manifest.json"  # names, sizes and hashes of the files; last, so that it vouches for all
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # names that stay in their folder
+
+
+def below(uri: str, *parts: str) -> str:
+    """A place in a folder; options of an address, which stand at its end, stay there."""
+    place, mark, options = uri.partition("?")
+    return "/".join([place.rstrip("/"), *parts]) + mark + options
+
+
+def publish(folder: Path, under: str) -> str:
+    """Have a folder's files where all nodes can read them -> the address to read them from.
+
+    Args:
+        folder: of plain files.
+        under: address of a folder, file:///... or of a bucket; what it has already stays.
+    Raises:
+        UserError: it cannot be written.
+    """
+    manifest = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
+    address = below(under, f"{folder.name}-{_digest(manifest)}")
+    try:
+        store, place = FileSystem.from_uri(address)
+        if store.get_file_info(f"{place}/{MANIFEST}").type == FileType.NotFound:
+            store.create_dir(place, recursive=True)
+            for name in manifest:
+                _write(store, f"{place}/{name}", folder / name)
+            _write(store, f"{place}/{MANIFEST}", json.dumps(manifest).encode())
+    except OSError as error:
+        raise UserError(f"Cannot write to {address}: {one_line(error)}.") from error
+    return address
+
+
+def at_hand(place: str) -> Path:
+    """A folder on this machine: `place` itself, or a copy of what was published there.
+
+    Raises:
+        UserError: it cannot be read, or is not what was published.
+    """
+    if "://" not in place:
+        return Path(place)
+    name = place.partition("?")[0].rpartition("/")[2]
+    return build_once(
+        user_cache() / "published" / name,
+        name=name,
+        damage=_damage,
+        build=lambda folder: _fetch(place, name, folder),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def _fetch(address: str, name: str, folder: Path) -> None:
+    try:
+        store, place = FileSystem.from_uri(address)
+        with store.open_input_stream(f"{place}/{MANIFEST}") as stream:
+            text = stream.read()
+        manifest = json.loads(text)
+        if not name.endswith(f"-{_digest(manifest)}") or not all(map(_PLAIN.fullmatch, manifest)):
+            raise ValueError("its list of files is not the one that was published")
+        for file, told in manifest.items():
+            with (
+                store.open_input_stream(f"{place}/{file}") as source,
+                (folder / file).open("xb") as copy,
+            ):
+                shutil.copyfileobj(source, copy)
+            if _sha256(folder / file) != told["sha256"]:
+                raise ValueError(f"{file} is not what was published")
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        raise UserError(f"Cannot use {address}: {one_line(error)}.") from error
+    (folder / MANIFEST).write_bytes(text)
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for file, told in manifest.items():
+            if (folder / file).stat().st_size != told["bytes"]:
+                return f"{file} is cut"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return one_line(error)
+    return None
+
+
+def _write(store: FileSystem, place: str, content: Path | bytes) -> None:
+    """Whole or not at all: a bucket shows no object before its end, a folder shows half a file."""
+    rename = store.type_name == "local"
+    target = f"{place}.{uuid.uuid4().hex}" if rename else place
+    with store.open_output_stream(target) as stream:
+        if isinstance(content, bytes):
+            stream.write(content)
+        else:
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, stream)
+    if rename:
+        store.move(target, place)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,141 @@
+"""What must hold on every node of a cluster before a study begins there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cluster
+import search_spaces
+import trainables
+import tuner
+from cluster.nodes import ask_each
+from cluster.resources import Node
+from trainables.errors import UserError, one_line
+from trainables.pipeline import PIPELINES
+
+ANSWER_SECONDS = 300.0  # a node's first process imports torch, from a slow disk perhaps
+SAME = ("torch", "numpy", "scipy", "safetensors")  # packages that scores and checkpoints depend on
+MODULES = (  # all that a node is asked for
+    "trainables.trainable",
+    "tuner.final_tasks",
+    *(place.partition(":")[0] for place in PIPELINES.values()),
+)
+
+
+def packages() -> tuple[Path, ...]:
+    """Folders of this project's packages, for nodes that do not have them."""
+    ours = (tuner, trainables, search_spaces, cluster)
+    return tuple(Path(package.__path__[0]).resolve() for package in ours)
+
+
+def require_nodes(nodes: Sequence[Node], storage: Path) -> None:
+    """Every node that may run trials has what these import, in the same versions, and shares the
+    storage folder with this process: found out on the node itself.
+
+    Args:
+        nodes: of the cluster.
+        storage: folder of all studies; it need not exist.
+    Raises:
+        UserError: a node has not; nothing was started there, and nothing is left behind.
+    """
+    working = [node for node in nodes if node.cpus or node.gpus]
+    ours = {name: _public(version(name)) for name in SAME}
+    with _folder_beside(storage) as folder:
+        answers = ask_each(working, _look(), MODULES, SAME, folder, seconds=ANSWER_SECONDS)
+        faults = [
+            fault
+            for node, answer in answers
+            if (fault := _fault(node, answer, ours, folder, storage)) is not None
+        ]
+    if faults:
+        others = f" (and {len(faults) - 1} more of {len(working)})" if faults[1:] else ""
+        raise UserError(faults[0] + others)
+
+
+@contextmanager
+def _folder_beside(storage: Path) -> Iterator[Path]:
+    """A folder with a file in it, in the storage or where that will be made."""
+    place = next(there for there in (storage, *storage.parents) if there.exists())
+    folder = Path(tempfile.mkdtemp(prefix=".few-shot-tuner-", dir=place))
+    try:
+        (folder / "driver").touch()  # what a node looks for
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _look() -> Any:
+    """What is run on a node; a closure, which is sent by value, since nothing of ours may be there
+    to import."""
+
+    def look(modules: Sequence[str], names: Sequence[str], folder: Path) -> dict[str, Any]:
+        import importlib
+        import importlib.metadata
+        import pathlib
+
+        import ray
+
+        seen: dict[str, Any] = {"missing": None, "versions": {}, "shared": True, "unwritable": None}
+        try:
+            for module in modules:
+                importlib.import_module(module)
+            seen["versions"] = {name: importlib.metadata.version(name) for name in names}
+        except Exception as error:  # a broken library may raise anything
+            seen["missing"] = " ".join(f"{type(error).__name__}: {error}".split())
+        try:
+            seen["shared"] = pathlib.Path(folder, "driver").is_file()
+            if seen["shared"]:
+                pathlib.Path(folder, ray.get_runtime_context().get_node_id()).touch()
+        except OSError as error:
+            seen["unwritable"] = error.strerror
+        return seen
+
+    return look
+
+
+def _fault(
+    node: Node,
+    answer: Mapping[str, Any] | Exception,
+    ours: Mapping[str, str],
+    folder: Path,
+    storage: Path,
+) -> str | None:
+    """What is wrong with a node, and the way out."""
+    if isinstance(answer, Exception):
+        return f"Node {node.name} cannot run trials: {one_line(answer)}."
+    if answer["missing"] is not None:
+        return (
+            f"Node {node.name} cannot import what trials need ({answer['missing']}): "
+            "install requirements.lock there, or submit the command as a job with a runtime "
+            "environment, see README."
+        )
+    for name, found in answer["versions"].items():
+        if _public(found) != ours[name]:
+            return (
+                f"Node {node.name} has {name} {found}, and this command {ours[name]}: install "
+                "requirements.lock there, or submit the command as a job with a runtime "
+                "environment, see README."
+            )
+    if answer["unwritable"] is not None:
+        return (
+            f"Node {node.name} cannot write to --storage {storage} ({answer['unwritable']}): name "
+            "a folder that all nodes can write."
+        )
+    if not answer["shared"] or not (folder / node.id).exists():
+        return (
+            f"--storage must be shared by all nodes, and node {node.name} has another {storage} "
+            "than this command, or none: name a folder on a shared file system (NFS), or a bucket "
+            "(s3://..., gs://...)."
+        )
+    return None
+
+
+def _public(version_: str) -> str:
+    """Without "+cpu" or "+cu128": torch is built for each hardware."""
+    return version_.partition("+")[0]
