@@ -283,12 +283,6 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     refused(root, "must lie inside", "class_9")
 
 
-def test_a_line_break_in_a_name_does_not_break_the_line(tmp_path: Path) -> None:
-    write_pictures(tmp_path)
-    (tmp_path / "a\nb").mkdir()
-    refused(tmp_path, "at least 8 pictures", "a\\nb")
-
-
 @pytest.mark.parametrize("parent", ["mine", os.fsdecode(b"m\xefne")])
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path, parent: str) -> None:
     root = tmp_path / parent

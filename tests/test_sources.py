@@ -231,7 +231,7 @@ def test_the_key_changes_with_a_file_and_with_a_file_in_a_folder(tmp_path: Path)
 @pytest.mark.parametrize(
     "member",
     [
-        "images_background/../../../escaped/0001_01.png",
+        "images_background/../escaped/0001_01.png",
         "/images_background/../escaped/0001_01.png",
         "images_background/Alphabet_0/\x1b]0;owned\x07/0001_01.png",
         "images_background/Alphabet_0/two\nlines/0001_01.png",
@@ -286,9 +286,9 @@ def test_links_out_of_a_sets_folder_are_refused_and_the_folder_may_be_one(tmp_pa
     with zipfile.ZipFile(secret) as archive:
         archive.extractall(folder)
     assert len(read(OMNIGLOT, root)[1])
-    (folder / "images_background/Alphabet_0/character00").rename(tmp_path / "character")
-    (folder / "images_background/Alphabet_0/character00").symlink_to(tmp_path / "character")
-    with pytest.raises(UserError, match="character00"):
+    (folder / "images_background/Alphabet_0/character01").rename(tmp_path / "character")
+    (folder / "images_background/Alphabet_0/character01").symlink_to(tmp_path / "character")
+    with pytest.raises(UserError, match="character01"):
         OMNIGLOT.source(OMNIGLOT.found(root))
 
 

@@ -1,4 +1,4 @@
-"""Weights and checkpoints from anywhere: no code runs, and only what belongs to the nets is taken."""
+"""Weights and checkpoints from anywhere: no code runs, and only what fits the nets is taken."""
 
 from __future__ import annotations
 

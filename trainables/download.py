@@ -128,7 +128,7 @@ def _answers(url: str) -> bool:
         request = urllib.request.Request(url, method="HEAD")  # noqa: S310
         with (
             suppress(OSError, HTTPException),
-            urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER),  # noqa: S310
+            urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER),  # noqa: S310  # nosec B310
         ):
             answered.set()
 

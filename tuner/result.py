@@ -346,7 +346,7 @@ def git_commit() -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here.parent), *arguments]
-        done = subprocess.run(  # noqa: S603 - constant arguments
+        done = subprocess.run(  # noqa: S603  # nosec B603 - constant arguments
             command, capture_output=True, text=True, check=True, timeout=10
         )
         return done.stdout.strip()
