@@ -1,4 +1,4 @@
-"""What docs/security.md promises is held by tests that exist, and no source calls what is unsafe."""
+"""What docs/security.md promises is held by tests that exist, and no source calls the unsafe."""
 
 from __future__ import annotations
 
