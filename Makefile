@@ -5,7 +5,7 @@ PY = .venv/bin/python
 READY = .venv/.ready
 BENCH = .venv/.bench
 
-.PHONY: search test test-faults test-cluster test-all lint lock bench bench-e2e bench-search
+.PHONY: search test test-faults test-cluster test-all lint audit lock bench bench-e2e bench-search
 .DEFAULT_GOAL := search
 
 search: $(READY)
@@ -40,6 +40,14 @@ lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/bandit --quiet --recursive --configfile pyproject.toml tuner trainables search_spaces cluster
+
+# Asks PyPI for known faults of the pinned packages: it needs a network, and pip-audit of its own.
+audit:
+	rm -rf .venv-audit && $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv-audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
+	rm -rf .venv-audit
 
 $(READY): requirements.lock requirements-brisque.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -8,15 +8,20 @@ import os
 import shlex
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
 import ray
+from ray._private import ray_constants
+from ray._private.authentication.authentication_token_generator import (
+    generate_new_authentication_token,
+)
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.services import get_ray_address_from_environment
 from ray._raylet import Config  # type: ignore[attr-defined]
@@ -143,18 +148,54 @@ def _watch(over: threading.Event, bereaved: Callable[[Sequence[str]], int]) -> N
 
 def _start(cpus: int | None, gpus: int | None) -> Any:
     try:
-        return ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=gpus,
-            include_dashboard=None,  # if it can be had: True would end the study without it
-            dashboard_host="127.0.0.1",
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **_QUIET,
-        )
+        _keep_token_private()
+        with _on_loopback():
+            return ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=None,  # if it can be had: True would end the study without it
+                dashboard_host="127.0.0.1",
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **_QUIET,
+            )
     except Exception as error:  # Ray raises the bare class where its processes come up too slowly
         reason = " ".join(str(error).split())
         raise ConnectionError(f"Ray did not start on this machine: {reason}") from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray that starts in here takes the loopback address for its node's and listens there alone,
+    as on desktop systems: elsewhere it replaces a loopback address that it is given by the
+    machine's own, and listens on all of them."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _keep_token_private() -> None:
+    """Whoever reads the token can run code as this user, and Ray makes its file readable to all.
+
+    A file or a token that the environment names is left to who named it.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as whole:  # which is private
+            whole.write(generate_new_authentication_token())
+            whole.flush()
+            with suppress(OSError):  # another process did; or there are no links, and Ray makes it
+                os.link(whole.name, path)
+    elif (found := path.stat()).st_mode & 0o077 and found.st_uid == os.getuid():
+        path.chmod(0o600)
 
 
 def _found(address: str) -> str:

@@ -109,3 +109,19 @@ def test_bytes_count_and_what_a_crash_left_goes_at_once(tmp_path):
         cap.rung_reached(0, last.rung, {}, [], Path(last.checkpoint), "done")
         assert held(tmp_path) == sum(bool(r.rungs) for r in journal.records()) < before
     assert len(BRANCHING) < before
+
+
+def test_nothing_outside_of_the_study_is_deleted_whatever_its_journal_names(tmp_path):
+    outside = tmp_path / "mine" / "trial_0000" / "checkpoint_000000"
+    outside.mkdir(parents=True)
+    (outside / "state.pt").write_bytes(b"precious")
+    with Journal(tmp_path, "study") as journal:
+        (journal.folder / "session_01").symlink_to(tmp_path / "mine")
+        journal.study.enqueue_trial({})
+        number = journal.study.ask().number
+        for rung, place in enumerate((str(outside), f"{journal.folder}/../mine/trial_0000/a")):
+            made = record(number, (9e9, 1.0), state="RUNNING").rungs[0]
+            journal.add_rung(number, replace(made, rung=rung, checkpoint=place))
+        cap = CheckpointCap(journal, full=9e9, most=0)
+        cap.rung_reached(number, 1, {}, [], outside, "continue")
+    assert (outside / "state.pt").read_bytes() == b"precious"

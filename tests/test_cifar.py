@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -30,10 +31,31 @@ def write_cifar(root: Path) -> None:
     (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": NAMES}))
 
 
+def publish(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the files below `root` be the published ones."""
+    folder = root / "cifar-100-python"
+    md5 = {
+        path.name: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        for path in folder.iterdir()
+    }
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", md5["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", md5["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "md5": md5["meta"]})
+
+
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.marker,)
+
+
 def test_it_is_read_in_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path)
-    monkeypatch.setattr(CIFAR100, "_check_integrity", lambda self: True)
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    publish(tmp_path, monkeypatch)
     images = load("cifar100", data_root=tmp_path, cache_dir=tmp_path / "cache", report=quiet)
     assert images.images.shape == (70, 3, 32, 32)
     assert images.classes == tuple(NAMES)
@@ -45,12 +67,19 @@ def test_it_is_read_in_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_files_that_are_not_the_published_ones_are_never_opened(tmp_path: Path) -> None:
     write_cifar(tmp_path)
     marker = tmp_path / "opened"
-
-    class Trap:
-        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-            return Path.touch, (marker,)
-
-    (tmp_path / "cifar-100-python" / "train").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "cifar-100-python" / "train").write_bytes(pickle.dumps(Trap(marker)))
     with pytest.raises(UserError, match="must be the published ones"):
+        load("cifar100", data_root=tmp_path, cache_dir=tmp_path / "cache", report=quiet)
+    assert not marker.exists()
+
+
+def test_a_pickle_that_names_more_than_arrays_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar(tmp_path)
+    marker = tmp_path / "opened"
+    (tmp_path / "cifar-100-python" / "meta").write_bytes(pickle.dumps(Trap(marker)))
+    publish(tmp_path, monkeypatch)
+    with pytest.raises(pickle.UnpicklingError, match="is no array"):
         load("cifar100", data_root=tmp_path, cache_dir=tmp_path / "cache", report=quiet)
     assert not marker.exists()

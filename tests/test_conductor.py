@@ -25,12 +25,13 @@ from test_search import rung
 from test_setting import begun, planned, request_
 from toy_pipeline import toy_context
 
+from cluster.session import Session
 from trainables.errors import UserError
 from trainables.pipeline import StudyContext
 from tuner import champion as champion_module
 from tuner import conductor, launch, run_store, tracking
 from tuner.breakdown import Breakdown
-from tuner.conductor import _enter, _Study
+from tuner.conductor import _enter, _reachable, _Study
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
 from tuner.final_round import FinalRound, own_identity
 from tuner.journal import DELIVERED, Journal
@@ -50,6 +51,31 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 @pytest.fixture
 def setting(request_: Request) -> Setting:
     return look_around(replace(request_, tracking_uri=None, budget_seconds=None), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "uri", "told"),
+    [
+        (
+            {"started_here": True, "token_command": "ray get-auth-token"},
+            "sqlite:////runs/mlflow.db",
+            "from this machine alone: Ray and its dashboard, with its token; MLflow is a file",
+        ),
+        (
+            {"started_here": False, "token_command": None},
+            "https://me:secret@mlflow.example",
+            "as the cluster of head:6379 is: Ray and its dashboard, by everybody there, without a "
+            "token; MLflow is https://mlflow.example, as that allows",
+        ),
+    ],
+)
+def test_a_run_says_from_where_it_can_be_reached(
+    changes: dict[str, Any], uri: str, told: str
+) -> None:
+    ray = Session(
+        address="head:6379", dashboard_url="http://127.0.0.1:8265", cpus=2, gpus=0, **changes
+    )
+    assert _reachable(ray, uri) == told
 
 
 def finished(setting: Setting) -> None:

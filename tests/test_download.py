@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import socket
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -162,3 +164,63 @@ def test_torchvision_knows_where_the_sets_are(name: str, stem: str, count: int) 
     assert len(checksums) == count
     assert all(mirror.startswith("http") and mirror.endswith("/") for mirror in mirrors)
     assert len(module._published(name, [stem])[1]) == 1
+
+
+def archive(path: Path, *members: tarfile.TarInfo, content: bytes = b"data") -> Path:
+    """A tar.gz of members; those that are files hold `content`."""
+    with tarfile.open(path, "w:gz") as tar:
+        for member in members:
+            member.size = len(content) if member.isreg() else 0
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, linkname: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname = kind, linkname
+    return made
+
+
+def test_only_the_files_of_the_set_are_taken_out_of_an_archive(tmp_path: Path) -> None:
+    packed = archive(
+        tmp_path / "set.tar.gz",
+        member("set/train"),
+        member("../escaped"),
+        member("/tmp/few-shot-tuner-escaped"),
+        member("set/link", tarfile.SYMTYPE, "/etc"),
+        member("set/link/escaped"),
+    )
+    (tmp_path / "work").mkdir()
+    module._unpack(packed, ["train"], tmp_path / "work", below="set")
+    assert [p.name for p in tmp_path.rglob("*")] == ["set.tar.gz", "work", "train"]
+    assert (tmp_path / "work/train").read_bytes() == b"data"
+    assert not Path("/tmp/few-shot-tuner-escaped").exists()
+
+
+@pytest.mark.parametrize(
+    ("hostile", "words"),
+    [
+        (member("set/train", tarfile.SYMTYPE, "/etc/passwd"), "is no file"),
+        (member("set/train", tarfile.LNKTYPE, "../../secret"), "is no file"),
+        (member("set/train", tarfile.FIFOTYPE), "is no file"),
+        (member("../set/train"), "holds no set/train"),
+        (member("/set/train"), "holds no set/train"),
+    ],
+)
+def test_a_link_in_the_place_of_a_file_is_not_followed(
+    tmp_path: Path, hostile: tarfile.TarInfo, words: str
+) -> None:
+    packed = archive(tmp_path / "set.tar.gz", hostile)
+    with pytest.raises(OSError, match=words):
+        module._unpack(packed, ["train"], tmp_path, below="set")
+    assert [path.name for path in tmp_path.iterdir()] == ["set.tar.gz"]
+
+
+def test_an_archive_of_a_huge_file_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGEST_FILE", 1 << 20)
+    packed = archive(tmp_path / "set.tar.gz", member("set/train"), content=bytes(2 << 20))
+    assert packed.stat().st_size < 10_000
+    with pytest.raises(OSError, match="at most 1,048,576 B"):
+        module._unpack(packed, ["train"], tmp_path, below="set")

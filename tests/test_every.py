@@ -188,7 +188,14 @@ def test_a_budget_given_anew_is_for_what_is_left(
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", "{}", '{"each": 1, "studies": {}}', '{"options": {}, "spent": "no"}']
+    "content",
+    [
+        *("{", "[]", "{}", '{"each": 1, "studies": {}}', '{"options": {}, "spent": "no"}'),
+        *(
+            json.dumps({"options": every.OPTIONS, "spent": 0, "studies": {NAMES[0]: name}})
+            for name in ("../elsewhere", "/etc", "")
+        ),
+    ],
 )
 def test_a_damaged_record_is_one_line(request_: Request, content: str) -> None:
     (request_.storage / every.RECORD).write_text(content, encoding="utf-8")

@@ -17,7 +17,7 @@ from tiny_large import SPLIT, large_images
 from trainables import pretraining
 from trainables.configs import TransferConfig
 from trainables.pipeline import Diverged
-from trainables.pretraining import Source, class_means, damaged_sources, pretrained
+from trainables.pretraining import Source, class_means, damaged_sources, pretrained, source_of
 
 TINY = TransferConfig(width=2, latent=4, pretrain_batch=4, pretrain_steps=2)
 
@@ -107,6 +107,19 @@ def test_damage_is_said_and_trained_again(tmp_path, damage) -> None:
 def _in_a_process(store: Path) -> None:
     torch.set_num_threads(1)
     take(store)
+
+
+def test_a_source_of_other_nets_is_refused(tmp_path) -> None:
+    """Its digest may be right: who can write one file can write both."""
+    source, _ = take(tmp_path)
+    held = {"generator": source.weights.generator, "critic": source.weights.critic}
+    held |= {"means": source.means}
+    assert torch.equal(source_of(TINY, held, len(SPLIT.train)).means, source.means)
+    for name in held:
+        with pytest.raises(ValueError, match="The weights must be"):
+            source_of(TINY, held | {name: held[name][:1]}, len(SPLIT.train))
+    with pytest.raises(ValueError, match="The weights must be"):
+        source_of(replace(TINY, width=3), held, len(SPLIT.train))
 
 
 def test_two_that_want_the_same_at_once_train_it_once(tmp_path) -> None:

@@ -92,6 +92,24 @@ def test_a_score_that_differs_in_its_last_bit_is_shown(
     assert "Scores differ" in said
 
 
+def test_a_replay_writes_in_its_own_storage_alone(
+    recorded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever place for pre-trained weights its record names."""
+    folder, runs, _ = recorded
+    told: list[dict[str, Any]] = []
+    setup = ToyTrainable.setup
+
+    def listen(self: ToyTrainable, config: dict[str, Any]) -> None:
+        told.append(config)
+        setup(self, config)
+
+    monkeypatch.setattr(ToyTrainable, "setup", listen)
+    assert again(folder, runs[0])[0] == 0
+    assert told[0]["context"]["store"] == str(folder / "pretrained")
+    assert told[0]["resume_from"] is None
+
+
 def test_what_cannot_be_replayed_is_refused(recorded: Any) -> None:
     folder, runs, parent = recorded
     with pytest.raises(UserError, match="is no trial"):

@@ -170,3 +170,28 @@ def test_the_files_hold_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFi
         assert "4,321" in text  # the paper's MSE on Omniglot
         assert "Not few-shot as published" in text
         assert "Not run yet" in text
+
+
+def test_what_a_result_says_is_text_in_every_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = "<script>alert(1)</script>[red]`"
+    made = study(tmp_path, "reptile_omniglot", verdict=script)
+    assert made.best is not None
+    hostile = replace(
+        made,
+        best=replace(made.best, label=script, params={script: script}),
+        commands={"searched_by": script},
+        git_commit=script,
+    )
+    hostile.write(tmp_path / "reptile_omniglot" / "result.json")
+    out = tmp_path / "o"
+    assert report.main(["table1", "--storage", str(tmp_path), "--out", str(out)]) == 0
+    page = (out / "results.html").read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 4
+    text = (out / "results.md").read_text()
+    code = "`<script>alert(1)</script>[red]'`"  # where Markdown knows no HTML
+    assert text.count(code) == 1
+    assert "<script" not in text.replace(code, "")
+    assert "[red]" in capsys.readouterr().out, "the terminal shows it, and obeys nothing"

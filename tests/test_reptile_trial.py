@@ -169,7 +169,7 @@ def test_a_kept_model_draws_what_was_scored(config: ReptileConfig, context: Stud
 
 def test_weights_of_other_networks_are_refused(config: ReptileConfig) -> None:
     weights = {"generator": torch.zeros(3), "critic": torch.zeros(3)}
-    with pytest.raises(ValueError, match="`generator` must hold"):
+    with pytest.raises(ValueError, match="The weights must be"):
         load_model(asdict(config), weights, "cpu")
 
 

@@ -293,6 +293,17 @@ def test_a_file_that_is_no_result_is_answered_in_one_line(tmp_path, text):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["grid", "weights", "config"])
+@pytest.mark.parametrize("place", ["/etc/passwd", "../other/weights.safetensors", "link/passwd"])
+def test_a_result_that_names_files_elsewhere_is_refused(tmp_path, name, place):
+    """They would go to MLflow, and beside a report."""
+    (tmp_path / "link").symlink_to("/etc")
+    made = result(tmp_path)
+    replace(made, best=replace(made.best, **{name: place})).write(tmp_path / "result.json")
+    with pytest.raises(UserError, match=rf"\$\.best\.{name}: '{place}' lies outside"):
+        load(tmp_path / "result.json")
+
+
 def test_the_schema_is_valid_and_describes_every_property():
     jsonschema.Draft202012Validator.check_schema(schema())
 

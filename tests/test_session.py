@@ -1,11 +1,16 @@
+import ipaddress
+import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
+from ray._private import ray_constants
 from ray._private.utils import check_version_info
 
 from cluster import session as module
@@ -14,12 +19,21 @@ from cluster.session import session
 
 
 @pytest.fixture
-def fake_ray(monkeypatch):
+def home(tmp_path, monkeypatch):
+    """A home without a token, and no token in the environment."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def fake_ray(home, monkeypatch):
     """Ray's doors, noted instead of opened."""
     calls = []
 
     def init(**options):
-        calls.append(("init", options))
+        calls.append(("init", options | {"alone": not ray_constants.ENABLE_RAY_CLUSTER}))
         return SimpleNamespace(
             dashboard_url="127.0.0.1:8265", address_info={"gcs_address": "10.0.0.1:6379"}
         )
@@ -47,6 +61,8 @@ def test_a_fresh_ray_is_private_and_never_somebody_elses(fake_ray):
     (_, options), last = fake_ray
     assert options["address"] == "local"  # None would join a Ray that runs already
     assert options["dashboard_host"] == "127.0.0.1"
+    assert options["alone"]
+    assert ray_constants.ENABLE_RAY_CLUSTER, "another Ray of this process may be a cluster's"
     assert last == ("shutdown", {})
 
 
@@ -177,3 +193,70 @@ def test_a_cluster_of_other_versions_is_told_in_one_line(fake_ray, head, monkeyp
 def test_a_cluster_has_its_own_cpus(fake_ray):
     with pytest.raises(ValueError, match="its own CPUs"), session("head:6379", cpus=4):
         pass
+
+
+LISTENING = """
+import json, os
+import ray
+from cluster.session import session
+import psutil  # Ray brings it
+
+with session(cpus=1):
+    worker = ray.get(ray.remote(lambda: dict(os.environ)).remote())
+    ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    print(json.dumps({
+        "ports": [
+            [p.name(), c.laddr.ip, c.laddr.port]
+            for p in ours for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN
+        ],
+        "commands": [word for p in ours for word in p.cmdline()],
+        "mode": worker.get("RAY_AUTH_MODE"),
+    }))
+"""
+
+
+@pytest.mark.ray
+def test_a_ray_of_our_own_listens_on_loopback_alone_and_prints_no_token(home):
+    """Every port of every process: the control store's, the raylet's, agents', workers', ours."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LISTENING],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # IPv4 on a socket of IPv6 has a name of its own.
+    hosts = {ip.removeprefix("::ffff:") for _, ip, _ in found["ports"]}
+    assert all(ipaddress.ip_address(host).is_loopback for host in hosts), found["ports"]
+    assert {"gcs_server", "raylet"} <= {name for name, _, _ in found["ports"]}
+    token = home / ".ray" / "auth_token"
+    secret = token.read_text()
+    assert len(secret) == 64
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert found["mode"] == "token"
+    assert not any(secret in word for word in [*found["commands"], done.stdout, done.stderr])
+
+
+def test_the_token_is_made_for_its_owner_alone_and_kept(home):
+    token = home / ".ray" / "auth_token"
+    module._keep_token_private()
+    made = token.read_text()
+    assert len(made) == 64
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
+    token.chmod(0o644)  # as Ray makes it
+    module._keep_token_private()
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.read_text() == made
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "x"), ("RAY_AUTH_TOKEN_PATH", "/nowhere")],
+)
+def test_a_token_that_the_environment_decides_on_is_left_to_it(home, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    module._keep_token_private()
+    assert not (home / ".ray").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,11 +19,10 @@ from trainables.reptile_trial import ReptileTrial
 from tuner import cards, conductor, launch
 from tuner.conductor import _Study
 from tuner.journal import Journal
-from tuner.launch import STUDY_NAME
 from tuner.machine import Speed, measured_speed
 from tuner.opening import new_plan, show
 from tuner.plan import Plan
-from tuner.request import Request
+from tuner.request import NAME, Request
 from tuner.resume_command import resume_command, typed_command
 from tuner.resumption import is_finished, recorded_plan, reopened, search_on
 from tuner.setting import Setting, _open_data, look_around
@@ -93,7 +93,7 @@ def test_the_name_of_a_long_folder_can_be_given_back_by_study(
         taken(setting)
         numbered = look_around(setting.request, None).study
         assert numbered == f"{setting.study}-2"
-        assert STUDY_NAME.fullmatch(numbered)
+        assert re.fullmatch(NAME, numbered)
         studies.add(setting.study)
     assert len(studies) == 2
 

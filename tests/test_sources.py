@@ -22,7 +22,7 @@ from picture_files import (
 
 from trainables.errors import UserError
 from trainables.image_set import Pictures
-from trainables.sources import FASHION_MNIST, MNIST, OMNIGLOT, Published
+from trainables.sources import FASHION_MNIST, MNIST, OMNIGLOT, Published, read_idx_file
 
 
 def read(published: Published, root: Path, size: int = 28) -> tuple[Pictures, np.ndarray]:
@@ -226,3 +226,86 @@ def test_the_key_changes_with_a_file_and_with_a_file_in_a_folder(tmp_path: Path)
     (path.parent / DRAWING).write_bytes(drawing_png(3))
     keys.append(OMNIGLOT.source(OMNIGLOT.found(tmp_path)).key)
     assert all(a != b for i, a in enumerate(keys) for b in keys[:i])
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "images_background/../escaped/0001_01.png",
+        "/images_background/../escaped/0001_01.png",
+        "images_background/Alphabet_0/\x1b]0;owned\x07/0001_01.png",
+        "images_background/Alphabet_0/two\nlines/0001_01.png",
+    ],
+)
+def test_an_archive_with_names_that_lead_out_or_command_a_terminal_is_refused(
+    tmp_path: Path, member: str
+) -> None:
+    write_omniglot(tmp_path)
+    path = tmp_path / "omniglot-py/images_background.zip"
+    write_zip(path, {**omniglot_files("images_background"), member: drawing_png(0)})
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="must be printable UTF-8 without") as caught:
+        read(OMNIGLOT, tmp_path)
+    assert str(caught.value).isprintable()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_zip_bomb_is_refused_before_it_is_inflated(tmp_path: Path) -> None:
+    write_omniglot(tmp_path)
+    path = tmp_path / "omniglot-py/images_background.zip"
+    write_zip(path, omniglot_files("images_background"))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(DRAWING.replace("_01.png", "_99.png"), bytes(64 << 20))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match="larger than 1,048,576 bytes"):
+        read(OMNIGLOT, tmp_path)
+
+
+def test_more_drawings_than_any_omniglot_has_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_omniglot(tmp_path)
+    monkeypatch.setattr("trainables.sources.OMNIGLOT_MOST_DRAWINGS", 50)
+    with pytest.raises(UserError, match=r"at most 50 drawings, got 96"):
+        read(OMNIGLOT, tmp_path)
+
+
+def test_links_out_of_a_sets_folder_are_refused_and_the_folder_may_be_one(tmp_path: Path) -> None:
+    write_omniglot(tmp_path / "disk")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "omniglot-py").symlink_to(tmp_path / "disk/omniglot-py")
+    assert len(OMNIGLOT.found(root)) == 2
+    folder = tmp_path / "disk/omniglot-py"
+    secret = tmp_path / "secret.zip"
+    (folder / "images_background.zip").rename(secret)
+    (folder / "images_background.zip").symlink_to(secret)
+    with pytest.raises(UserError, match=r"must lie inside its folder .* got the link"):
+        OMNIGLOT.found(root)
+    (folder / "images_background.zip").unlink()
+    with zipfile.ZipFile(secret) as archive:
+        archive.extractall(folder)
+    assert len(read(OMNIGLOT, root)[1])
+    (folder / "images_background/Alphabet_0/character01").rename(tmp_path / "character")
+    (folder / "images_background/Alphabet_0/character01").symlink_to(tmp_path / "character")
+    with pytest.raises(UserError, match="character01"):
+        OMNIGLOT.source(OMNIGLOT.found(root))
+
+
+@pytest.mark.parametrize("count", [2**32 - 1, 1_000_001])
+def test_an_idx_file_that_declares_more_than_there_can_be_takes_no_memory(
+    tmp_path: Path, count: int
+) -> None:
+    path = tmp_path / "train-images-idx3-ubyte"
+    sizes = b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
+    path.write_bytes(bytes([0, 0, 8, 3]) + sizes)
+    with pytest.raises(UserError, match=f"at most 1,000,000, got {count:,} of shape"):
+        read_idx_file(path, shape=(28, 28))
+
+
+def test_a_gzip_bomb_is_read_no_further_than_its_header_says(tmp_path: Path) -> None:
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    content = bytes([0, 0, 8, 1]) + (8).to_bytes(4, "big") + bytes(64 << 20)
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(UserError, match="the 8 bytes that the header promises, got more"):
+        read_idx_file(path, shape=())

@@ -34,6 +34,7 @@ from tuner.run_store import Models, flatten, is_passing
 from tuner.tracking import Tracker, provenance_tags
 from tuner.tracking_uri import (
     default_uri,
+    reason,
     resolve_uri,
     sqlite_path,
     strip_credentials,
@@ -802,6 +803,67 @@ def test_no_password_survives(user, password):
     assert strip_credentials(text) == "connecting to https://host.example:5000/path failed"
 
 
+@pytest.mark.parametrize(
+    ("uri", "left"),
+    [
+        ("postgresql://host/db?user=me&password=s3cret", "postgresql://host/db?user=me&"),
+        ("postgresql://host/db?sslPassword=s3cret&a=b", "postgresql://host/db?a=b"),
+        ("https://host/x?access_token=s3cret failed", "https://host/x? failed"),
+    ],
+)
+def test_no_password_among_parameters_survives(uri, left):
+    assert strip_credentials(uri) == left
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "RAY_AUTH_TOKEN"),
+        *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    ],
+)
+def test_what_an_error_repeats_of_the_environment_is_hidden(monkeypatch, name):
+    monkeypatch.setenv(name, "hunter2/+=")
+    told = reason(ConnectionError("401 for Basic me:hunter2/+= at https://me:other@host:5000"))
+    assert told == "401 for Basic me:*** at https://host:5000"
+
+
+def test_nothing_of_the_environment_reaches_the_store(storage, monkeypatch):
+    secrets = {
+        "MLFLOW_TRACKING_TOKEN": "hunter2-token",
+        "AWS_SECRET_ACCESS_KEY": "hunter2-key",
+        "RAY_AUTH_TOKEN": "hunter2-ray",
+        "SOME_API_TOKEN": "hunter2-api",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    tracker = Tracker(None, storage=storage, **options([]))
+    tracker.trial_started(0, "", CONFIG, {})
+    tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage, 0, 0), "done")
+    tracker.trial_ended(0, "COMPLETE", "")
+    tracker.study_ended(result(storage), {})
+    for path in storage.rglob("*"):
+        assert path.is_dir() or b"hunter2" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("value", ["' or tags.kind = 'study", "a`b", "x\ny", "%"])
+def test_nothing_is_asked_of_a_store_that_would_change_the_question(storage, value):
+    tracker = Tracker(None, storage=storage, **options([]))
+    tracker.close()
+    with pytest.raises(ValueError, match="cannot be looked for"):
+        list(tracker._runs.store.tagged({"study_id": value}))
+
+
+@pytest.mark.parametrize("folder", ["../../elsewhere", "/etc", "best-../x", ""])
+def test_a_version_that_says_its_files_are_elsewhere_is_not_followed(storage, tmp_path, folder):
+    tracker = Tracker(None, storage=storage, **options([]))
+    tracker.close()
+    store = tracker._runs.store
+    version = store.register("model", tracker.place.parent_run_id, folder, {})
+    with pytest.raises(ValueError, match="has its files in"):
+        store.download("model", version, "config.json", tmp_path)
+
+
 def test_an_at_sign_in_a_path_is_no_password():
     assert strip_credentials("sqlite:////home/me@work/m.db") == "sqlite:////home/me@work/m.db"
 
@@ -814,6 +876,15 @@ def test_the_command_for_the_pages_is_exact_and_keeps_passwords_out():
     )
     assert ui_command("http://me:secret@host:5000") == "http://host:5000"
     assert "secret" not in ui_command("postgresql://me:secret@host/db")
+
+
+def test_the_pages_are_shown_on_this_machine_alone():
+    """The command that is printed names no host: what MLflow takes then."""
+    from mlflow.cli import cli
+
+    assert "--host" not in ui_command("sqlite:////runs/mlflow.db")
+    (host,) = (option for option in cli.commands["ui"].params if option.name == "host")
+    assert host.default == "127.0.0.1"
 
 
 def test_the_studys_page_is_on_its_server_or_on_the_local_one():

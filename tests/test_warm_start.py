@@ -219,6 +219,9 @@ def test_studies_that_cannot_help_are_refused(tmp_path: Path) -> None:
     for study, words in (
         ("nowhere", "models:/NAME@champion, got 'nowhere'"),
         ("../before", "got '../before'"),
+        ("..", "got '..'"),
+        ("models:/../../x@champion", "got 'models:/../../x@champion'"),
+        ("models:/a' or name != 'b@champion", 'got "models:/a'),
         ("before/", "got 'before/'"),
         ("boots", "is one of 'dcgan_fashion_mnist', whose settings are not those of 'reptile_o"),
         ("empty", "has no scored trial"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import tarfile
 import tempfile
 import threading
 import urllib.request
@@ -22,6 +23,7 @@ from trainables.errors import one_line
 # its own, so the first contact is made in a thread that can be left behind.
 SECONDS_TO_ANSWER = 10.0
 SECONDS_OF_SILENCE = 20.0  # in the middle of a file, before it counts as lost
+LARGEST_FILE = 1 << 28  # bytes of what is taken out of an archive; CIFAR-100's is 155 million
 PREFIX = ".download-"  # of folders of files that are not whole yet
 
 
@@ -50,18 +52,18 @@ def download(name: str, stems: Sequence[str], folder: Path, *, report: Report) -
             continue
         report(f"{name}: downloading {len(checksums)} files from {mirror} into {folder}")
         try:
-            _fetch(mirror, checksums, folder)
-        except (OSError, RuntimeError, HTTPException) as error:
+            _fetch(mirror, checksums, folder, stems)
+        except (OSError, RuntimeError, HTTPException, tarfile.TarError) as error:
             reasons.append(f"{mirror}: {one_line(error)}")
         else:
             return
     raise DownloadError("; ".join(reasons))
 
 
-def _fetch(mirror: str, checksums: Mapping[str, str], folder: Path) -> None:
+def _fetch(mirror: str, checksums: Mapping[str, str], folder: Path, stems: Sequence[str]) -> None:
     """Fetch all files beside their destination, then move them there; one process at a time."""
     # takes seconds, and is seldom needed
-    from torchvision.datasets.utils import download_url, extract_archive
+    from torchvision.datasets.utils import download_url
 
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -75,11 +77,31 @@ def _fetch(mirror: str, checksums: Mapping[str, str], folder: Path) -> None:
                 download_url(mirror + file, str(work), filename=file, md5=md5)
         for file in checksums:
             if file.endswith(".tar.gz"):
-                extract_archive(str(work / file), str(work), remove_finished=True)
-                for part in (work / folder.name).iterdir():
-                    os.replace(part, folder / part.name)
+                _unpack(work / file, stems, work, below=folder.name)
+                for stem in stems:
+                    os.replace(work / stem, folder / stem)
             else:
                 os.replace(work / file, folder / file)
+
+
+def _unpack(archive: Path, stems: Sequence[str], folder: Path, *, below: str) -> None:
+    """Take the files `below`/`stems` out of a tar archive into `folder`, and nothing else.
+
+    Raises:
+        OSError: one of them is absent, no file but a link or a device, or far too large.
+        TarError: it is no tar archive.
+    """
+    with tarfile.open(archive) as tar:
+        for stem in stems:
+            try:
+                member = tar.getmember(f"{below}/{stem}")
+            except KeyError as error:
+                raise FileNotFoundError(f"{archive.name} holds no {below}/{stem}") from error
+            content = tar.extractfile(member) if member.isreg() else None
+            if content is None or member.size > LARGEST_FILE:
+                raise OSError(f"{stem} in {archive.name} is no file of at most {LARGEST_FILE:,} B")
+            with content, (folder / stem).open("wb") as whole:
+                shutil.copyfileobj(content, whole)
 
 
 def _published(name: str, stems: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -106,7 +128,7 @@ def _answers(url: str) -> bool:
         request = urllib.request.Request(url, method="HEAD")  # noqa: S310
         with (
             suppress(OSError, HTTPException),
-            urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER),  # noqa: S310
+            urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER),  # noqa: S310  # nosec B310
         ):
             answered.set()
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from trainables.built_once import Report, build_once
@@ -38,6 +38,7 @@ from trainables.image_set import ImageSet, to_stderr
 from trainables.metrics import copy_distances
 from trainables.models.feature_net import FeatureNet, Recipe
 from trainables.tasks import Split, class_rows, large_classes, make_episodes
+from trainables.weights import read_weights
 
 VERSION = 3  # raise it when anything below changes what is learned
 SHOTS = 4
@@ -158,6 +159,8 @@ def _open(folder: Path) -> ScoringNets:
         recipe = RECOGNISER if name == "recogniser" else EMBEDDING
         state = _intact(folder / f"{name}.safetensors", meta["sha256"][name])
         centre, spread = state.pop("centre"), state.pop("spread")
+        if not centre.shape == spread.shape == (recipe.features,):
+            raise ValueError(f"{name} is standardised by {len(centre)} and {len(spread)} numbers")
         head = [state.pop(part) for part in HEAD if part in state]
         with torch.device("meta"):
             net = FeatureNet(recipe, meta["channels"])
@@ -179,7 +182,7 @@ def _open(folder: Path) -> ScoringNets:
 def _intact(path: Path, digest: str) -> dict[str, Tensor]:
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise ValueError(f"{path.name} is not what was written")
-    return load_file(path)
+    return read_weights(path)
 
 
 def _damage(folder: Path) -> str | None:

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from trainables.built_once import Report
 from trainables.errors import UserError, one_line
 from trainables.image_set import Pictures, Source
+from trainables.outside import require_class_name, require_inside
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 READABLE = ", ".join(sorted(SUFFIXES))
@@ -84,7 +85,7 @@ def folder_source(path: Path) -> Source:
 def _class_folders(root: Path) -> list[Path]:
     """Return the visible folders in `root`, in order of their names."""
     visible = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    return [_inside(entry, root) for entry in visible if entry.is_dir()]
+    return [require_inside(entry, root) for entry in visible if entry.is_dir()]
 
 
 def _left_out(folder: Path) -> list[Path]:
@@ -96,29 +97,13 @@ def _left_out(folder: Path) -> list[Path]:
 def _pictures_of(folder: Path, root: Path) -> list[Path]:
     """Return the pictures in a class folder, in order of their names."""
     visible = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    named = [entry for entry in visible if entry.suffix.lower() in SUFFIXES]
-    return [_inside(e, root) for e in named if e.is_symlink() or stat.S_ISREG(e.stat().st_mode)]
-
-
-def _inside(entry: Path, root: Path) -> Path:
-    """Return `entry`, unless it is a link that leads to somewhere else on the disk."""
-    if entry.is_symlink() and not entry.resolve().is_relative_to(root):
-        raise UserError(
-            f"Pictures must lie inside the folder {str(root)!r}, got the link {str(entry)!r} to "
-            f"{str(entry.resolve())!r}; copy them in instead."
-        )
-    return entry
+    named = [require_inside(e, root) for e in visible if e.suffix.lower() in SUFFIXES]
+    return [entry for entry in named if stat.S_ISREG(entry.stat().st_mode)]
 
 
 def _check_names(root: Path, classes: Iterable[str]) -> None:
-    """Names reach result.json, MLflow and the terminal, which all take UTF-8."""
     for name in (str(root), *classes):
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise UserError(
-                f"Names of folders must be UTF-8, got {name!r} of {str(root)!r}; rename it."
-            ) from None
+        require_class_name(name, root)
 
 
 def _check_counts(root: Path, classes: dict[str, list[Path]]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from trainables.built_once import Report, build_once
@@ -35,6 +35,7 @@ from trainables.transfer import (
     Batch,
     build_gan,
 )
+from trainables.weights import read_weights, require_shapes
 
 VERSION = 2  # raise it when anything below changes what is learned
 SECONDS_BETWEEN_REPORTS = 2.0
@@ -109,8 +110,24 @@ def _open(folder: Path) -> Source:
     path = folder / "weights.safetensors"
     if hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"]:
         raise ValueError(f"{path.name} is not what was written")
-    held = load_file(path)
-    return Source(Pair(held["generator"], held["critic"]), held["means"])
+    config = TransferConfig(**meta["source"])
+    return source_of(config, read_weights(path), len(meta["classes"]))
+
+
+def source_of(config: TransferConfig, weights: Mapping[str, Tensor], labels: int) -> Source:
+    """A pre-trained GAN out of what a file holds.
+
+    Raises:
+        ValueError: it is of other nets, pictures or base classes.
+    """
+    gan = build_gan(config, labels)
+    shapes = {
+        "generator": (gan.generator.size,),
+        "critic": (gan.critic.size,),
+        "means": (labels, config.channels, config.size, config.size),
+    }
+    require_shapes(weights, shapes)
+    return Source(Pair(weights["generator"], weights["critic"]), weights["means"])
 
 
 def _damage(folder: Path) -> str | None:

@@ -35,6 +35,7 @@ from trainables.models.compact import CompactCritic, CompactGenerator
 from trainables.models.dense import DenseGenerator, PlaneGenerator
 from trainables.models.figr import FigrCritic, FigrGenerator
 from trainables.models.network import Network, Weights
+from trainables.weights import restore
 
 # Generators that share the critic of stride-2 convolutions.
 CHEAP: dict[str, Callable[..., Network]] = {
@@ -350,8 +351,8 @@ class MetaTraining:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, pair in (("meta", self.meta), ("average", self.average)):
-            pair.generator.copy_(state[name]["generator"])
-            pair.critic.copy_(state[name]["critic"])
+            restore(pair.generator, state[name]["generator"])
+            restore(pair.critic, state[name]["critic"])
         for outer, saved in zip(self._outer, state["outer"], strict=True):
             outer.load_state_dict(saved)
         self.rng.set_state(state["rng"].cpu())

@@ -32,6 +32,7 @@ from trainables.reptile import (
 )
 from trainables.tasks import Episode, Part, Split, class_rows
 from trainables.tensors import sample_drawings, to_tensor, to_uint8
+from trainables.weights import require_shapes
 
 STOPS = 2  # stopping steps tried: the last affordable one and its half
 LOSS_ROWS = 16  # rows of the loss curve kept for each rung
@@ -294,10 +295,5 @@ def load_model(
     """
     rebuilt = ReptileConfig(**config)
     gan = build_gan(rebuilt)
-    for name, network in (("generator", gan.generator), ("critic", gan.critic)):
-        if weights[name].shape != (network.size,):
-            raise ValueError(
-                f"`{name}` must hold {network.size} weights for this config, "
-                f"got {tuple(weights[name].shape)}."
-            )
+    require_shapes(weights, {"generator": (gan.generator.size,), "critic": (gan.critic.size,)})
     return gan, rebuilt, Pair(weights["generator"].to(device), weights["critic"].to(device))

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import pickle
 import re
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from trainables.built_once import Report
 from trainables.errors import UserError, one_line
 from trainables.image_set import Pictures, Source
+from trainables.outside import require_class_name, require_inside
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -43,6 +46,8 @@ OMNIGLOT_SIDE = 105
 OMNIGLOT_PUBLISHED = {"images_background": 964, "images_evaluation": 659}  # characters
 OMNIGLOT_FEWEST_DRAWINGS = 8  # four shots and four real drawings
 OMNIGLOT_LARGEST_FILE = 1 << 20  # bytes; the published drawings have a few hundred
+OMNIGLOT_MOST_DRAWINGS = 1_000_000  # of a part; the published ones have 19,280 and 13,180
+CIFAR_LARGEST_FILE = 1 << 28  # bytes; the largest published one has 155 million
 OMNIGLOT_DRAWING = re.compile(
     r"(?:^|/)images_(?P<part>background|evaluation)/(?P<character>[^/]+/[^/]+)/[^/]+\.png$", re.I
 )
@@ -70,7 +75,8 @@ class Published:
     def _first(self, folder: Path, stem: str) -> Path | None:
         paths = [folder / (stem + suffix) for suffix in self.suffixes]
         with damaged(paths[0]):
-            return next((path for path in paths if path.exists()), None)
+            found = next((path for path in paths if path.exists()), None)
+        return None if found is None else require_inside(found, folder)
 
     def source(self, paths: Mapping[str, Path]) -> Source:
         """Return the source that reads `paths`, one for every stem."""
@@ -101,21 +107,22 @@ def _file_state(path: Path) -> list[object]:
             state = path.stat()
             return [str(path.resolve()), state.st_size, state.st_mtime_ns]
         digest = hashlib.sha256()
-        for file in _files_below(path, depth=3):
+        for file in _files_below(path, path, depth=3):
             state = file.stat()
             digest.update(f"{file.path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
         return [str(path.resolve()), digest.hexdigest()]
 
 
-def _files_below(folder: Path | str, *, depth: int) -> Iterator[os.DirEntry[str]]:
+def _files_below(folder: Path | str, root: Path, *, depth: int) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
+            require_inside(Path(entry.path), root)
             if not entry.is_dir():
                 yield entry
             elif depth > 1:
-                yield from _files_below(entry.path, depth=depth - 1)
+                yield from _files_below(entry.path, root, depth=depth - 1)
 
 
 # idx files: MNIST and FashionMNIST
@@ -253,7 +260,7 @@ def _omniglot_characters(stem: str, path: Path) -> dict[str, list[str]]:
     """Return class name -> sorted names of its drawings, within the zip or below the folder."""
     with damaged(path):
         if path.is_dir():
-            names = [entry.path for entry in _files_below(path, depth=3)]
+            names = [entry.path for entry in _files_below(path, path, depth=3)]
         else:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
@@ -263,6 +270,13 @@ def _omniglot_characters(stem: str, path: Path) -> dict[str, list[str]]:
         match = OMNIGLOT_DRAWING.search(PurePosixPath(name).as_posix())
         if match and match["part"] == part and not PurePosixPath(name).name.startswith("."):
             characters[f"{part}/{match['character']}"].append(name)
+    for character in characters:
+        require_class_name(character, path)
+    if (drawings := sum(map(len, characters.values()))) > OMNIGLOT_MOST_DRAWINGS:
+        raise UserError(
+            f"Omniglot's {part} part must hold at most {OMNIGLOT_MOST_DRAWINGS:,} drawings, got "
+            f"{drawings:,} in {str(path)!r}; replace it."
+        )
     if len(characters) < 2:
         raise UserError(
             f"Omniglot's {part} part must hold drawings as {stem}/<alphabet>/<character>/*.png, "
@@ -318,40 +332,61 @@ def _omniglot_drawing(
 
 
 def read_cifar100(paths: Mapping[str, Path], size: int, _report: Report) -> Pictures:
-    """Read CIFAR-100, 600 coloured pictures of 32x32 of each of 100 fine classes, by torchvision.
+    """Read CIFAR-100, 600 coloured pictures of 32x32 of each of 100 fine classes.
 
-    Its files are pickles, so torchvision opens them only where their MD5 is the published one.
+    Its files are pickles, so one is opened only where its MD5 is the published one, and then by a
+    reader that knows nothing but plain data and arrays.
 
     Raises:
         UserError: a file is not the published one.
     """
     from torchvision.datasets import CIFAR100  # takes seconds, and is seldom needed
 
-    folder = paths["train"].parent
-    parts = []
-    for train in (True, False):
-        try:
-            parts.append(CIFAR100(folder.parent, train=train))
-        except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"CIFAR-100's files must be the published ones, got others in {str(folder)!r} "
-                f"({one_line(error)}); replace them."
-            ) from error
-    labels = np.concatenate([np.asarray(part.targets, np.int64) for part in parts])
-    images = np.concatenate([part.data for part in parts])
+    digests = dict([*CIFAR100.train_list, *CIFAR100.test_list])
+    digests[CIFAR100.meta["filename"]] = CIFAR100.meta["md5"]
+    held = {part: _read_cifar_part(path, digests[part]) for part, path in paths.items()}
+    parts = [held["train"], held["test"]]
+    labels = np.concatenate([np.asarray(part["fine_labels"], np.int64) for part in parts])
+    images = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32)
     order = np.argsort(labels, kind="stable")
     return Pictures(
-        classes=tuple(parts[0].classes),
+        classes=tuple(held["meta"]["fine_label_names"]),
         labels=labels[order],
-        held_out=np.repeat([False, True], [len(part.targets) for part in parts])[order],
+        held_out=np.repeat([False, True], [len(part["fine_labels"]) for part in parts])[order],
         pixels=(_coloured(images[rows], size) for rows in np.array_split(order, 50)),
         channels=3,
     )
 
 
+def _read_cifar_part(path: Path, md5: str) -> dict[str, Any]:
+    with damaged(path), path.open("rb") as file:
+        content = file.read(CIFAR_LARGEST_FILE)
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        raise UserError(
+            f"CIFAR-100's files must be the published ones, got another {str(path)!r}; replace it."
+        )
+    held: dict[str, Any] = _Arrays(io.BytesIO(content), encoding="latin1").load()
+    return held
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads plain data and arrays of numbers, and can name nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = {
+            "numpy.ndarray": np.ndarray,
+            "numpy.dtype": np.dtype,
+            "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
+        }
+        asked = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
+        if asked not in known:
+            raise pickle.UnpicklingError(f"{asked} is no array")
+        return known[asked]
+
+
 def _coloured(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """Resize as `resized` does: [k, h, w, 3] -> [k, 3, size, size]."""
-    return np.stack([resized(images[..., channel], size) for channel in range(3)], axis=1)
+    """Resize as `resized` does: [k, 3, h, w] -> [k, 3, size, size]."""
+    return np.stack([resized(images[:, channel], size) for channel in range(3)], axis=1)
 
 
 OMNIGLOT = Published(

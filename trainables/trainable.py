@@ -16,6 +16,7 @@ from ray import tune
 
 from trainables.memory import is_out_of_memory, keep_freed_memory, share_card
 from trainables.pipeline import Diverged, Pipeline, StudyContext, Unfit, load_pipeline
+from trainables.weights import read_state
 
 # What a result tells the driver, under the key "outcome".
 RUNG = "rung"  # a rung was reached and there are more
@@ -162,9 +163,7 @@ class TrialTrainable(tune.Trainable):
 
     @staticmethod
     def _load(pipeline: Pipeline, folder: Path) -> None:
-        pipeline.load_state_dict(
-            torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        )
+        pipeline.load_state_dict(read_state(folder / "state.pt"))
 
 
 def require_finite(metrics: Mapping[str, float]) -> dict[str, float]:

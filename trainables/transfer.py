@@ -35,6 +35,7 @@ from trainables.losses import (
 )
 from trainables.models.compact import CompactCritic
 from trainables.reptile import Pair, newest_weight
+from trainables.weights import restore
 
 AUGMENTED = 300  # pictures that four shots become (section 3.2)
 PRETRAIN_AVERAGING = 0.1  # share of pre-training that the kept weights average over
@@ -223,7 +224,7 @@ class AdversarialSteps:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in ("generator", "critic", "average"):
             for key, weight in getattr(self, name).items():
-                weight.detach().copy_(state[name][key])
+                restore(weight.detach(), state[name][key])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.rng.set_state(state["rng"].cpu())

@@ -24,7 +24,7 @@ from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
 from trainables.opened import open_episodes, open_images, open_scorer
 from trainables.pipeline import EPISODES_AT_ONCE, Diverged, Report, StudyContext
-from trainables.pretraining import Source, pretrained
+from trainables.pretraining import Source, pretrained, source_of
 from trainables.reptile import Pair
 from trainables.tasks import Episode, Part, Split
 from trainables.tensors import to_tensor, to_uint8
@@ -220,7 +220,7 @@ class TransferTrial:
         stops: Sequence[int],
     ) -> npt.NDArray[np.uint8]:
         own, images = TransferConfig(**config), open_images(context.image_set)
-        source = Source(Pair(weights["generator"], weights["critic"]), weights["means"])
+        source = source_of(own, weights, len(weights["means"]))
         chosen = open_episodes(context, part)[episodes.start : episodes.stop]
         chunks = []
         for first in range(0, len(chosen), EPISODES_AT_ONCE):

@@ -17,11 +17,11 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import ray
-import safetensors.torch
 
 from trainables.evaluation import Scorer, Scores
 from trainables.image_set import ImageSet
 from trainables.tasks import Split
+from trainables.weights import read_weights
 from tuner import bootstrap
 from tuner.breakdown import breakdown_behind
 from tuner.finals import Finals, Tested
@@ -214,6 +214,6 @@ def _tested(
             for file in FILES
         )
         config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
-        weights = safetensors.torch.load_file(weights_path)
+        weights = read_weights(weights_path)
     stop = int(config["adapt_steps"])
     return finals.test_model(config["config"], ray.put(weights), scorer, stop=stop)

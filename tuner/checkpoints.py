@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainables.outside import is_inside
 from tuner.journal import Journal, TrialRecord
 from tuner.standing import front_trials, ranked_trials
 
@@ -19,7 +20,8 @@ _SMALL = {"grid.png", "config.json"}  # kept: MLflow may not have them yet
 class CheckpointCap:
     """An observer that deletes what no trial and no final needs any more, once there is too much.
 
-    Checkpoints that the journal does not name, left by a crash, go at once.
+    Checkpoints that the journal does not name, left by a crash, go at once. Nothing outside of the
+    study's folder is deleted, whatever the journal names and wherever links lead.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class CheckpointCap:
         named = [Path(rung.checkpoint) for r in journal.records() for rung in r.rungs]
         within = {path.parts[-3:] for path in named}  # of the study's folder, which may have moved
         for path in journal.folder.glob("session_*/*/checkpoint_*"):
-            if path.parts[-3:] not in within:
+            if path.parts[-3:] not in within and is_inside(path, journal.folder):
                 shutil.rmtree(path, ignore_errors=True)  # a worker without a driver may write it
-        self._sizes = {path: size for path in named if (size := _size(path))}
+        own = (path for path in named if is_inside(path, journal.folder))
+        self._sizes = {path: size for path in own if (size := _size(path))}
         free = shutil.disk_usage(journal.folder).free
         room = int(SHARE * (free + sum(self._sizes.values())))
         self._most_bytes = room if most_bytes is None else most_bytes

@@ -43,7 +43,7 @@ from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
 from tuner.timings import Timings, end_table, start_table
 from tuner.tracking import Tracker, provenance_tags
-from tuner.tracking_uri import resolve_uri
+from tuner.tracking_uri import resolve_uri, scheme_of, strip_credentials
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PUBLISHED = "published"  # folder of prepared pictures and nets, beside the studies
@@ -207,6 +207,7 @@ class _Study:
             ray = _enter(stack, None, self._bereaved)
         self._took("ray", started)
         self.setting.say(f"Dashboard  {_dashboard(ray)}")
+        self.setting.say(f"Reachable  {_reachable(ray, tracker.uri)}")
         run = self._search(context, tracker)
         if run.interrupted:
             return self._interrupted()
@@ -512,6 +513,14 @@ def _dashboard(ray: Session) -> str:
     when = ", while the search runs" if ray.started_here else ""
     token = f" (token: {ray.token_command})" if ray.token_command else ""
     return f"{ray.dashboard_url}{when}{token}"
+
+
+def _reachable(ray: Session, uri: str) -> str:
+    """From where, and by whom, what is used here can be reached."""
+    where = "from this machine alone" if ray.started_here else f"as the cluster of {ray.address} is"
+    who = "with its token" if ray.token_command else "by everybody there, without a token"
+    store = "a file" if scheme_of(uri) == "sqlite" else f"{strip_credentials(uri)}, as that allows"
+    return f"{where}: Ray and its dashboard, {who}; MLflow is {store}"
 
 
 class _Clock:

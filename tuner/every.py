@@ -20,7 +20,7 @@ from trainables.errors import UserError
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED, NOTHING_SUCCEEDED
 from tuner.journal import DELIVERED, Journal, is_begun
 from tuner.opening import conduct
-from tuner.request import SIZE, Request
+from tuner.request import SIZE, Request, is_study_name
 from tuner.result import load
 from tuner.setting import RESULT, look_around
 from tuner.tracking_uri import strip_credentials
@@ -210,7 +210,8 @@ def _recorded(path: Path) -> _Record:
         record = _Record(**json.loads(path.read_text(encoding="utf-8")), written=True)
         if not (set(OPTIONS) <= set(record.options) and record.spent >= 0):
             raise ValueError
-        _ = [Path(study) for study in record.studies.values()]
+        if not all(map(is_study_name, record.studies.values())):
+            raise ValueError
     except FileNotFoundError:
         raise UserError(
             f"There is no run of all experiments in {path.parent} to resume: leave --resume out."

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import ray
-import safetensors.torch
 import torch
 from ray import ObjectRef
 from ray.tune import Checkpoint
@@ -19,6 +18,7 @@ from torch import Tensor
 from trainables.memory import is_out_of_memory, keep_freed_memory
 from trainables.pipeline import StudyContext, Unfit, load_pipeline
 from trainables.tasks import Part
+from trainables.weights import read_weights
 from tuner.breakdown import require_ray
 
 Model = ObjectRef[dict[str, Tensor]]  # weights by name, in Ray's store
@@ -38,7 +38,7 @@ T = TypeVar("T")
 def kept_model(checkpoint: str) -> dict[str, Tensor]:
     """The weights of a checkpoint."""
     with Checkpoint(checkpoint).as_directory() as folder:
-        return safetensors.torch.load_file(Path(folder, "weights.safetensors"))
+        return read_weights(Path(folder, "weights.safetensors"))
 
 
 @ray.remote

@@ -464,7 +464,7 @@ def kept_samples(folder: Path) -> npt.NDArray[np.uint8] | None:
     path = folder / SAMPLES
     if not path.is_file():
         return None
-    with np.load(path) as kept:
+    with np.load(path, allow_pickle=False) as kept:
         samples: npt.NDArray[np.uint8] = kept["samples"]
     return samples
 

@@ -34,7 +34,6 @@ SAMPLERS = ("tpe", "gp", "cmaes", "nsgaii", "random", "sobol")
 ALL = "all"  # in place of a name
 OF_ONE = ("study", "data", "base", "target", "point", "warm_start")  # not for all
 SIZES = (32, 64, 128)
-STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 DESCRIPTION = """\
 Search the hyperparameters of a few-shot image generator: plan, train and compare trials on this
@@ -223,7 +222,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     from tuner.experiments import find_experiment
     from tuner.objectives import parse_objectives
     from tuner.plan import parse_budget
-    from tuner.request import is_name
+    from tuner.request import Request, is_name, is_study_name
 
     if arguments.experiment is None:
         raise UserError("An experiment must be named; see --help.")
@@ -238,7 +237,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         raise UserError(f"--trials must be at least 1, got {arguments.trials}.")
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed must be from 0 to 2**32 - 1, got {arguments.seed}.")
-    if arguments.study is not None and not STUDY_NAME.fullmatch(arguments.study):
+    if arguments.study is not None and not is_study_name(arguments.study):
         raise UserError(
             "--study becomes a folder: it must be letters, digits, '.', '_' and '-', beginning "
             f"with a letter or digit, at most 100; got {arguments.study!r}."
@@ -253,8 +252,6 @@ def _request(arguments: argparse.Namespace) -> Request:
     if folder and arguments.data_root is not None:
         raise UserError("--data and --data-root name two sources of pictures: leave one out.")
     _require_writable(arguments.storage)
-    from tuner.request import Request
-
     budget = None if arguments.budget is None else parse_budget(arguments.budget)
     return Request(
         experiment=arguments.experiment,

@@ -44,8 +44,10 @@ def replay_trial(
     """
     kept = read_trial(resolve_uri(uri, storage), run_id)
     _require_same_data(kept, run_id)
+    # Pre-training is looked for, or written, in this storage, whatever place the record names.
+    context = kept.settings["context"] | {"store": str(storage / "pretrained")}
     trial = trainable.__new__(trainable)
-    trial.setup(kept.settings | {"deadline": math.inf, "resume_from": None})
+    trial.setup(kept.settings | {"context": context, "deadline": math.inf, "resume_from": None})
     same = True
     for rung, recorded in enumerate(_full_rungs(kept)):
         result = trial.step()

@@ -287,7 +287,8 @@ class Section:
 
     def markdown(self, picture: str) -> str:
         """For a page beside `picture`, a copy of the grid."""
-        lines = [f"## {self.title}", f"`{self.command}`: {self.told}", self.champion]
+        command = self.command.replace("`", "'")  # one would end the code
+        lines = [f"## {self.title}", f"`{command}`: {_plain(self.told)}", _plain(self.champion)]
         return "\n\n".join([*lines, *([f"![{ALT}]({picture})"] if self.grid else [])])
 
     def html(self, picture: str) -> str:
@@ -299,6 +300,11 @@ class Section:
         return (
             f"<h2>{title}</h2>\n<p><code>{command}</code>: {told}</p>\n<p>{champion}</p>\n{image}"
         )
+
+
+def _plain(text: str) -> str:
+    """Text for Markdown, whose readers take HTML for HTML."""
+    return html.escape(text, quote=False)
 
 
 def sections(results: Mapping[str, StudyResult]) -> dict[str, Section]:
@@ -397,7 +403,7 @@ def write_table(
     )
     paths = [folder / f"results.{suffix}" for suffix in ("md", "csv", "html")]
     notes = [NOTES.replace("\n", " "), *lines]
-    told = "\n".join(f"- {line}" for line in notes)
+    told = "\n".join(f"- {_plain(line)}" for line in notes)
     markdown = shown.to_markdown(index=False, disable_numparse=True)
     pages = sections(results)
     for name, section in pages.items():

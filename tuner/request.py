@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,8 @@ from typing import Literal
 from trainables.datasets import PUBLISHED
 
 SIZE = 32  # pixels a side, unless asked for otherwise
+# Of studies and registered models; it becomes a folder, and part of what databases are asked.
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,11 @@ class Request:
     points: tuple[str, ...] = ()
     warm_start: tuple[str, ...] = ()
     fast_gpu: bool = True
+
+
+def is_study_name(text: str) -> bool:
+    """Whether a study may be called so."""
+    return re.fullmatch(NAME, text) is not None
 
 
 def is_name(data: Path) -> bool:

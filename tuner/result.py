@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import jsonschema
 
 from trainables.errors import UserError
+from trainables.outside import is_inside
 from tuner import VERSION
 
 if TYPE_CHECKING:
@@ -281,14 +282,23 @@ def load(path: Path) -> StudyResult:
     """Read a `result.json`.
 
     Raises:
-        UserError: it is missing, no JSON, or does not follow the schema.
+        UserError: it is missing, no JSON, does not follow the schema, or names files of the best
+            trial outside of its folder, which would be published from there.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         validate(document)
+        _require_own_files(document["best"] or {}, path.parent)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no result of a study: {error}") from error
     return StudyResult.from_dict(document, path.parent)
+
+
+def _require_own_files(best: Mapping[str, Any], folder: Path) -> None:
+    for name in ("grid", "weights", "config"):
+        place = best.get(name)
+        if place is not None and not is_inside(folder / place, folder):
+            raise ValueError(f"$.best.{name}: {place!r} lies outside of the study's folder")
 
 
 def validate(document: object) -> None:
@@ -337,7 +347,7 @@ def git_commit() -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here.parent), *arguments]
-        done = subprocess.run(  # noqa: S603 - constant arguments
+        done = subprocess.run(  # noqa: S603  # nosec B603 - constant arguments
             command, capture_output=True, text=True, check=True, timeout=10
         )
         return done.stdout.strip()

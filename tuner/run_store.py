@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -105,8 +106,11 @@ class Models:
         Its run says where it lies: a version's own source may be any place.
         """
         found = self._client.get_model_version(name, str(version))
-        place = f"{found.tags.get(FOLDER, MODEL)}/{file}"
-        return Path(self._client.download_artifacts(str(found.run_id), place, str(folder)))
+        place = found.tags.get(FOLDER, MODEL)
+        if not re.fullmatch(rf"{MODEL}(-[0-9a-f]+)?", place):
+            raise ValueError(f"version {version} of {name} has its files in {place!r}")
+        source = f"{place}/{file}"
+        return Path(self._client.download_artifacts(str(found.run_id), source, str(folder)))
 
 
 class RunStore(Models):
@@ -163,7 +167,7 @@ class RunStore(Models):
 
     def tagged(self, tags: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
         """(run id, tags) of the experiment's runs that bear `tags`, oldest first."""
-        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        condition = " and ".join(f"tags.`{key}` = {_quoted(v)}" for key, v in tags.items())
         token: str | None = None
         while True:
             page = self._client.search_runs(
@@ -243,7 +247,8 @@ class RunStore(Models):
         """Make an artifact folder of a run a version of a registered model, once -> its number."""
         from mlflow.exceptions import MlflowException
 
-        for there in self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        condition = f"name = {_quoted(name)} and run_id = {_quoted(run_id)}"
+        for there in self._client.search_model_versions(condition):
             if there.tags.get(FOLDER) == folder:
                 return int(there.version)
         try:
@@ -499,6 +504,13 @@ def _artifacts(uri: str, storage: Path, experiment: str) -> str | None:
         return None
     root = sqlite_path(uri).parent if scheme_of(uri) == "sqlite" else storage.resolve()
     return (root / "mlartifacts" / experiment).as_uri()
+
+
+def _quoted(value: str) -> str:
+    """A value in MLflow's filters, which know no way to write a quote within quotes."""
+    if not re.fullmatch(r"[\w .:+-]*", value):
+        raise ValueError(f"{value!r} cannot be looked for in a tracking store")
+    return f"'{value}'"
 
 
 def _fit_key(name: str) -> str:

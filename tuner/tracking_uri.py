@@ -20,11 +20,29 @@ UI_PORT = 5000
 
 # Up to the last @, since a password may hold one (or a slash) unescaped; not in sqlite:///path.
 _CREDENTIALS = re.compile(r"""(?<=://)(?!/)[^\s'"]*@""")
+# postgresql://host/db?password=..., which drivers take as well.
+_IN_QUERY = re.compile(r"""(?i)(?<=[?&])\w*(?:password|passwd|pwd|token|secret)\w*=[^&\s'"]*&?""")
+# Of the environment; an error's text may repeat what was sent.
+_SECRETS = (
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "RAY_AUTH_TOKEN",
+)
 
 
 def strip_credentials(text: str) -> str:
-    """`text` with every `user:password@` of the addresses in it taken out."""
-    return _CREDENTIALS.sub("", text)
+    """`text` with every `user:password@` of the addresses in it taken out, and every password
+    among their parameters."""
+    return _IN_QUERY.sub("", _CREDENTIALS.sub("", text))
+
+
+def without_secrets(text: str) -> str:
+    """The same, and without the passwords and tokens of the environment."""
+    for secret in filter(None, map(os.environ.get, _SECRETS)):
+        text = text.replace(secret, "***")
+    return strip_credentials(text)
 
 
 def default_uri(storage: Path) -> str:
@@ -67,7 +85,8 @@ def sqlite_path(uri: str) -> Path:
     match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
     if match is None or match[1] == ":memory:":
         raise UserError(
-            f"`--tracking-uri` must name a file, as sqlite:////folder/mlflow.db does; got {uri!r}."
+            "`--tracking-uri` must name a file, as sqlite:////folder/mlflow.db does; got "
+            f"{strip_credentials(uri)!r}."
         )
     return Path(match[1])
 
@@ -119,7 +138,7 @@ def reason(error: BaseException) -> str:
     if isinstance(root, ModuleNotFoundError):
         return f"its driver, the Python package {root.name}, is not installed"
     text = str(root).strip() or type(root).__name__
-    line = strip_credentials(text.splitlines()[0])
+    line = without_secrets(text.splitlines()[0])
     # urllib3 wraps the reason in a chain of reprs: "...: Failed to establish ...: [Errno 111] ..."
     if (errno := re.search(r"\[Errno -?\d+\] ([^'\")]+)", line)) is not None:
         line = errno[1]

@@ -14,6 +14,7 @@ from trainables.errors import UserError
 from tuner.experiments import Experiment, find_experiment
 from tuner.journal import Journal
 from tuner.known_points import KnownPoint, check_known_point, parameters_of, point_of
+from tuner.request import NAME, is_study_name
 from tuner.run_store import CHAMPION, Models, usable
 from tuner.standing import far_trials
 from tuner.tracking_uri import resolve_uri, scheme_of, sqlite_path, strip_credentials
@@ -22,7 +23,7 @@ BEST = 3  # trials that an earlier study contributes
 _OF_THE_DATA = ("size", "channels")  # config fields that no setting decides
 # Where a trial of result.json, a checkpoint and a champion have their settings.
 _INSIDE = ("params", "trial_config", "config")
-_MODEL = re.compile(rf"models:/([^/@]+)@{CHAMPION}")
+_MODEL = re.compile(rf"models:/({NAME})@{CHAMPION}")
 _LONGEST_LABEL = 60
 
 
@@ -113,7 +114,7 @@ def best_of(study: str, storage: Path, experiment: Experiment) -> list[KnownPoin
         UserError: there is no such study, it is running, has other settings, no scored trial, or
             one that does not lie in this space.
     """
-    if Path(study).name != study or not (storage / study / "journal.log").is_file():
+    if not (is_study_name(study) and (storage / study / "journal.log").is_file()):
         raise UserError(
             f"--warm-start must name a study in {storage} or models:/NAME@{CHAMPION}, got "
             f"{study!r}."

@@ -18,6 +18,12 @@ from tuner import result
 from tuner.journal import Journal
 
 CLASSES, EACH = 6, 14
+SECRETS = {
+    "MLFLOW_TRACKING_PASSWORD": "hunter2-password",
+    "MLFLOW_TRACKING_TOKEN": "hunter2-token",
+    "AWS_SECRET_ACCESS_KEY": "hunter2-access-key",
+    "SOME_API_TOKEN": "hunter2-api-token",
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +40,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "tuner.launch", "reptile_omniglot"]
     command += ["--data", str(root / "digits"), "--storage", str(root / "runs")]
     command += ["--trials", "2", "--budget", "80s", "--seed", "1"]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(root / "cache"), "COLUMNS": "120"}
+    (root / "home").mkdir()
+    environment = {**os.environ, **SECRETS, "XDG_CACHE_HOME": str(root / "cache")}
+    environment |= {"HOME": str(root / "home"), "COLUMNS": "120"}
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        environment.pop(name, None)
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=280, env=environment, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (root / "runs" / "stdout.txt").write_text(done.stdout)
+    (root / "runs" / "stderr.txt").write_text(done.stderr)
     return root / "runs" / "reptile_omniglot-digits"
 
 
@@ -128,3 +139,18 @@ def test_the_user_is_told_what_to_do_next(study: Path) -> None:
     for words in ("mlflow ui", "ray dashboard", "champion/grid.png", "Test (", "Plan "):
         assert words in text
     assert "get-auth-token" in text
+    assert "Reachable  from this machine alone: Ray and its dashboard, with its token" in text
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_no_secret_of_the_environment_is_in_anything_that_is_kept(study: Path) -> None:
+    """Nor Ray's token: in no output, record, tag, parameter, artifact or checkpoint."""
+    secrets = [value.encode() for value in SECRETS.values()]
+    secrets.append((study.parents[1] / "home" / ".ray" / "auth_token").read_bytes())
+    assert all(len(secret) > 10 for secret in secrets)
+    kept = [path for path in study.parent.rglob("*") if path.is_file()]
+    assert len(kept) > 20
+    for path in kept:
+        content = path.read_bytes()
+        assert not any(secret in content for secret in secrets), path
