@@ -18,7 +18,6 @@ from trainables.reptile_trial import ReptileTrial
 from tuner import cards, conductor, launch
 from tuner.conductor import _Study
 from tuner.journal import Journal
-from tuner.launch import STUDY_NAME
 from tuner.machine import Speed, measured_speed
 from tuner.opening import new_plan, show
 from tuner.plan import Plan
@@ -27,6 +26,7 @@ from tuner.resume_command import resume_command, typed_command
 from tuner.resumption import is_finished, recorded_plan, reopened, search_on
 from tuner.setting import Setting, _open_data, look_around
 from tuner.shares import shares_of, training_of
+from tuner.studies import NAME
 from tuner.timings import Timings
 
 SPEED = Speed(flops_per_second=1e10, source_seconds=0.0, when=0.0)
@@ -93,7 +93,7 @@ def test_the_name_of_a_long_folder_can_be_given_back_by_study(
         taken(setting)
         numbered = look_around(setting.request, None).study
         assert numbered == f"{setting.study}-2"
-        assert STUDY_NAME.fullmatch(numbered)
+        assert NAME.fullmatch(numbered)
         studies.add(setting.study)
     assert len(studies) == 2
 

@@ -40,6 +40,7 @@ class Request:
     points: tuple[str, ...] = ()
     warm_start: tuple[str, ...] = ()
     fast_gpu: bool = True
+    detach: bool = False
 
 
 def is_name(data: Path) -> bool:
