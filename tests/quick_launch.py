@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuner import conductor, experiments, launch, machine, plan
+from tuner import background, conductor, experiments, launch, machine, plan
 from tuner.final_round import FinalRound
 from tuner.result import StudyResult
 from tuner.tracking import Tracker
@@ -80,6 +80,7 @@ if __name__ == "__main__":
     machine.CALIBRATION_SECONDS = 0.2
     plan.FINISH_SECONDS = 3600.0  # a busy machine has time for a rematch, too
     conductor.prepare_scorer = partial(conductor.prepare_scorer, steps=20)
+    background.COMMAND = [sys.executable, __file__, sys.argv[1]]
     experiments.EXPERIMENTS |= {NAME: quick, TRANSFER: quick_transfer}
     MOMENTS[sys.argv[1]]()
     sys.exit(launch.main(sys.argv[2:]))

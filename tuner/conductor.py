@@ -20,13 +20,15 @@ from trainables.pipeline import StudyContext
 from trainables.pretraining import damaged_sources
 from trainables.published import publish
 from trainables.tasks import split_record
+from tuner.background import leave_terminal
 from tuner.breakdown import Breakdown, breakdown_behind, is_full_disk, ray_died
 from tuner.capacity import Capacity
 from tuner.champion import Challenge
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED, NOTHING_SUCCEEDED
 from tuner.final_round import CHAMPION, FinalRound, challenge_of, own_identity
 from tuner.finals import kept_samples
-from tuner.journal import DELIVERED, Journal, is_begun
+from tuner.hold import heeding_stop
+from tuner.journal import DASHBOARD, DELIVERED, PHASE, RESUME, Journal, is_begun
 from tuner.live import LiveTable, newest_line
 from tuner.machine import cpus
 from tuner.opening import open_study
@@ -35,7 +37,7 @@ from tuner.premises import packages, require_nodes
 from tuner.ranking import gate_line, print_ranking
 from tuner.request import Request
 from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, versions
-from tuner.resume_command import resume_command, typed_command
+from tuner.resume_command import resume_command, typed_command, ways_on
 from tuner.resumption import is_finished, search_on
 from tuner.run_store import require_store
 from tuner.setting import RESULT, Setting
@@ -135,7 +137,10 @@ class _Study:
 
         def work() -> int:
             opened = self._begin(stack) if journal is None else journal
+            self._take(stack, opened)
             tracker = self._open(stack, opened, patient=True)
+            if self.setting.request.detach:
+                leave_terminal(self.setting.folder, ways_on(self.setting))
             if journal is not None:
                 search_on(journal, self.setting)
             return self._search_and_finish(stack, ray, tracker)
@@ -201,6 +206,7 @@ class _Study:
 
     def _search_and_finish(self, stack: ExitStack, ray: Session | None, tracker: Tracker) -> int:
         self._note_command()
+        self._enter_phase("preparation")
         context, last = self._prepare()
         started = time.monotonic()
         if ray is None:
@@ -208,12 +214,15 @@ class _Study:
         self._took("ray", started)
         self.setting.say(f"Dashboard  {_dashboard(ray)}")
         self.setting.say(f"Reachable  {_reachable(ray, tracker.uri)}")
+        self._journal.set_attr(DASHBOARD, _dashboard(ray))
         run = self._search(context, tracker)
         if run.interrupted:
             return self._interrupted()
         return self._finish(run, (context, last), tracker, ray)
 
     def _deliver(self, stack: ExitStack, ray: Session | None, journal: Journal) -> int:
+        self._take(stack, journal)
+        self._enter_phase("delivery")
         path = self.setting.folder / RESULT
         result = load(path)
         gate = self._gate_again(result, stack, ray, journal)
@@ -260,12 +269,16 @@ class _Study:
                 f"This study's best meets the champion, once it can be had, by: {again}"
             )
 
+    def _take(self, stack: ExitStack, journal: Journal) -> None:
+        """This process holds the study, and can be asked to let go of it."""
+        self._journal = journal
+        stack.enter_context(heeding_stop(journal.folder))
+
     def _open(self, stack: ExitStack, journal: Journal, *, patient: bool) -> Tracker:
         """Tracking that has been told what earlier sessions did.
 
         The journal is on the stack already: it is let go of when nothing is told any more.
         """
-        self._journal = journal
         with self.timings.part("mlflow"):
             tracker = stack.enter_context(self._tracker(patient=patient))
         place = asdict(tracker.place)
@@ -285,6 +298,11 @@ class _Study:
         noted, command = self._journal.attr("commands", []), typed_command(self.setting.request)
         if noted[-1:] != [command]:
             self._journal.set_attr("commands", [*noted, command])
+        self._journal.set_attr(RESUME, resume_command(self.setting))
+
+    def _enter_phase(self, name: str, *, ends: float | None = None) -> None:
+        """Note for whoever looks from outside what is done from now on; `ends` in Unix seconds."""
+        self._journal.set_attr(PHASE, {"name": name, "since": time.time(), "ends": ends})
 
     def _took(self, part: str, started: float) -> None:
         """Note what a part of the run took, for the result of whichever session gets there."""
@@ -394,6 +412,7 @@ class _Study:
         deadline = time.time() + left
         self._ends = time.monotonic() + left + plan.budget_seconds - plan.search_seconds
         self._fitting = time.monotonic()
+        self._enter_phase("search", ends=deadline)
         clock = _Clock(journal, used, self._took)
         table = LiveTable(
             trials=plan.trials,
@@ -439,6 +458,7 @@ class _Study:
         started = time.monotonic()
         setting = self.setting
         ends = self._ends - self.timings.total()["ray"]  # Ray's start is of the budget, too
+        self._enter_phase("finals", ends=time.time() + ends - started)
         end = FinalRound(setting, self.plan, *contexts).run(run.records, ends=ends)
         self.timings.add("finals", end.rematch_seconds)
         self._took("test", started + end.rematch_seconds)

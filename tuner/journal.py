@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -22,14 +21,21 @@ from optuna.trial import FrozenTrial, TrialState
 from trainables.durable import settle
 from trainables.errors import UserError
 from tuner import VERSION
+from tuner.hold import LOCK, hold, let_go
 from tuner.known_points import KnownPoint, Probe, check_known_point
 from tuner.objectives import OBJECTIVES
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 Decision = Literal["continue", "pause", "done"]
+PHASE = (
+    "phase"  # attribute of a study: the "name" of what it does, "since" when, and when it "ends"
+)
+RESUME = "resume"  # attribute of a study: the command that goes on with it
+DASHBOARD = "dashboard"  # attribute of a study: Ray's, while it runs
 DELIVERED = "delivered"  # attribute of a study with a result: whether MLflow has all of it
+FAILURE = "failure/"  # attributes of a trial, before a number: what Ray says of its crashes
 GPUS = "gpus"  # attribute of a trial: those it needs, where the plan's share of one was too small
-LOG, LOCK = "journal.log", "study.lock"  # in a study's folder, first of all
+LOG = "journal.log"  # in a study's folder, beside its lock
 FORMAT = 1  # of what is in a journal; another one cannot be gone on with
 PACKAGE = "few-shot-tuner"
 DECIDING = (PACKAGE, "optuna", "ray", "torch")  # packages that a study's course depends on
@@ -146,7 +152,7 @@ class Journal:
         self.folder = (storage / study).resolve()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _hold(self.folder / LOCK)
+            self._lock = hold(self.folder)
         except OSError as error:
             raise self._unwritable(error) from error
         try:
@@ -170,7 +176,7 @@ class Journal:
         except KeyError:
             self.study = self._create(study, objectives)
         self.objectives = tuple(self.study.metric_names or ("L",))
-        self._require_format()
+        require_format(self.study.user_attrs, self.folder)
 
     def _create(self, study: str, objectives: Sequence[str]) -> optuna.Study:
         created = optuna.create_study(
@@ -199,19 +205,9 @@ class Journal:
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(f"Cannot write to {self.folder}: {error.strerror}.")
 
-    def _require_format(self) -> None:
-        written = self.attr("format", FORMAT)
-        if written != FORMAT:
-            then, now = self.attr("versions", {}).get(PACKAGE), installed()[PACKAGE]
-            raise UserError(
-                f"The study in {self.folder} was written by {PACKAGE} {then} in journal format "
-                f"{written}, and {now} reads format {FORMAT}: go on with that version, or begin "
-                "another study."
-            )
-
     def close(self) -> None:
         """Let others open the study."""
-        os.close(self._lock)
+        let_go(self._lock)
 
     def __enter__(self) -> Journal:
         """Itself."""
@@ -353,6 +349,22 @@ class Journal:
         return self._frozen(number)._trial_id
 
 
+def require_format(attrs: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a study that another version wrote in another way.
+
+    Raises:
+        UserError: it did.
+    """
+    written = attrs.get("format", FORMAT)
+    if written != FORMAT:
+        then, now = attrs.get("versions", {}).get(PACKAGE), installed()[PACKAGE]
+        raise UserError(
+            f"The study in {folder} was written by {PACKAGE} {then} in journal format "
+            f"{written}, and {now} reads format {FORMAT}: go on with that version, or begin "
+            "another study."
+        )
+
+
 def step_of(rung: int, metrics: Mapping[str, float]) -> int:
     """Optuna's and MLflow's step of a rung: GFLOPs of training, and its index, since one update of
     a large net may pass two rungs, which must not be taken for one another."""
@@ -455,19 +467,6 @@ class _HeldByTheStudy(BaseJournalFileLock):
 
     def release(self) -> None:
         pass
-
-
-def _hold(path: Path) -> int:
-    """An open file that carries the lock; the kernel drops it with the process."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise UserError(
-            f"The study in {path.parent} is running already: wait for it, or choose another name."
-        ) from None
-    return lock
 
 
 def _drop_torn_tail(path: Path) -> None:

@@ -13,9 +13,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from trainables.errors import UserError
+from tuner.background import is_background, run_in_background
+from tuner.command_line import OneLineParser
 from tuner.exit_codes import CANNOT_BE_MET, INTERRUPTED
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ examples:
   python -m tuner.launch reptile_omniglot --trials 1      the paper's settings alone
   python -m tuner.launch reptile_omniglot --data my/characters
   python -m tuner.launch reptile_omniglot --resume        go on where the last one stopped
+  python -m tuner.launch reptile_omniglot --detach        in the background, looked after by
+                                                          tuner.status, tuner.logs, tuner.stop
   python -m tuner.launch reptile_mnist --warm-start reptile_omniglot
   python -m tuner.launch all --budget 6h                  one after another, an hour each
   python -m tuner.launch --replay RUN_ID                  a trial once more, bit for bit
@@ -56,15 +60,9 @@ Exit codes: 0 done; 1 nothing succeeded, or a replay differs; 2 a request that c
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as for every other request that cannot be met."""
-        raise UserError(f"{message}; see --help.")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """All options; frameworks are not imported for them."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m tuner.launch",
         description=DESCRIPTION,
         epilog=EXAMPLES,
@@ -159,6 +157,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument(
+        "--detach",
+        action="store_true",
+        help="go on in the background once the study has begun: see tuner.status, tuner.logs and "
+        "tuner.stop",
+    )
+    parser.add_argument(
         "--timings", action="store_true", help="show what the parts of the start and the run take"
     )
     parser.add_argument(
@@ -176,9 +180,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line -> its exit code."""
     began = time.monotonic()
     try:
-        arguments = build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+        words = _joined(sys.argv[1:] if argv is None else argv)
+        arguments = build_parser().parse_args(words)
         if arguments.replay is not None:
             return _replay(arguments)
+        if arguments.detach and not is_background():
+            return run_in_background(words)
         request = _request(arguments)
         if request.experiment == ALL:
             from tuner.every import conduct_all
@@ -196,8 +203,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    if arguments.experiment is not None:
-        raise UserError("--replay takes everything from its run: leave the experiment's name out.")
+    if arguments.experiment is not None or arguments.detach:
+        raise UserError(
+            "--replay takes everything from its run, and ends soon: leave the experiment's name "
+            "and --detach out."
+        )
     from rich.console import Console
 
     from tuner.replay import replay_trial
@@ -222,7 +232,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     from tuner.experiments import find_experiment
     from tuner.objectives import parse_objectives
     from tuner.plan import parse_budget
-    from tuner.request import Request, is_name, is_study_name
+    from tuner.request import RULE, Request, is_name, is_study_name
 
     if arguments.experiment is None:
         raise UserError("An experiment must be named; see --help.")
@@ -238,10 +248,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed must be from 0 to 2**32 - 1, got {arguments.seed}.")
     if arguments.study is not None and not is_study_name(arguments.study):
-        raise UserError(
-            "--study becomes a folder: it must be letters, digits, '.', '_' and '-', beginning "
-            f"with a letter or digit, at most 100; got {arguments.study!r}."
-        )
+        raise UserError(f"--study becomes a folder: it must be {RULE}; got {arguments.study!r}.")
     objectives = None if arguments.objectives is None else parse_objectives(arguments.objectives)
     if arguments.sampler == "cmaes" and objectives is not None and len(objectives) > 1:
         raise UserError(
@@ -278,6 +285,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         points=tuple(arguments.point or ()),
         warm_start=tuple(arguments.warm_start or ()),
         fast_gpu=arguments.fast_gpu,
+        detach=arguments.detach,
     )
 
 

@@ -151,15 +151,7 @@ class LiveTable:
             row.reach(rung, metrics)
             if decision == "pause":
                 row.state = "paused"
-        scores = ", ".join(
-            f"{name.replace('_', ' ')} {two_decimals(metrics[name])}"
-            for name in COLUMNS
-            if name in metrics
-        )
-        place = f"rung {rung + 1}/{self._rungs}"
-        if not metrics["complete"]:
-            place = f"between rung {rung} and {rung + 1}" if rung else "before rung 1"
-        self._line(f"trial {number} {place}: {scores} -> {decision}")
+        self._line(f"trial {number} {told_rung(rung, self._rungs, metrics)} -> {decision}")
 
     def trial_promoted(self, number: int) -> None:
         """A paused trial goes on."""
@@ -259,6 +251,19 @@ class LiveTable:
         if states["failed"]:
             parts.append(f"{states['failed']} failed")
         return " · ".join(parts)
+
+
+def told_rung(rung: int, rungs: int, metrics: Mapping[str, float]) -> str:
+    """Where a trial was scored, and how: "rung 2/3: L .42, J .66, ..."."""
+    scores = ", ".join(
+        f"{name.replace('_', ' ')} {two_decimals(metrics[name])}"
+        for name in COLUMNS
+        if name in metrics
+    )
+    place = f"rung {rung + 1}/{rungs}"
+    if not metrics["complete"]:
+        place = f"between rung {rung} and {rung + 1}" if rung else "before rung 1"
+    return f"{place}: {scores}"
 
 
 def _best(rows: list[_Row]) -> _Row | None:

@@ -125,7 +125,7 @@ class Plan:
         return cls(**fields)
 
 
-def parse_budget(text: str) -> float:
+def parse_budget(text: str, option: str = "--budget") -> float:
     """Seconds of "90", "90s", "10m", "1h30m" or "2d".
 
     Raises:
@@ -135,7 +135,7 @@ def parse_budget(text: str) -> float:
     seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
     if not parts or "".join(n + u for n, u in parts) != text or seconds <= 0:
         raise UserError(
-            f"--budget must be a positive time such as 90s, 10m or 1h30m, got {text!r}."
+            f"{option} must be a positive time such as 90s, 10m or 1h30m, got {text!r}."
         )
     return seconds
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,13 @@ from cluster.resources import with_fewer
 from trainables.durable import settle
 from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME
 from tuner.breakdown import disk_full, is_full_disk, require_machine
-from tuner.journal import GPUS, Decision, Journal, RungRecord, ending_of
+from tuner.journal import FAILURE, GPUS, Decision, Journal, RungRecord, ending_of
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.25
 _MEMORY_MONITOR = "running low on memory"  # in what Ray says of its kills
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+TOLD = 4000  # characters at the end of a failure's text that the journal keeps
 RETRIES = 2  # of a trial whose process died, each from its last checkpoint
 
 
@@ -169,7 +172,8 @@ class Recorder(tune.Callback):
         number = _number(trial)
         self._results.pop(number, None)
         self._require_machine()
-        why = _why(trial)
+        failure = _failure(trial)
+        why = _why(failure)
         if is_full_disk(why):
             self.error = self.error or disk_full(self._journal.folder)
         if self.error:  # no fault of the trial
@@ -178,6 +182,7 @@ class Recorder(tune.Callback):
             self.end(number, *self._endings.pop(number))
             return
         deaths = self._journal.trial_attr(number, "deaths", 0)
+        self._write(self._journal.set_trial_attr, number, f"{FAILURE}{deaths + 1}", failure[-TOLD:])
         if deaths < RETRIES:
             self._write(self._journal.set_trial_attr, number, "deaths", deaths + 1)
         else:
@@ -262,13 +267,17 @@ def _address(checkpoint: Any) -> str:
     return str(checkpoint.path) if kind == "local" else f"{kind}://{checkpoint.path}"
 
 
-def _why(trial: Any) -> str:
-    """One line out of the error file that Ray wrote for its last failure."""
+def _failure(trial: Any) -> str:
+    """What Ray wrote of a trial's last failure into a file that is gone with this Ray."""
     try:
         text = Path(trial.error_file).read_text(encoding="utf-8")
     except (OSError, TypeError):
-        return "crashed"
-    last = text.rpartition("Failure # ")[2]
+        return ""
+    return _COLOURS.sub("", text.rpartition("Failure # ")[2])
+
+
+def _why(last: str) -> str:
+    """One line out of that."""
     if _MEMORY_MONITOR in last:
         return "out of memory (killed)"  # samplers know these words
     lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]

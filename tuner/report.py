@@ -25,9 +25,10 @@ from trainables.errors import UserError
 from trainables.tasks import FIXED_SPLITS
 from tuner.exit_codes import CANNOT_BE_MET
 from tuner.experiments import find_experiment
-from tuner.journal import LOG, is_begun
+from tuner.journal import is_begun
 from tuner.request import SIZE
 from tuner.result import StudyResult, TestScore, load
+from tuner.studies import study_folders
 
 # Table 1 of the paper: MSE, SSIM, BRISQUE; in its order.
 PUBLISHED: dict[str, tuple[str, float, float, float | None]] = {
@@ -205,7 +206,7 @@ def _belongs(result: StudyResult) -> bool:
 
 def unfinished(storage: Path) -> list[str]:
     """Experiments of which a study has begun in its default place, and none is finished there."""
-    begun = [path.parent for path in storage.glob(f"*/{LOG}") if is_begun(path.parent)]
+    begun = [folder for folder in study_folders(storage) if is_begun(folder)]
     return [
         name
         for name in PUBLISHED

@@ -13,6 +13,7 @@ from trainables.datasets import PUBLISHED
 SIZE = 32  # pixels a side, unless asked for otherwise
 # Of studies and registered models; it becomes a folder, and part of what databases are asked.
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100"  # for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Request:
     points: tuple[str, ...] = ()
     warm_start: tuple[str, ...] = ()
     fast_gpu: bool = True
+    detach: bool = False
 
 
 def is_study_name(text: str) -> bool:

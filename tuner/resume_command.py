@@ -31,6 +31,19 @@ def resume_command(setting: Setting, *more: str) -> str:
     return shlex.join([*words, *more])
 
 
+def ways_on(setting: Setting) -> str:
+    """What to type about a study that goes on in the background."""
+    storage = setting.request.storage
+    default = storage == Path("runs").absolute()
+    study = setting.study if default else shlex.quote(str(setting.folder))
+    return (
+        f"Study {setting.study} goes on in the background:\n"
+        f"  python -m tuner.status {study}\n"
+        f"  python -m tuner.logs {study} --follow\n"
+        f"  python -m tuner.stop {study}"
+    )
+
+
 def typed_command(request: Request) -> str:
     """The command that a request came from, without where its data and results are."""
     words = ["python", "-m", "tuner.launch", request.experiment]

@@ -23,6 +23,17 @@ def best_trial(records: Sequence[TrialRecord], full: float) -> TrialRecord | Non
     return next(iter(ranked_trials(records, full)), None)
 
 
+def leading_trial(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The lowest L among those that came furthest so far, while trials are still running."""
+    scored = [r for r in records if r.rungs and r.state != "FAIL"]
+    return min(scored, key=lambda r: (-reached(r), r.score, r.number), default=None)
+
+
+def reached(record: TrialRecord) -> int:
+    """Rungs that a trial has come to."""
+    return 0 if not record.rungs else record.rungs[-1].rung + record.rungs[-1].complete
+
+
 def ranked_trials(records: Sequence[TrialRecord], full: float) -> list[TrialRecord]:
     """All that were scored, as `best_trial` ranks them: those that came far before the others."""
     scored = [r for r in records if r.state in ("COMPLETE", "PRUNED") and r.score is not None]

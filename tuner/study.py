@@ -22,6 +22,7 @@ from tuner.asha import Asha
 from tuner.checkpoints import CheckpointCap
 from tuner.journal import Journal, Space, TrialRecord
 from tuner.known_points import KnownPoint
+from tuner.printed import PRINTED, folder_name
 from tuner.recorder import LeaveLoop, Observer, Recorder
 from tuner.rungs import Rungs
 from tuner.search import MOST_AT_ONCE, JournalSearch
@@ -275,6 +276,8 @@ def _fit(
                 checkpoint_frequency=1, checkpoint_at_end=False
             ),
             callbacks=[recorder],
+            log_to_file=PRINTED,
+            sync_config=tune.SyncConfig(sync_artifacts=True),  # from where a trial runs
         ),
     )
     with _quiet("ray.tune"), _signals(recorder), suppress(LeaveLoop):
@@ -295,10 +298,7 @@ class _Overtime(tune.Stopper):
 
 
 def _folder_name(trial: Any) -> str:
-    """A trial that is handed out again, promoted or after a death, has a new folder: Ray numbers
-    its checkpoints from 0 again."""
-    name, part = f"trial_{trial.config['trial_number']:04d}", trial.config["part"]
-    return f"{name}_part_{part}" if part > 1 else name
+    return folder_name(trial.config["trial_number"], trial.config["part"])
 
 
 def _session_name(folder: Path) -> str:

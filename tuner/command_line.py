@@ -1,0 +1,45 @@
+"""What the commands share: bad input is one line, and an exit code says how it went."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from trainables.errors import UserError
+from tuner.exit_codes import CANNOT_BE_MET, INTERRUPTED
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Raises what argparse would print with its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other request that cannot be met."""
+        raise UserError(f"{message}; see --help.")
+
+
+def study_parser(command: str, description: str) -> OneLineParser:
+    """Options of a command about a study that is there: which one, and where."""
+    parser = OneLineParser(prog=f"python -m tuner.{command}", description=description)
+    parser.add_argument("study", metavar="STUDY", help="its name, or its folder")
+    parser.add_argument(
+        "--storage", type=Path, default=Path("runs"), help="folder of all studies (default: runs)"
+    )
+    return parser
+
+
+def answer(work: Callable[[], int]) -> int:
+    """Do it -> exit code."""
+    try:
+        return work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return CANNOT_BE_MET
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read it has seen enough; nor can what is left be flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
