@@ -66,7 +66,7 @@ $(BENCH): $(READY) requirements-bench.lock
 # Pins what a fresh resolution of pyproject.toml gives.
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet "setuptools>=77" ".[dev]"
+	.venv-lock/bin/pip install --quiet "setuptools>=77" ".[dev,server]"
 	.venv-lock/bin/pip freeze --all --exclude few-shot-tuner --exclude pip \
 		| sed -E 's/^((nvidia|cuda|triton)[^ ]*)$$/\1 ; platform_system == "Linux" and platform_machine == "x86_64"/' > requirements.lock
 	rm -rf .venv-lock

@@ -1,0 +1,530 @@
+"""The descriptions of clusters are what their tools take, and their command lines can be parsed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from picture_files import write_pictures
+
+from tuner.launch import build_parser
+
+ROOT = Path(__file__).parents[1]
+CLUSTER = ROOT / "cluster"
+LAUNCHER = sorted((CLUSTER / "ray").glob("*.yaml"))
+READMES = sorted(CLUSTER.glob("*/README.md"))
+SCRIPTS = [CLUSTER / "mlflow" / "serve.sh", CLUSTER / "slurm" / "search.sbatch"]
+TOOLS = Path(sys.executable).parent
+KUBERNETES = "1.37"
+
+
+def load_all(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def run(*words: str | Path, given: str = "") -> str:
+    done = subprocess.run(words, input=given, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# --- command lines
+
+
+def shell_blocks(readme: Path) -> list[str]:
+    """The commands in a README: its fenced blocks, and what is quoted and of more than a word."""
+    text = readme.read_text()
+    fenced = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^ *```sh\n.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return fenced + [quoted for quoted in re.findall(r"`([^`]+)`", prose) if " " in quoted]
+
+
+def simple_commands(shell: str) -> Iterator[list[str]]:
+    """The commands of a piece of shell, word by word; what a command runs after `--` as well."""
+    for line in shell.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for token in [*lexer, ";"]:
+            if not re.fullmatch(r"[();<>|&]+", token):
+                if words or not re.match(r"\w+=|exec$", token):  # what may stand before a command
+                    words.append(token)
+            elif words:
+                yield words
+                if "--" in words:
+                    yield words[words.index("--") + 1 :]
+                words = []
+
+
+@cache
+def commands_of(program: str) -> click.Command:
+    with warnings.catch_warnings(action="ignore"):  # MLflow's, of its own
+        return import_module({"ray": "ray.scripts.scripts", "mlflow": "mlflow.cli"}[program]).cli
+
+
+def parse(words: list[str]) -> bool:
+    """Parse a command of ours, of Ray's or of MLflow's as it would itself -> whether it is one."""
+    program = Path(words[0]).name
+    if words[1:3] == ["-m", "tuner.launch"] or program == "sbatch":
+        ours = words.index("cluster/slurm/search.sbatch") + 1 if program == "sbatch" else 3
+        build_parser().parse_args(words[ours:])
+        return True
+    if program not in ("ray", "mlflow"):
+        return False
+    command, rest = commands_of(program), words[1:]
+    while isinstance(command, click.Group):
+        command = command.commands[rest.pop(0)]
+    command.make_context(shlex.join(words), rest)  # raises on what it does not know
+    return True
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_every_command_of_a_readme_can_be_parsed(readme):
+    parsed = [
+        words
+        for block in shell_blocks(readme)
+        for words in simple_commands(block)
+        if words and parse(words)
+    ]
+    assert parsed
+
+
+def test_the_tracking_servers_command_can_be_parsed():
+    assert sum(map(parse, simple_commands(SCRIPTS[0].read_text()))) == 1
+
+
+def test_a_command_that_is_not_right_is_found():
+    for wrong in (
+        "sbatch --nodes=1 cluster/slurm/search.sbatch reptile_mnist --no-such-option",
+        "ray start --dashboard-hots=127.0.0.1",
+        "ray job submit --address x -- python -m tuner.launch reptile_mnist --no-such-option",
+        "A=b mlflow server --no-such-option",
+    ):
+        with pytest.raises(Exception, match=r"(?i)no such option|unrecognized arguments"):
+            list(map(parse, simple_commands(wrong)))
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_a_readme_says_how_to_start_submit_watch_and_stop_and_what_it_costs(readme):
+    text = readme.read_text()
+    found = re.findall(r"\*\*(Start|[Ss]ubmit|Watch|Stop|Cost)\*\*", text)
+    assert [word.lower() for word in found] == ["start", "submit", "watch", "stop", "cost"]
+    for name in re.findall(r"(?<![\w/.])cluster/[\w./-]+\w", text):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_and_bash_find_nothing_in_a_script(script):
+    assert os.access(script, os.X_OK)
+    run("bash", "-n", script)
+    run(TOOLS / "shellcheck", script)
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_shellcheck_finds_nothing_in_a_readme(readme):
+    """But a ~ that is another machine's, and exports that would hide a failure in a script."""
+    for block in shell_blocks(readme):
+        run(TOOLS / "shellcheck", "--shell=bash", "--exclude=SC2088,SC2155", "-", given=block)
+
+
+# --- Ray's cluster launcher
+
+
+@pytest.fixture(params=LAUNCHER, ids=lambda path: path.stem)
+def launched(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """A description of a cluster, as Ray completes it."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    (description,) = load_all(request.param)
+    prepared: dict[str, Any] = prepare_config(description)
+    validate_config(prepared)  # against the schema that Ray ships
+    return prepared
+
+
+def test_a_launched_cluster_asks_for_a_token_and_has_its_dashboard_on_loopback(launched):
+    started = {}
+    for which in ("head", "worker"):
+        commands = launched[f"{which}_start_ray_commands"]
+        parsed = [words for line in commands for words in simple_commands(line) if parse(words)]
+        (started[which],) = [words for words in parsed if words[1] == "start"]
+    assert "--dashboard-host=127.0.0.1" in started["head"]
+    assert launched["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    set_up = "\n".join(launched["setup_commands"])
+    assert "RAY_AUTH_MODE=token" in set_up
+    assert "chmod 600 ~/.ray/auth_token" in set_up
+    run(TOOLS / "shellcheck", "--shell=bash", "--severity=warning", "-", given=set_up + "\n")
+
+
+def test_a_launched_cluster_gets_this_package_with_pinned_requirements(launched):
+    assert (ROOT / launched["file_mounts"]["~/few-shot-tuner"] / "requirements.lock").is_file()
+    installs = [
+        words
+        for line in launched["setup_commands"] + launched["head_setup_commands"]
+        for words in simple_commands(line)
+        if words[0].endswith("/pip")
+    ]
+    assert installs
+    assert all("~/few-shot-tuner/requirements.lock" in words for words in installs)
+
+
+@pytest.mark.parametrize("name", ["aws", "gcp"])
+def test_clouds_have_spot_workers_that_come_and_go(name):
+    (cloud,) = load_all(CLUSTER / "ray" / f"{name}.yaml")
+    worker = cloud["available_node_types"]["gpu"]
+    assert worker["min_workers"] < worker["max_workers"] <= cloud["max_workers"]
+    spot = {
+        "aws": {"InstanceMarketOptions": {"MarketType": "spot"}},
+        "gcp": {"scheduling": [{"preemptible": True}, {"onHostMaintenance": "TERMINATE"}]},
+    }
+    assert spot[name].items() <= worker["node_config"].items()
+
+
+def test_the_descriptions_for_the_launcher_differ_only_where_they_must():
+    described = [load_all(path)[0] for path in LAUNCHER]
+    for field in ("cluster_name", "file_mounts", "rsync_exclude", "setup_commands"):
+        assert all(one[field] == described[0][field] for one in described), field
+
+
+# --- Kubernetes
+
+KUBERAY = json.loads((ROOT / "tests" / "kuberay.schema.json").read_text())
+
+
+def documents() -> list[dict[str, Any]]:
+    return [one for path in sorted((CLUSTER / "kuberay").glob("*.yaml")) for one in load_all(path)]
+
+
+def of_kind(kind: str) -> list[dict[str, Any]]:
+    return [document for document in documents() if document["kind"] == kind]
+
+
+def pod_templates(document: Any) -> Iterator[dict[str, Any]]:
+    """Every `template` in a document."""
+    if isinstance(document, dict):
+        if "template" in document:
+            yield document["template"]
+        for value in document.values():
+            yield from pod_templates(value)
+    elif isinstance(document, list):
+        for value in document:
+            yield from pod_templates(value)
+
+
+def containers() -> list[dict[str, Any]]:
+    templates = [template for document in documents() for template in pod_templates(document)]
+    return [one for template in templates for one in template["spec"]["containers"]]
+
+
+@pytest.mark.parametrize(
+    "document", documents(), ids=lambda d: f"{d['kind']}-{d['metadata']['name']}"
+)
+def test_kubernetes_knows_every_field(document):
+    if document["apiVersion"] == "ray.io/v1":
+        jsonschema.validate(document, KUBERAY)
+        for template in pod_templates(document):
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **template}
+            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+    else:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_a_field_that_is_not_right_is_found():
+    (cluster,) = of_kind("RayCluster")
+    cluster["spec"]["enableInTreeAutoscalling"] = True
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(cluster, KUBERAY)
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}}
+    service["spec"] = {"port": [{"port": 1}]}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(service, KUBERNETES, strict=True)
+
+
+def test_the_parts_in_kubernetes_find_each_other():
+    (cluster,), (job,) = of_kind("RayCluster"), of_kind("RayJob")
+    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    assert cluster["spec"]["authOptions"] == {"mode": "token"}
+    (pin,) = re.findall(r"^ray==(.*)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert cluster["spec"]["rayVersion"] == pin
+    (command,) = simple_commands(job["spec"]["entrypoint"])
+    assert parse(command)
+    uri = command[command.index("--tracking-uri") + 1]
+    services = {
+        f"http://{service['metadata']['name']}:{port['port']}"
+        for service in of_kind("Service")
+        for port in service["spec"]["ports"]
+    }
+    assert uri in services
+    (server,) = [one for one in containers() if one["name"] == "mlflow"]
+    allowed = {one["name"]: one.get("value") for one in server["env"]}
+    assert uri.removeprefix("http://") in allowed["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+
+
+def test_every_secret_of_kubernetes_is_one_that_its_readme_makes():
+    used = {
+        (source["secretKeyRef"]["name"], source["secretKeyRef"]["key"])
+        for one in containers()
+        for variable in one.get("env", [])
+        if (source := variable.get("valueFrom"))
+    }
+    readme = (CLUSTER / "kuberay" / "README.md").read_text()
+    (made,) = re.findall(r"for key in ([\w -]+); do .* create secret generic tracking ", readme)
+    assert used == {("tracking", key) for key in made.split()}
+
+
+def test_only_the_head_knows_the_tracking_server():
+    """Workers need no access, and what they run is code of a search."""
+    knowing = [
+        one["name"]
+        for one in containers()
+        if any(name["name"].startswith("MLFLOW_TRACKING") for name in one.get("env", []))
+    ]
+    assert knowing == ["ray-head"]
+
+
+# --- the image, and the tracking server's containers
+
+
+def test_the_image_installs_as_the_makefile_does_and_finds_what_it_copies():
+    text = (CLUSTER / "Dockerfile").read_text()
+    run(TOOLS / "hadolint", CLUSTER / "Dockerfile")
+    copied = [
+        word
+        for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE)
+        for word in line.split()[:-1]
+    ]
+    assert all((ROOT / name).exists() for name in copied)
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "packages"
+    ]
+    assert {name.partition(".")[0] for name in packages} <= set(copied)
+    makefile = re.sub(" --(quiet|disable-pip-version-check)", "", (ROOT / "Makefile").read_text())
+    for step in re.findall(r"pip install --no-cache-dir (.*)$", text, re.MULTILINE):
+        step = re.sub(r"\.$", "-e .", step)
+        assert f"-m pip install {step}\n" in makefile, step
+
+
+def test_compose_is_what_its_specification_allows():
+    compose = CLUSTER / "mlflow" / "compose.yaml"
+    run(
+        sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", compose
+    )
+    (described,) = load_all(compose)
+    assert described["services"]["mlflow"]["ports"] == ["127.0.0.1:5000:5000"]
+    assert "ports" not in described["services"]["db"]
+
+
+def test_images_have_one_name_and_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = f"{project['name']}:{project['version']}"
+    (compose,) = load_all(CLUSTER / "mlflow" / "compose.yaml")
+    named = {one["image"] for one in containers()} | {
+        service["image"] for service in compose["services"].values()
+    }
+    assert {name.removeprefix("REGISTRY/") for name in named} == {wanted, "postgres:17"}
+    assert f"--tag {wanted} ." in (CLUSTER / "Dockerfile").read_text()
+
+
+def test_no_description_holds_a_secret():
+    """What is called a password, a token or a secret is a variable, a file, or a Secret's key."""
+    called = re.compile(r"(?i)(?:password|token|secret)\w*[\"']*[:=] *([^\s,}]+)")
+    for path in sorted(CLUSTER.rglob("*")):
+        if path.suffix in (".yaml", ".ini", ".sh", ".sbatch", ".conf"):
+            for line in path.read_text().splitlines():
+                for value in called.findall(re.sub(r"(^|\s)[#;].*", "", line)):
+                    assert value[0] in '"$~{:?' or value in ("token", "true", "false"), (path, line)
+
+
+# --- Slurm
+
+
+class Job:
+    """The batch script under stand-ins for Slurm and, unless there is no `driver`, for Ray and for
+    the command, which that is then."""
+
+    def __init__(self, root: Path, driver: str | None, **variables: str) -> None:
+        self.root, self.said = root, root / "calls"
+        self.said.touch()
+        call = f'echo "{{}} $*" >>{shlex.quote(str(self.said))}\n'
+        stands_in = {
+            "bin/scontrol": call.format("scontrol") + "[[ $1 != show ]] || printf 'one\\ntwo\\n'",
+            "bin/srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"',
+            "bin/hostname": "echo 127.0.0.1 fe80::1",
+        }
+        if driver is not None:
+            stands_in |= {
+                "venv/bin/ray": f'{call.format("ray")}cp "$RAY_AUTH_TOKEN_PATH" {root}/$$.token\n'
+                "exec sleep 600",
+                "venv/bin/python": f"[[ $1 != - ]] || exit 0\n{call.format('python')}"
+                f"until [[ $(cat {root}/*.token 2>/dev/null | wc --chars) == 128 ]]; do sleep 0.05; done\n"
+                f"{driver}",
+            }
+        for name, script in stands_in.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"#!/bin/bash\n{script}\n")
+            path.chmod(0o755)
+        self.environment = {
+            "HOME": str(root / "home"),
+            "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
+            "TUNER_VENV": str(root / "venv") if driver is not None else sys.prefix,
+            "SLURM_SUBMIT_DIR": str(root),
+            "SLURM_JOB_ID": "77",
+            "SLURM_JOB_NAME": "few-shot-tuner",
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_CPUS_PER_TASK": "16",
+            **variables,
+        }
+
+    def start(self, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*before, CLUSTER / "slurm" / "search.sbatch", *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.root,
+        )
+
+    def calls(self, program: str) -> list[list[str]]:
+        lines = map(str.split, self.said.read_text().splitlines())
+        return [words for words in lines if words[0] == program]
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output
+
+    def signalled(self, number: signal.Signals) -> tuple[int, str]:
+        process = self.start("reptile_mnist", "--budget", "1h")
+        while not self.calls("ready"):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output
+
+
+WAITS = "trap 'exit 130' TERM\necho ready >>calls\nwhile :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize("gpus", [None, "4"])
+def test_a_batch_job_starts_ray_on_its_nodes_and_the_command_once(gpus, tmp_path):
+    variables = {} if gpus is None else {"SLURM_GPUS_ON_NODE": gpus}
+    job = Job(tmp_path, "exit 3", **variables)
+    code, output = job.run("reptile_mnist", "--budget", "1h")
+    assert code == 3, output
+    head, worker = sorted(job.calls("ray"), key=lambda words: "--head" not in words)
+    assert all(parse(words) for words in (head, worker))
+    assert "--dashboard-host=127.0.0.1" in head
+    assert {"--node-ip-address=127.0.0.1", "--port=6379"} <= set(head)
+    assert "--address=127.0.0.1:6379" in worker
+    for words in (head, worker):
+        assert {"--block", "--num-cpus=16", f"--num-gpus={gpus or 0}"} <= set(words)
+    (command,) = job.calls("python")
+    assert parse(command)
+    assert command[3:] == [
+        *("--study", "few-shot-tuner-77", "--address", "127.0.0.1:6379"),
+        *("reptile_mnist", "--budget", "1h"),
+    ]
+
+
+def test_a_batch_jobs_token_is_its_own_and_told_to_nobody(tmp_path):
+    job = Job(tmp_path, "stat --format %a ~/.ray/slurm-77.token")
+    code, output = job.run("reptile_mnist")
+    assert (code, output.strip()) == (0, "600")
+    tokens = {path.read_text() for path in tmp_path.glob("*.token")}
+    (token,) = tokens
+    assert re.fullmatch("[0-9a-f]{64}", token)
+    assert token not in output + job.said.read_text()
+    assert not (tmp_path / "home/.ray/slurm-77.token").exists(), "it outlives its cluster"
+
+
+def test_a_batch_job_that_comes_back_goes_on_with_what_is_left_of_its_budget(tmp_path):
+    job = Job(tmp_path, "exit 0", SLURM_RESTART_COUNT="1")
+    code, output = job.run("reptile_mnist", "--budget", "1h", "--data", "my pictures")
+    assert code == 0, output
+    (command,) = job.calls("python")
+    assert command[7:] == ["--resume", "reptile_mnist", "--data", "my", "pictures"]
+
+
+def test_a_batch_job_that_comes_back_before_there_was_a_study_begins_it(tmp_path):
+    job = Job(tmp_path, "[[ $* != *--resume* ]] || exit 2", SLURM_RESTART_COUNT="1")
+    code, output = job.run("reptile_mnist", "--budget=1h")
+    assert code == 0, output
+    first, second = job.calls("python")
+    assert first[7:] == ["--resume", "reptile_mnist"]
+    assert second[7:] == ["reptile_mnist", "--budget=1h"]
+
+
+def test_a_batch_job_that_runs_out_of_time_stops_the_command_and_queues_again(tmp_path):
+    job = Job(tmp_path, WAITS)
+    code, output = job.signalled(signal.SIGUSR1)
+    assert code == 130, output
+    assert job.calls("scontrol")[-1][1:] == ["requeue", "77"]
+
+
+def test_a_batch_job_that_is_cancelled_or_preempted_stops_the_command_and_leaves_the_rest_to_slurm(
+    tmp_path,
+):
+    job = Job(tmp_path, WAITS)
+    code, output = job.signalled(signal.SIGTERM)
+    assert code == 130, output
+    assert [words[1] for words in job.calls("scontrol")] == ["show"]
+
+
+@pytest.mark.cluster
+@pytest.mark.ray
+@pytest.mark.timeout(1800)
+def test_a_batch_job_is_a_ray_of_two_nodes_that_a_search_plans_for_and_nothing_of_it_stays(
+    tmp_path,
+):
+    """In a network of its own, whose ports are free as those of nodes of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("Only root can make a network.")
+    write_pictures(tmp_path / "pictures", classes=6)
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # pytest's are too long for sockets
+        job = Job(tmp_path, None, SLURM_CPUS_PER_TASK="1", RAY_TMPDIR=folder)
+        job.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+        process = job.start(
+            *("reptile_omniglot", "--dry-run", "--data", str(tmp_path / "pictures")),
+            *("--storage", str(tmp_path / "runs")),
+            before=["unshare", "--net", "bash", "-c", 'ip link set lo up && exec "$0" "$@"'],
+        )
+        output, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, output
+        assert "Not all nodes have joined" not in output
+        assert "Study      few-shot-tuner-77:" in output
+        assert "Hardware   2 CPUs, 0 GPUs: 2 trials side by side" in output
+        staying = [
+            place.parent.name
+            for place in Path("/proc").glob("[0-9]*/cmdline")
+            if folder in read_or_empty(place)
+        ]
+        assert staying == []
+
+
+def read_or_empty(place: Path) -> str:
+    try:
+        return place.read_text()
+    except OSError:  # it has ended
+        return ""
