@@ -374,7 +374,8 @@ class Job:
                 "venv/bin/ray": f'{call.format("ray")}cp "$RAY_AUTH_TOKEN_PATH" {root}/$$.token\n'
                 "exec sleep 600",
                 "venv/bin/python": f"[[ $1 != - ]] || exit 0\n{call.format('python')}"
-                f"until [[ $(cat {root}/*.token 2>/dev/null | wc --chars) == 128 ]]; do sleep 0.05; done\n"
+                f"until [[ $(cat {root}/*.token 2>/dev/null | wc --chars) == 128 ]]; "
+                "do sleep 0.05; done\n"
                 f"{driver}",
             }
         for name, script in stands_in.items():
