@@ -39,7 +39,7 @@ def run_in_background(argv: Sequence[str]) -> int:
         tempfile.TemporaryFile() as err,
         os.fdopen(told, "rb", buffering=0) as word,
     ):
-        process = subprocess.Popen(  # noqa: S603 - our own command
+        process = subprocess.Popen(  # nosec B603 - our own command
             [*COMMAND, *argv],
             stdin=subprocess.DEVNULL,
             stdout=out,
