@@ -39,7 +39,8 @@ def run_in_background(argv: Sequence[str]) -> int:
         tempfile.TemporaryFile() as err,
         os.fdopen(told, "rb", buffering=0) as word,
     ):
-        process = subprocess.Popen(  # nosec B603 - our own command
+        # Our own command.
+        process = subprocess.Popen(  # noqa: S603  # nosec B603
             [*COMMAND, *argv],
             stdin=subprocess.DEVNULL,
             stdout=out,

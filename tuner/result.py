@@ -347,7 +347,8 @@ def git_commit() -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here.parent), *arguments]
-        done = subprocess.run(  # noqa: S603  # nosec B603 - constant arguments
+        # Constant arguments.
+        done = subprocess.run(  # noqa: S603  # nosec B603
             command, capture_output=True, text=True, check=True, timeout=10
         )
         return done.stdout.strip()
