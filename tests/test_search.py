@@ -47,7 +47,7 @@ def open_journal(tmp_path, points=()):
     return journal
 
 
-def search_of(journal, *, trials=4, seconds=60.0, rungs=None, gpus=0.0):
+def search_of(journal, *, trials=4, seconds=60.0, rungs=None, gpus=0.0, slots=100):
     return JournalSearch(
         journal,
         rungs or Rungs(3, planned=trials),
@@ -59,6 +59,7 @@ def search_of(journal, *, trials=4, seconds=60.0, rungs=None, gpus=0.0):
         deadline=time.time() + seconds,
         common={"threads": 1},
         gpus=gpus,
+        slots=lambda: slots,
     )
 
 
@@ -99,6 +100,14 @@ def test_known_points_come_first_and_then_the_sampler(tmp_path):
         assert sampled["threads"] == 1
         assert sampled["resume_from"] is None
         assert [record.label for record in journal.records()] == ["paper", "good", ""]
+
+
+@pytest.mark.parametrize(("slots", "out"), [(1, 1), (3, 3), (4, 5), (16, 20)])
+def test_on_many_slots_some_trials_are_next(tmp_path, slots, out):
+    with open_journal(tmp_path) as journal:
+        search = search_of(journal, trials=30, slots=slots)
+        handed = [search.suggest(str(n)) for n in range(30)]
+        assert [config is not None for config in handed] == [n < out for n in range(30)]
 
 
 def test_a_trial_that_needs_more_of_a_card_gets_it_and_so_do_those_beside_it(tmp_path):

@@ -17,6 +17,7 @@ from tuner.known_points import parameters_of, trial_seed
 from tuner.rungs import Rungs
 from tuner.samplers import SeededSampler
 
+_SLOTS_PER_NEXT = 4
 MOST_AT_ONCE = 10_000  # trials; a bound for Ray, which would else ask for them one by one
 
 
@@ -83,7 +84,7 @@ class JournalSearch(Searcher):
         bring one; or FINISHED."""
         if time.time() >= self._deadline:
             return Searcher.FINISHED
-        if len(self._live) >= self._slots():
+        if len(self._live) >= with_next(self._slots()):
             return None
         record = self._next()
         if record is None:
@@ -160,6 +161,15 @@ class JournalSearch(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles a searcher beside the study for restores that never happen."""
         return {}
+
+
+def with_next(slots: int) -> int:
+    """Trials that may be out: those that run, and on many slots some that are next.
+
+    Tune keeps as many idle processes as trials wait for one. Of several trials that end in one
+    turn of its loop it would keep one process and end the others, to start new ones at once.
+    """
+    return slots + slots // _SLOTS_PER_NEXT
 
 
 def last_checkpoint(record: TrialRecord) -> str | None:
