@@ -123,5 +123,7 @@ def test_nothing_outside_of_the_study_is_deleted_whatever_its_journal_names(tmp_
             made = record(number, (9e9, 1.0), state="RUNNING").rungs[0]
             journal.add_rung(number, replace(made, rung=rung, checkpoint=place))
         cap = CheckpointCap(journal, full=9e9, most=0)
-        cap.rung_reached(number, 1, {}, [], outside, "continue")
+        own = journal.folder / "session_02" / "trial_0000" / "checkpoint_000000"
+        own.mkdir(parents=True)
+        cap.rung_reached(number, 1, {}, [], own, "continue")
     assert (outside / "state.pt").read_bytes() == b"precious"

@@ -878,12 +878,13 @@ def test_the_command_for_the_pages_is_exact_and_keeps_passwords_out():
     assert "secret" not in ui_command("postgresql://me:secret@host/db")
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")  # of MLflow's own classes
 def test_the_pages_are_shown_on_this_machine_alone():
     """The command that is printed names no host: what MLflow takes then."""
     from mlflow.cli import cli
 
     assert "--host" not in ui_command("sqlite:////runs/mlflow.db")
-    (host,) = (option for option in cli.commands["ui"].params if option.name == "host")
+    (host,) = (option for option in cli.get_command(None, "ui").params if option.name == "host")
     assert host.default == "127.0.0.1"
 
 
