@@ -47,7 +47,7 @@ class Shelf:
             content = {"pipeline": "reptile", "config": {"width": 8}, "adapt_steps": 7}
             path.write_text(json.dumps(content))
         else:
-            safetensors.numpy.save_file({"generator": np.zeros(3)}, path)
+            safetensors.numpy.save_file({"generator": np.zeros(3, np.float32)}, path)
         return path
 
 
