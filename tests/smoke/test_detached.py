@@ -83,7 +83,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 def test_a_study_in_the_background(shell: Shell, tmp_path: Path) -> None:
     write_pictures(tmp_path / "pictures", classes=6)
-    said = shell.launch("--trials", "2", "--budget", "150s")
+    said = shell.launch("--trials", "2", "--budget", "240s")
     assert "Plan " in said
     assert said.endswith("  python -m tuner.stop s\n")
     shell.until(lambda: shell.status()["best"])
