@@ -404,6 +404,21 @@ def test_a_ray_that_nobody_noticed_dying_is_one_line_with_the_way_on(
     assert said.count("\n") == 1
 
 
+def test_sigterm_is_ctrl_c_while_all_is_closed_after_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def ray(_address: None, **_more: Any) -> Iterator[None]:
+        yield
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray's libraries do
+
+    monkeypatch.setattr(conductor, "session", ray)
+    before, then = signal.getsignal(signal.SIGTERM), []
+    with ExitStack() as stack:
+        stack.callback(lambda: then.append(signal.getsignal(signal.SIGTERM)))
+        _enter(stack, None)
+    signal.signal(signal.SIGTERM, before)
+    assert then == [signal.default_int_handler]
+
+
 def test_an_error_of_ours_is_no_full_disk(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

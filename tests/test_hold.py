@@ -54,7 +54,10 @@ def test_one_on_another_machine_lives_as_long_as_it_is_heard_of(
     assert (holder.host, holder.alive) == ("elsewhere", alive)
 
 
-@pytest.mark.parametrize("note", ["", '{"host": "her', "[]", '{"host": "here"}'])
+@pytest.mark.parametrize(
+    "note",
+    ["", '{"host": "her', "[]", '{"host": "here"}', '{"host": "h", "pid": 1, "since": "then"}'],
+)
 def test_a_lock_without_a_whole_note_still_says_that_somebody_is_there(
     tmp_path: Path, note: str
 ) -> None:
@@ -94,6 +97,14 @@ def test_a_request_wakes_whatever_the_main_thread_does(held: Path) -> None:
         time.sleep(60)
     asks.join()
     assert not (held / STOP).exists()
+
+
+def test_a_request_is_written_through_no_link(held: Path, tmp_path: Path) -> None:
+    (tmp_path / "another").write_text("somebody's")
+    (held / STOP).symlink_to(tmp_path / "another")
+    ask_to_stop(held)
+    assert (tmp_path / "another").read_text() == "somebody's"
+    assert (held / STOP).read_bytes() == (held / LOCK).read_bytes()
 
 
 def test_a_request_to_an_earlier_session_is_not_heeded(held: Path) -> None:

@@ -58,7 +58,7 @@ def study(tmp_path: Path) -> Path:
         for k in range(3):
             journal.add_rung(0, scored(k, 0.5, decision="done" if k == 2 else "continue"))
         journal.end(0, "COMPLETE", "")
-        journal.set_trial_attr(1, f"{FAILURE}1", "1 (occurred at noon)\nTraceback:\nOhNo: dear")
+        journal.set_trial_attr(1, f"{FAILURE}1", "Traceback:\nOhNo: dear")
         journal.end(1, "FAIL", "crashed: OhNo: dear")
         journal.add_rung(2, scored(0, 0.1, decision="pause"))
     return tmp_path / "mine"
@@ -310,7 +310,7 @@ def test_what_became_of_a_failed_trial_can_be_found(
     assert said[3].endswith(" failed: crashed: OhNo: dear")
     assert said[5] == "one"
     assert said[7] == "two"
-    assert said[8:] == ["crash 1:", "1 (occurred at noon)", "Traceback:", "OhNo: dear"]
+    assert said[8:] == ["crash 1:", "Traceback:", "OhNo: dear"]
     assert "other" not in said
 
 

@@ -19,8 +19,9 @@ from toy_pipeline import OPTIMUM, ToyConfig, ToyTrainable, toy_context, toy_spac
 
 from trainables.pipeline import Diverged
 from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME, require_finite
-from tuner.journal import Journal, RungRecord, TrialRecord
+from tuner.journal import FAILURE, Journal, RungRecord, TrialRecord
 from tuner.known_points import trial_seed
+from tuner.printed import printed_files
 from tuner.recorder import RETRIES, LeaveLoop, Recorder
 from tuner.rungs import Rungs
 from tuner.search import JournalSearch
@@ -491,6 +492,12 @@ def test_a_study_survives_the_death_of_its_driver(tmp_path):
     assert ends["diverge"] == ("FAIL", "diverged: loss went through the roof")
     assert ends["raise"] == ("FAIL", "crashed: KeyError: 'a bug'")
     assert ends["die"][0] in ("COMPLETE", "PRUNED")  # retried in a new process
+    numbers = {r.label: r.number for r in records}
+    failed = records[numbers["raise"]]
+    crashes = [failed.attrs[f"{FAILURE}{n + 1}"] for n in range(RETRIES + 1)]
+    assert all(text.endswith("KeyError: 'a bug'\n") and "\x1b" not in text for text in crashes)
+    printed = [path.read_text() for path in printed_files(tmp_path / "s", numbers["best"])]
+    assert "rung 0 is reached\n" in "".join(printed)
     assert all(r.reason.startswith("asha: rung") for r in records if r.state == "PRUNED")
     for r in records:
         assert all((Path(rung.checkpoint) / "state.pt").is_file() for rung in r.rungs)

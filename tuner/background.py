@@ -94,7 +94,7 @@ def leave_terminal(folder: Path, ways_on: str) -> None:
 
     May be repeated: with a second study, the output moves to its folder.
     """
-    kept = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    kept = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
     first = is_background()
     if first:
         os.write(kept, os.pread(1, os.fstat(1).st_size, 0))  # what was said before belongs to it

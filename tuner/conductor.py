@@ -117,6 +117,7 @@ def _enter(
     address: str | None,
     bereaved: Callable[[Sequence[str]], int] | None = None,
 ) -> Session:
+    stack.callback(_heed_sigterm)  # Ray's end leaves SIGTERM to the kernel, which kills
     try:
         entered = stack.enter_context(session(address, modules=packages(), bereaved=bereaved))
     except (ConnectionError, ValueError) as error:

@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -85,10 +86,7 @@ def holder_of(folder: Path) -> Holder | None:
         return None
     if not (note or taken):
         return None
-    try:
-        holder = Holder(**json.loads(note), alive=taken)
-    except (ValueError, TypeError):
-        holder = Holder(since=heard, alive=taken)
+    holder = _told(note, alive=taken) or Holder(since=heard, alive=taken)
     if taken or holder.host == socket.gethostname() or time.time() - heard > SILENCE_SECONDS:
         return holder
     return Holder(host=holder.host, pid=holder.pid, since=holder.since, alive=True)
@@ -102,7 +100,9 @@ def is_running(folder: Path) -> bool:
 
 def ask_to_stop(folder: Path) -> None:
     """Ask the process that holds a study, and none after it, to end as by Ctrl-C."""
-    (folder / STOP).write_bytes((folder / LOCK).read_bytes())
+    request = folder / f"{STOP}.{uuid.uuid4().hex}"
+    request.write_bytes((folder / LOCK).read_bytes())
+    request.replace(folder / STOP)  # which may be a link to somewhere else
 
 
 @contextmanager
@@ -132,6 +132,16 @@ def _heed(folder: Path, over: threading.Event) -> None:
                 (folder / STOP).unlink()
                 # To that thread, or the signal would not wake it from a call of the kernel's.
                 signal.pthread_kill(main, signal.SIGTERM)
+
+
+def _told(note: bytes, *, alive: bool) -> Holder | None:
+    """What a note says; None if it is not whole."""
+    try:
+        told = json.loads(note)
+        host, pid, since = str(told["host"]), int(told["pid"]), float(told["since"])
+    except (ValueError, TypeError, LookupError):
+        return None
+    return Holder(host=host, pid=pid, since=since, alive=alive)
 
 
 def _take(lock: int) -> bool:

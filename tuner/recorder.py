@@ -273,14 +273,15 @@ def _failure(trial: Any) -> str:
         text = Path(trial.error_file).read_text(encoding="utf-8")
     except (OSError, TypeError):
         return ""
-    return _COLOURS.sub("", text.rpartition("Failure # ")[2])
+    _heading, _, last = text.rpartition("Failure # ")[2].partition("\n")
+    return _COLOURS.sub("", last)
 
 
 def _why(last: str) -> str:
     """One line out of that."""
     if _MEMORY_MONITOR in last:
         return "out of memory (killed)"  # samplers know these words
-    lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
+    lines = [line.strip() for line in last.splitlines() if line.strip()]
     if "Traceback" in last or "ray::" in last:
         return f"crashed: {lines[-1]}"
     return f"worker died: {lines[0]}" if lines else "crashed"

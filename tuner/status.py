@@ -167,7 +167,7 @@ def _doing(told: Mapping[str, Any]) -> str:
     doing = DOING.get(told["phase"], "begins")
     if told["ends"] is not None:
         doing += f", {clock(max(0.0, told['ends'] - time.time()))} left"
-    if told["whole_ends"] is not None:
+    if told["whole_ends"] is not None and told["whole_ends"] > time.time():
         doing += f"; all done {_when(told['whole_ends'])}"
     return doing
 

@@ -26,7 +26,8 @@ LOOK_SECONDS = 0.5  # between looks whether it has stopped
 DESCRIPTION = """\
 Stop a running study as Ctrl-C does, and wait until it has. Nothing is lost: what goes on with it is
 printed. Works from every machine that has the study's folder. To ask again is to press Ctrl-C
-again: it leaves at once, and tells MLflow the rest when it goes on.
+again: it leaves at once, and tells MLflow the rest when it goes on. Exit codes: 0 it has stopped;
+2 it is not running; 4 it has not stopped in time.
 """
 
 
@@ -49,8 +50,8 @@ def _stop(arguments: argparse.Namespace) -> int:
     with console.status("it stops"):
         while holder_of(folder) == holder:
             if time.monotonic() - began > timeout:
-                raise_line = f"It has not stopped within {clock(timeout)}: wait, or end {holder}."
-                print(raise_line, file=sys.stderr)
+                late = f"It has not stopped within {clock(timeout)}: wait, or end {holder}."
+                print(late, file=sys.stderr)
                 return NOT_IN_TIME
             time.sleep(LOOK_SECONDS)
     study = glance(folder)

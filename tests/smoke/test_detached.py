@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,28 +61,34 @@ class Shell:
             assert time.monotonic() < ends, self("-m", "tuner.logs", "s")
             time.sleep(1)
 
-    def processes(self) -> list[str]:
+    def processes(self) -> list[int]:
         """That have inherited our environment."""
         found = []
         for place in Path("/proc").glob("[0-9]*"):
-            try:
+            with suppress(OSError):
                 if bytes(self.root) in (place / "environ").read_bytes():
-                    found.append((place / "cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue
+                    found.append(int(place.name))
         return found
 
 
-def test_a_study_in_the_background(tmp_path: Path) -> None:
-    shell = Shell(tmp_path)
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """Whatever goes wrong, nothing stays in the background."""
+    made = Shell(tmp_path)
+    yield made
+    for left in made.processes():
+        with suppress(ProcessLookupError):
+            os.kill(left, signal.SIGKILL)
+
+
+def test_a_study_in_the_background(shell: Shell, tmp_path: Path) -> None:
     write_pictures(tmp_path / "pictures", classes=6)
-    said = shell.launch("--trials", "2", "--budget", "60s")
+    said = shell.launch("--trials", "2", "--budget", "240s")
     assert "Plan " in said
     assert said.endswith("  python -m tuner.stop s\n")
     shell.until(lambda: shell.status()["best"])
     told = shell.status()
     assert (told["state"], told["phase"]) == ("running", "search")
-    assert told["trials"]["running"] >= 1
     assert told["whole_ends"] > told["ends"] > time.time() - 60
     assert told["dashboard"].startswith("http://127.0.0.1:")
     assert "trial 0 started: paper's settings" in shell("-m", "tuner.logs", "s")
