@@ -178,6 +178,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         arguments = build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+        if arguments.tracking_uri is not None:
+            from tuner.tracking_uri import require_no_password
+
+            require_no_password(arguments.tracking_uri)
         if arguments.replay is not None:
             return _replay(arguments)
         request = _request(arguments)
