@@ -6,14 +6,11 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import tempfile
-import time
 import tomllib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +21,6 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from picture_files import write_pictures
 
 from tuner.launch import build_parser
 
@@ -351,181 +347,3 @@ def test_no_description_holds_a_secret():
             for line in path.read_text().splitlines():
                 for value in called.findall(re.sub(r"(^|\s)[#;].*", "", line)):
                     assert value[0] in '"$~{:?' or value in ("token", "true", "false"), (path, line)
-
-
-# --- Slurm
-
-
-class Job:
-    """The batch script under stand-ins for Slurm and, unless there is no `driver`, for Ray and for
-    the command, which that is then."""
-
-    def __init__(self, root: Path, driver: str | None, **variables: str) -> None:
-        self.root, self.said = root, root / "calls"
-        self.said.touch()
-        call = f'echo "{{}} $*" >>{shlex.quote(str(self.said))}\n'
-        stands_in = {
-            "bin/scontrol": call.format("scontrol") + "[[ $1 != show ]] || printf 'one\\ntwo\\n'",
-            "bin/srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"',
-            "bin/hostname": "echo 127.0.0.1 fe80::1",
-        }
-        if driver is not None:
-            stands_in |= {
-                "venv/bin/ray": f'{call.format("ray")}cp "$RAY_AUTH_TOKEN_PATH" {root}/$$.token\n'
-                "exec sleep 600",
-                "venv/bin/python": f"[[ $1 != - ]] || exit 0\n{call.format('python')}"
-                f"until [[ $(cat {root}/*.token 2>/dev/null | wc --chars) == 128 ]]; "
-                "do sleep 0.05; done\n"
-                f"{driver}",
-            }
-        for name, script in stands_in.items():
-            path = root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"#!/bin/bash\n{script}\n")
-            path.chmod(0o755)
-        self.environment = {
-            "HOME": str(root / "home"),
-            "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
-            "TUNER_VENV": str(root / "venv") if driver is not None else sys.prefix,
-            "SLURM_SUBMIT_DIR": str(root),
-            "SLURM_JOB_ID": "77",
-            "SLURM_JOB_NAME": "few-shot-tuner",
-            "SLURM_JOB_NODELIST": "node[1-2]",
-            "SLURM_JOB_NUM_NODES": "2",
-            "SLURM_CPUS_PER_TASK": "16",
-            **variables,
-        }
-
-    def start(self, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*before, CLUSTER / "slurm" / "search.sbatch", *arguments],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self.root,
-        )
-
-    def calls(self, program: str) -> list[list[str]]:
-        lines = map(str.split, self.said.read_text().splitlines())
-        return [words for words in lines if words[0] == program]
-
-    def run(self, *arguments: str) -> tuple[int, str]:
-        process = self.start(*arguments)
-        output, _ = process.communicate(timeout=60)
-        return process.returncode, output
-
-    def signalled(self, number: signal.Signals) -> tuple[int, str]:
-        process = self.start("reptile_mnist", "--budget", "1h")
-        while not self.calls("ready"):
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
-        return process.returncode, output
-
-
-WAITS = "trap 'exit 130' TERM\necho ready >>calls\nwhile :; do sleep 0.05; done"
-
-
-@pytest.mark.parametrize("gpus", [None, "4"])
-def test_a_batch_job_starts_ray_on_its_nodes_and_the_command_once(gpus, tmp_path):
-    variables = {} if gpus is None else {"SLURM_GPUS_ON_NODE": gpus}
-    job = Job(tmp_path, "exit 3", **variables)
-    code, output = job.run("reptile_mnist", "--budget", "1h")
-    assert code == 3, output
-    head, worker = sorted(job.calls("ray"), key=lambda words: "--head" not in words)
-    assert all(parse(words) for words in (head, worker))
-    assert "--dashboard-host=127.0.0.1" in head
-    assert {"--node-ip-address=127.0.0.1", "--port=6379"} <= set(head)
-    assert "--address=127.0.0.1:6379" in worker
-    for words in (head, worker):
-        assert {"--block", "--num-cpus=16", f"--num-gpus={gpus or 0}"} <= set(words)
-    (command,) = job.calls("python")
-    assert parse(command)
-    assert command[3:] == [
-        *("--study", "few-shot-tuner-77", "--address", "127.0.0.1:6379"),
-        *("reptile_mnist", "--budget", "1h"),
-    ]
-
-
-def test_a_batch_jobs_token_is_its_own_and_told_to_nobody(tmp_path):
-    job = Job(tmp_path, "stat --format %a ~/.ray/slurm-77.token")
-    code, output = job.run("reptile_mnist")
-    assert (code, output.strip()) == (0, "600")
-    tokens = {path.read_text() for path in tmp_path.glob("*.token")}
-    (token,) = tokens
-    assert re.fullmatch("[0-9a-f]{64}", token)
-    assert token not in output + job.said.read_text()
-    assert not (tmp_path / "home/.ray/slurm-77.token").exists(), "it outlives its cluster"
-
-
-def test_a_batch_job_that_comes_back_goes_on_with_what_is_left_of_its_budget(tmp_path):
-    job = Job(tmp_path, "exit 0", SLURM_RESTART_COUNT="1")
-    code, output = job.run("reptile_mnist", "--budget", "1h", "--data", "my pictures")
-    assert code == 0, output
-    (command,) = job.calls("python")
-    assert command[7:] == ["--resume", "reptile_mnist", "--data", "my", "pictures"]
-
-
-def test_a_batch_job_that_comes_back_before_there_was_a_study_begins_it(tmp_path):
-    job = Job(tmp_path, "[[ $* != *--resume* ]] || exit 2", SLURM_RESTART_COUNT="1")
-    code, output = job.run("reptile_mnist", "--budget=1h")
-    assert code == 0, output
-    first, second = job.calls("python")
-    assert first[7:] == ["--resume", "reptile_mnist"]
-    assert second[7:] == ["reptile_mnist", "--budget=1h"]
-
-
-def test_a_batch_job_that_runs_out_of_time_stops_the_command_and_queues_again(tmp_path):
-    job = Job(tmp_path, WAITS)
-    code, output = job.signalled(signal.SIGUSR1)
-    assert code == 130, output
-    assert job.calls("scontrol")[-1][1:] == ["requeue", "77"]
-
-
-def test_a_batch_job_that_is_cancelled_or_preempted_stops_the_command_and_leaves_the_rest_to_slurm(
-    tmp_path,
-):
-    job = Job(tmp_path, WAITS)
-    code, output = job.signalled(signal.SIGTERM)
-    assert code == 130, output
-    assert [words[1] for words in job.calls("scontrol")] == ["show"]
-
-
-@pytest.mark.cluster
-@pytest.mark.ray
-@pytest.mark.timeout(1800)
-def test_a_batch_job_is_a_ray_of_two_nodes_that_a_search_plans_for_and_nothing_of_it_stays(
-    tmp_path,
-):
-    """In a network of its own, whose ports are free as those of nodes of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("Only root can make a network.")
-    write_pictures(tmp_path / "pictures", classes=6)
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # pytest's are too long for sockets
-        job = Job(tmp_path, None, SLURM_CPUS_PER_TASK="1", RAY_TMPDIR=folder)
-        job.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
-        process = job.start(
-            *("reptile_omniglot", "--dry-run", "--data", str(tmp_path / "pictures")),
-            *("--storage", str(tmp_path / "runs")),
-            before=["unshare", "--net", "bash", "-c", 'ip link set lo up && exec "$0" "$@"'],
-        )
-        output, _ = process.communicate(timeout=900)
-        assert process.returncode == 0, output
-        assert "Not all nodes have joined" not in output
-        assert "Study      few-shot-tuner-77:" in output
-        assert "Hardware   2 CPUs, 0 GPUs: 2 trials side by side" in output
-        staying = [
-            place.parent.name
-            for place in Path("/proc").glob("[0-9]*/cmdline")
-            if folder in read_or_empty(place)
-        ]
-        assert staying == []
-
-
-def read_or_empty(place: Path) -> str:
-    try:
-        return place.read_text()
-    except OSError:  # it has ended
-        return ""

@@ -156,7 +156,7 @@ def test_a_tracking_server_that_is_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = pictures(tmp_path / "pictures", classes=4, each=8)
-    uri = "http://name:secret@127.0.0.1:9"
+    uri = "http://127.0.0.1:9"
     error = refuse(
         capsys,
         tmp_path / "runs",
@@ -167,6 +167,15 @@ def test_a_tracking_server_that_is_not_there(
         uri,
     )
     assert "127.0.0.1:9" in error
+
+
+@pytest.mark.parametrize("words", [["reptile_omniglot"], ["all"], ["--replay", "0" * 32]])
+def test_a_password_on_the_command_line(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = "http://name:secret@127.0.0.1:9"
+    error = refuse(capsys, tmp_path / "runs", *words, "--tracking-uri", uri)
+    assert "MLFLOW_TRACKING_PASSWORD" in error
     assert "secret" not in error
 
 

@@ -35,6 +35,7 @@ from tuner.tracking import Tracker, provenance_tags
 from tuner.tracking_uri import (
     default_uri,
     reason,
+    require_no_password,
     resolve_uri,
     sqlite_path,
     strip_credentials,
@@ -748,12 +749,42 @@ def test_a_database_server_that_is_not_there_is_named_without_its_password(tmp_p
 
 
 @pytest.mark.parametrize(
-    "uri", ["./mlruns", "/data/mlruns", "file:///data", "ftp://host/x", "", "http://", "http://h:x"]
+    "uri",
+    [
+        *("./mlruns", "/data/mlruns", "file:///data", "ftp://host/x", ""),
+        *("http://", "http://h:x", "http://[1"),
+    ],
 )
 def test_what_is_no_tracking_uri_is_refused(tmp_path, uri):
     with pytest.raises(UserError, match="`--tracking-uri`") as caught:
         resolve_uri(uri, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "place"),
+    [
+        ("http://me:s3cret@host:5000", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("HTTPS://me:s3c'ret@host", "MLFLOW_TRACKING_PASSWORD"),
+        ("postgresql+psycopg://me:s3c/ret@host/mlflow", "PGPASSWORD"),
+    ],
+)
+def test_a_password_on_the_command_line_is_refused_with_the_place_for_it(uri, place):
+    with pytest.raises(UserError, match=place) as caught:
+        require_no_password(uri)
+    assert not re.search("s3c|ret@", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("http://host:5000", "postgresql://me@host/mlflow", "sqlite:////home/a:b@c/mlflow.db"),
+        "mysql+pymysql://me:known@host/mlflow",  # its drivers take it from nowhere else
+    ],
+)
+def test_an_address_without_a_password_is_not_refused(uri):
+    require_no_password(uri)
 
 
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])

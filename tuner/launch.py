@@ -182,6 +182,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = _joined(sys.argv[1:] if argv is None else argv)
         arguments = build_parser().parse_args(words)
+        if arguments.tracking_uri is not None:
+            from tuner.tracking_uri import require_no_password
+
+            require_no_password(arguments.tracking_uri)
         if arguments.replay is not None:
             return _replay(arguments)
         if arguments.detach and not is_background():

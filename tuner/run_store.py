@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,7 @@ from trainables.datasets import user_cache
 from trainables.errors import UserError
 from tuner.tracking_uri import (
     SERVERS,
+    not_let_in,
     require_listener,
     require_sqlite,
     scheme_of,
@@ -411,7 +413,8 @@ def usable(uri: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # MLflow lets through whatever its stores and drivers raise
-        raise unreachable(uri, error) from error
+        known = not _asks_who_we_are(error)
+        raise (unreachable(uri, error) if known else not_let_in(uri)) from error
     finally:
         for name in wanted:
             del os.environ[name]
@@ -433,6 +436,12 @@ def is_passing(error: BaseException | None) -> bool:
     if isinstance(error, OperationalError | sqlite3.OperationalError):  # locked, or restarting
         return True
     return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+
+
+def _asks_who_we_are(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and _http_status(error) == HTTPStatus.UNAUTHORIZED
 
 
 def _may_pass(status: int) -> bool:

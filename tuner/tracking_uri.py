@@ -17,6 +17,9 @@ from trainables.errors import UserError
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
 UI_PORT = 5000
+ACCOUNT = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"  # of a server
+# Where else a password can be.
+_PASSWORDS = {"http": ACCOUNT, "https": ACCOUNT, "postgresql": "PGPASSWORD, or ~/.pgpass"}
 
 # Up to the last @, since a password may hold one (or a slash) unescaped; not in sqlite:///path.
 _CREDENTIALS = re.compile(r"""(?<=://)(?!/)[^\s'"]*@""")
@@ -45,6 +48,22 @@ def without_secrets(text: str) -> str:
     return strip_credentials(text)
 
 
+def require_no_password(uri: str) -> None:
+    """Refuse an address with a password in it, where there is another place for that.
+
+    Raises:
+        UserError: it has one.
+    """
+    scheme, _, rest = uri.partition("://")
+    named, at, host = rest.rpartition("@")
+    place = _PASSWORDS.get(scheme_of(uri))
+    if at and ":" in named and place is not None:
+        raise UserError(
+            "`--tracking-uri` must hold no password, since command lines are shown to everybody on "
+            f"a machine and kept by Ray; leave it to {place}, for {scheme}://{host}."
+        )
+
+
 def default_uri(storage: Path) -> str:
     """SQLite in the storage folder, absolute: MLflow's own default follows the working folder."""
     return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
@@ -52,7 +71,7 @@ def default_uri(storage: Path) -> str:
 
 def scheme_of(uri: str) -> str:
     """The address's scheme without a driver: "postgresql+psycopg2://..." -> "postgresql"."""
-    return urlsplit(uri).scheme.split("+")[0].lower()
+    return uri.partition("://")[0].split("+")[0].lower()
 
 
 def resolve_uri(uri: str | None, storage: Path) -> str:
@@ -127,6 +146,14 @@ def unreachable(uri: str, error: Exception) -> UserError:
     return UserError(
         f"The tracking store {strip_credentials(uri)} cannot be used ({reason(error)}); start it, "
         "correct `--tracking-uri`, or leave that out for a file in the storage folder."
+    )
+
+
+def not_let_in(uri: str) -> UserError:
+    """The one line for a server that asks who we are, or does not believe it."""
+    return UserError(
+        f"The tracking store {strip_credentials(uri)} does not let us in: set {ACCOUNT} to an "
+        "account that it has."
     )
 
 
