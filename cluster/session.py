@@ -109,8 +109,8 @@ def session(
             context = _start(cpus, gpus)
         else:
             address = _found(address)
-            _require_answer(address)
-            _offer_token()
+            require_answer(address)
+            offer_token()
             context = _join(address, modules)
         yield _describe(context, started_here=address is None)
     finally:
@@ -212,15 +212,18 @@ def _found(address: str) -> str:
 
 
 def _join(address: str, modules: Sequence[Path]) -> Any:
-    environment: dict[str, Any] | None = None
-    if modules and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:
-        # By their content, which the caches that Python writes beside them would change.
-        paths = [str(path) for path in modules]
-        environment = {"py_modules": paths, "excludes": ["__pycache__/"]}
+    job = RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ  # which has an environment already
+    environment = None if job else shipped(modules)
     try:
         return ray.init(address=address, runtime_env=environment, **_QUIET)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise ConnectionError(f"Cannot join Ray at {address}: {_why(error)}") from error
+
+
+def shipped(modules: Sequence[Path]) -> dict[str, Any]:
+    """A runtime environment with these packages, known by their content, which the caches that
+    Python writes beside them would change."""
+    return {"py_modules": [str(path) for path in modules], "excludes": ["__pycache__/"]}
 
 
 def _why(error: Exception) -> str:
@@ -257,7 +260,7 @@ def _token_command() -> str | None:
     return f"{shlex.quote(str(beside_python)) if beside_python.exists() else 'ray'} get-auth-token"
 
 
-def _offer_token() -> None:
+def offer_token() -> None:
     """Ray sends this user's token to a given address only when asked to; a cluster without
     authentication ignores it."""
     stored = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
@@ -267,7 +270,7 @@ def _offer_token() -> None:
         Config.initialize("")  # Ray read its environment when it was imported
 
 
-def _require_answer(address: str) -> None:
+def require_answer(address: str) -> None:
     """Ray itself retries a dead address for two minutes and then ends the process."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():

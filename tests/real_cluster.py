@@ -53,12 +53,14 @@ class RealCluster:
     Attributes:
         address: host:port of the head.
         dashboard: http address of the head's dashboard.
+        client: ray:// address of the head's Ray Client server.
         environment: of nodes and of commands against them.
     """
 
     root: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp")))
     address: str = ""
     dashboard: str = ""
+    client: str = ""
     nodes: list[RealNode] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -68,6 +70,7 @@ class RealCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         self.environment.pop("PYTHONPATH", None)  # what nodes need is sent to them
 
@@ -79,12 +82,14 @@ class RealCluster:
             dashboard: whether jobs can be submitted to it.
             more: other options of `ray start`, such as autoscaling_config.
         """
-        port, page = _free_port(), _free_port()
+        port, page, client = free_port(), free_port(), free_port()
         options = ["--head", f"--port={port}", f"--temp-dir={self.root}/ray"]
         options += [f"--include-dashboard={str(dashboard).lower()}"]
         options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={page}"]
+        options += [f"--ray-client-server-port={client}"]
         options += [f"--{name.replace('_', '-')}={value}" for name, value in more.items()]
         self.address, self.dashboard = f"{_own_address()}:{port}", f"http://127.0.0.1:{page}"
+        self.client = f"ray://127.0.0.1:{client}"
         return self._start(options, cpus, {}, None)
 
     def start_worker(
@@ -111,7 +116,7 @@ class RealCluster:
         cache, log = self.root / f"cache-{number}", self.root / f"node-{number}.log"
         command = [RAY, "start", "--block", f"--num-cpus={cpus}", "--num-gpus=0", *options]
         command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
-        command += [f"--dashboard-agent-listen-port={_free_port()}"]
+        command += [f"--dashboard-agent-listen-port={free_port()}"]
         if private is not None:
             own = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
             command = ["unshare", "--mount", "sh", "-c", own, str(private), *command]
@@ -182,7 +187,8 @@ def _own_address() -> str:
     return address
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nothing listened at a moment ago."""
     with socket.create_server(("", 0)) as server:
         port: int = server.getsockname()[1]
         return port

@@ -161,3 +161,18 @@ def test_the_driver_runs_as_a_job(cluster: RealCluster, digits: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 nodes, 3 CPUs" in done.stdout
     assert len(list(storage.glob("*/result.json"))) == 1
+
+
+@pytest.mark.parametrize("way", ["dashboard", "client"])
+def test_a_command_goes_to_the_cluster_by_itself(
+    cluster: RealCluster, digits: Path, way: str
+) -> None:
+    """From a machine that is no node: its output and its exit code come back."""
+    storage = cluster.root / way
+    asked = [*SEARCH, "--data", str(digits), "--storage", str(storage)]
+    done = cluster.launch(*asked, "--address", getattr(cluster, way), "--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 nodes, 3 CPUs" in done.stdout
+    done = cluster.launch(*asked, "--address", getattr(cluster, way), "--cpus-per-trial", "9")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no node has more than 1" in done.stdout
