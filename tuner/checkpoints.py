@@ -65,7 +65,7 @@ class CheckpointCap:
         journal = self._journal
         for checkpoint in expendable(journal.records(), self._full, journal.objectives):
             path = local_copy(checkpoint, journal.folder)
-            if path in self._sizes:
+            if path in self._sizes and is_inside(path, journal.folder):
                 _empty(path, checkpoint)
                 del self._sizes[path]
             if not self._over():

@@ -162,9 +162,8 @@ class Mirror:
 
     @staticmethod
     def _is_kept(path: Path, study: Path) -> bool:
-        return path.name not in (LOCK, STOP) and not path.relative_to(study).parts[0].startswith(
-            _NOT_KEPT
-        )
+        top = path.relative_to(study).parts[0]
+        return top not in (LOCK, STOP) and not top.startswith(_NOT_KEPT)
 
     def _sign(self, place: str) -> None:
         told = {"holder": self._holder, "when": time.time()}
