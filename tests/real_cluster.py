@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -10,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,15 +75,18 @@ class RealCluster:
         }
         self.environment.pop("PYTHONPATH", None)  # what nodes need is sent to them
 
-    def start_head(self, *, cpus: int = 1, dashboard: bool = True, **more: str) -> RealNode:
+    def start_head(
+        self, *, cpus: int = 1, dashboard: bool = True, port: int = 0, **more: str
+    ) -> RealNode:
         """The head, at an address of its own.
 
         Args:
             cpus: that it runs trials on.
             dashboard: whether jobs can be submitted to it.
+            port: of the cluster's address; any if 0.
             more: other options of `ray start`, such as autoscaling_config.
         """
-        port, page, client = free_port(), free_port(), free_port()
+        port, page, client = port or free_port(), free_port(), free_port()
         options = ["--head", f"--port={port}", f"--temp-dir={self.root}/ray"]
         options += [f"--include-dashboard={str(dashboard).lower()}"]
         options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={page}"]
@@ -91,6 +95,47 @@ class RealCluster:
         self.address, self.dashboard = f"{_own_address()}:{port}", f"http://127.0.0.1:{page}"
         self.client = f"ray://127.0.0.1:{client}"
         return self._start(options, cpus, {}, None)
+
+    def start_growing_head(self, *, cpus: int, workers: int) -> RealNode:
+        """A head with Ray's autoscaler, which starts up to so many workers of a core each."""
+        config, port = self.root / "autoscaling.json", free_port()
+        kinds = {
+            "ray.head.default": {"resources": {"CPU": cpus}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": workers},
+        }
+        told = {
+            "cluster_name": "growing",
+            "provider": {
+                "type": "fake_multinode",
+                "gcs_address": f"{_own_address()}:{port}",
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
+            "available_node_types": kinds,
+            "head_node_type": "ray.head.default",
+            "max_workers": workers,
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 5,
+            "auth": {},
+            "file_mounts": {},
+            "cluster_synced_files": [],
+            "initialization_commands": [],
+            "setup_commands": [],
+            "head_setup_commands": [],
+            "worker_setup_commands": [],
+            "head_start_ray_commands": [],
+            "worker_start_ray_commands": [],
+        }
+        config.write_text(json.dumps(told))
+        self.environment |= {
+            "RAY_FAKE_CLUSTER": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_NODE_TYPE_NAME": "ray.head.default",  # as a cluster launcher has it
+        }
+        return self.start_head(
+            cpus=cpus, dashboard=False, port=port, autoscaling_config=str(config)
+        )
 
     def start_worker(
         self,
@@ -151,6 +196,23 @@ class RealCluster:
         for node in reversed(self.nodes):
             self.kill_node(node)
         shutil.rmtree(self.root, ignore_errors=True)
+
+    @contextmanager
+    def launching(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """As `launch`, while it runs; killed if it does not end in here."""
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "tuner.launch", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.driver_environment(),
+            cwd=self.root,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
 
     def launch(
         self, *words: str, timeout: float = 600, **environment: str

@@ -107,7 +107,7 @@ def _conduct(request: Request, stack: ExitStack, timings: Timings) -> int:
         mirror.pull()
     ray = None
     if request.address is not None:
-        ray = _enter(stack, request.address)
+        ray = _with_a_node(_enter(stack, request.address), request)
         require_nodes(ray.nodes, request.storage, request.bucket)
     setting, plan, journal = open_study(request, ray, stack, timings)
     if request.dry_run:
@@ -118,6 +118,18 @@ def _conduct(request: Request, stack: ExitStack, timings: Timings) -> int:
     if journal and is_finished(setting):
         return study.deliver(stack, ray, journal)
     return study.run(stack, ray, journal)
+
+
+def _with_a_node(ray: Session, request: Request) -> Session:
+    """Where an autoscaler has stopped all nodes, one is needed to plan with."""
+    if not ray.grows or any(node.cpus for node in ray.nodes):
+        return ray
+    print("Waiting    for the cluster's first node", flush=True)
+    cpus_each, gpus_each = request.cpus_per_trial or 1.0, request.gpus_per_trial or 0.0
+    try:
+        return ray.with_first_node(cpus=cpus_each, gpus=gpus_each)
+    except ConnectionError as error:
+        raise UserError(str(error)) from error
 
 
 def _enter(

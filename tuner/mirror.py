@@ -136,7 +136,9 @@ class Mirror:
                 )
 
     def _beat(self, place: str, study: Path, over: threading.Event) -> None:
-        while not over.wait(BEAT_SECONDS):
+        pause = BEAT_SECONDS
+        while not over.wait(pause):
+            began = time.monotonic()
             with suppress(OSError):  # the next one makes up for it
                 if not self._holds(place):  # slept so long that another machine took it
                     main = threading.main_thread().ident
@@ -145,6 +147,8 @@ class Mirror:
                     return
                 self._sign(place)
                 self._push(place, study)
+            # A long journal is written as a whole, and less often.
+            pause = min(max(BEAT_SECONDS, 10 * (time.monotonic() - began)), LEASE_SECONDS / 3)
 
     def _push(self, place: str, study: Path) -> None:
         """Write what has changed; the journal first, so that a result finds all of it there."""
