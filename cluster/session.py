@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from ray._private.authentication.authentication_token_generator import (
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.services import get_ray_address_from_environment
 from ray._raylet import Config  # type: ignore[attr-defined]
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.nodes import may_grow, nodes_there
 from cluster.resources import Node
@@ -33,6 +34,7 @@ T = TypeVar("T")
 AUTO = "auto"  # the address of the cluster that this machine or job is of
 CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # between looks at Ray's own processes
+FIRST_NODE_SECONDS = 900.0  # of a cloud that starts one
 GRACE_SECONDS = 15.0  # for whoever waits for a dead Ray to notice it; Ray itself gives a minute
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 _VITAL = ("gcs_server", "raylet")
@@ -65,6 +67,25 @@ class Session:
         remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_called)
         result: T = ray.get(remote.remote(work))
         return result
+
+    def with_first_node(self, *, cpus: float, gpus: float) -> Session:
+        """Wait until the autoscaler has started a node that has that much -> with the nodes then.
+
+        Raises:
+            ConnectionError: it has not within a quarter of an hour.
+        """
+        asked = {"CPU": cpus, "GPU": gpus}
+        needed = placement_group([{name: count for name, count in asked.items() if count}])
+        try:
+            if not needed.wait(FIRST_NODE_SECONDS):
+                raise ConnectionError(
+                    f"The cluster at {self.address} has no node with {cpus:g} CPUs and {gpus:g} "
+                    f"GPUs, and its autoscaler started none within {FIRST_NODE_SECONDS / 60:.0f} "
+                    "minutes: ask for less, or look at `ray status`."
+                )
+        finally:
+            remove_placement_group(needed)
+        return replace(self, nodes=nodes_there())
 
 
 def _called(work: Callable[[], T]) -> T:
@@ -109,8 +130,8 @@ def session(
             context = _start(cpus, gpus)
         else:
             address = _found(address)
-            _require_answer(address)
-            _offer_token()
+            require_answer(address)
+            offer_token()
             context = _join(address, modules)
         yield _describe(context, started_here=address is None)
     finally:
@@ -212,15 +233,18 @@ def _found(address: str) -> str:
 
 
 def _join(address: str, modules: Sequence[Path]) -> Any:
-    environment: dict[str, Any] | None = None
-    if modules and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:
-        # By their content, which the caches that Python writes beside them would change.
-        paths = [str(path) for path in modules]
-        environment = {"py_modules": paths, "excludes": ["__pycache__/"]}
+    job = RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ  # which has an environment already
+    environment = None if job else shipped(modules)
     try:
         return ray.init(address=address, runtime_env=environment, **_QUIET)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise ConnectionError(f"Cannot join Ray at {address}: {_why(error)}") from error
+
+
+def shipped(modules: Sequence[Path]) -> dict[str, Any]:
+    """A runtime environment with these packages, known by their content, which the caches that
+    Python writes beside them would change."""
+    return {"py_modules": [str(path) for path in modules], "excludes": ["__pycache__/"]}
 
 
 def _why(error: Exception) -> str:
@@ -257,7 +281,7 @@ def _token_command() -> str | None:
     return f"{shlex.quote(str(beside_python)) if beside_python.exists() else 'ray'} get-auth-token"
 
 
-def _offer_token() -> None:
+def offer_token() -> None:
     """Ray sends this user's token to a given address only when asked to; a cluster without
     authentication ignores it."""
     stored = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
@@ -267,7 +291,7 @@ def _offer_token() -> None:
         Config.initialize("")  # Ray read its environment when it was imported
 
 
-def _require_answer(address: str) -> None:
+def require_answer(address: str) -> None:
     """Ray itself retries a dead address for two minutes and then ends the process."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():

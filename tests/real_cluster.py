@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -10,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,12 +54,14 @@ class RealCluster:
     Attributes:
         address: host:port of the head.
         dashboard: http address of the head's dashboard.
+        client: ray:// address of the head's Ray Client server.
         environment: of nodes and of commands against them.
     """
 
     root: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp")))
     address: str = ""
     dashboard: str = ""
+    client: str = ""
     nodes: list[RealNode] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -68,24 +71,71 @@ class RealCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         self.environment.pop("PYTHONPATH", None)  # what nodes need is sent to them
 
-    def start_head(self, *, cpus: int = 1, dashboard: bool = True, **more: str) -> RealNode:
+    def start_head(
+        self, *, cpus: int = 1, dashboard: bool = True, port: int = 0, **more: str
+    ) -> RealNode:
         """The head, at an address of its own.
 
         Args:
             cpus: that it runs trials on.
             dashboard: whether jobs can be submitted to it.
+            port: of the cluster's address; any if 0.
             more: other options of `ray start`, such as autoscaling_config.
         """
-        port, page = _free_port(), _free_port()
+        port, page, client = port or free_port(), free_port(), free_port()
         options = ["--head", f"--port={port}", f"--temp-dir={self.root}/ray"]
         options += [f"--include-dashboard={str(dashboard).lower()}"]
         options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={page}"]
+        options += [f"--ray-client-server-port={client}"]
         options += [f"--{name.replace('_', '-')}={value}" for name, value in more.items()]
         self.address, self.dashboard = f"{_own_address()}:{port}", f"http://127.0.0.1:{page}"
+        self.client = f"ray://127.0.0.1:{client}"
         return self._start(options, cpus, {}, None)
+
+    def start_growing_head(self, *, cpus: int, workers: int) -> RealNode:
+        """A head with Ray's autoscaler, which starts up to so many workers of a core each."""
+        config, port = self.root / "autoscaling.json", free_port()
+        kinds = {
+            "ray.head.default": {"resources": {"CPU": cpus}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": workers},
+        }
+        told = {
+            "cluster_name": "growing",
+            "provider": {
+                "type": "fake_multinode",
+                "gcs_address": f"{_own_address()}:{port}",
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
+            "available_node_types": kinds,
+            "head_node_type": "ray.head.default",
+            "max_workers": workers,
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 5,
+            "auth": {},
+            "file_mounts": {},
+            "cluster_synced_files": [],
+            "initialization_commands": [],
+            "setup_commands": [],
+            "head_setup_commands": [],
+            "worker_setup_commands": [],
+            "head_start_ray_commands": [],
+            "worker_start_ray_commands": [],
+        }
+        config.write_text(json.dumps(told))
+        self.environment |= {
+            "RAY_FAKE_CLUSTER": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_NODE_TYPE_NAME": "ray.head.default",  # as a cluster launcher has it
+        }
+        return self.start_head(
+            cpus=cpus, dashboard=False, port=port, autoscaling_config=str(config)
+        )
 
     def start_worker(
         self,
@@ -111,7 +161,7 @@ class RealCluster:
         cache, log = self.root / f"cache-{number}", self.root / f"node-{number}.log"
         command = [RAY, "start", "--block", f"--num-cpus={cpus}", "--num-gpus=0", *options]
         command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
-        command += [f"--dashboard-agent-listen-port={_free_port()}"]
+        command += [f"--dashboard-agent-listen-port={free_port()}"]
         if private is not None:
             own = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
             command = ["unshare", "--mount", "sh", "-c", own, str(private), *command]
@@ -146,6 +196,23 @@ class RealCluster:
         for node in reversed(self.nodes):
             self.kill_node(node)
         shutil.rmtree(self.root, ignore_errors=True)
+
+    @contextmanager
+    def launching(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """As `launch`, while it runs; killed if it does not end in here."""
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "tuner.launch", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.driver_environment(),
+            cwd=self.root,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
 
     def launch(
         self, *words: str, timeout: float = 600, **environment: str
@@ -182,7 +249,8 @@ def _own_address() -> str:
     return address
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nothing listened at a moment ago."""
     with socket.create_server(("", 0)) as server:
         port: int = server.getsockname()[1]
         return port

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from test_faults import BRANCHING, decisions, no_ray, session
+from test_search import rung
 from test_study import record
+from toy_pipeline import ToyConfig, toy_space
 
 from tuner import study as study_module
 from tuner.checkpoints import BEST, CheckpointCap, expendable
@@ -33,13 +35,13 @@ def test_what_is_needed_is_never_expendable_and_the_worst_goes_first():
     failed = named(22, (1e9, 0.1), state="FAIL")
     reference = named(23, (9e9, 99.0), state="COMPLETE", reference=True)
     order = expendable([*ended, low, paused, failed, reference], 9e9)
-    assert [str(path) for path in order] == ["21/0", "22/0", "20/0", f"{BEST + 1}/0", f"{BEST}/0"]
+    assert order == ["21/0", "22/0", "20/0", f"{BEST + 1}/0", f"{BEST}/0"]
 
 
 def test_one_huge_step_makes_no_finalist_expendable():
     ended = [named(n, (9e9, float(n)), state="COMPLETE") for n in range(BEST)]
     huge = named(20, (90e9, 99.0), state="PRUNED")
-    assert expendable([huge, *ended], 9e9) == [Path("20/0")]
+    assert expendable([huge, *ended], 9e9) == ["20/0"]
 
 
 def test_a_trial_of_the_pareto_front_is_needed():
@@ -50,17 +52,22 @@ def test_a_trial_of_the_pareto_front_is_needed():
 
     ended = [scored(n, float(n), 0.5) for n in range(BEST)]
     records = [*ended, scored(20, 20.0, 0.4), scored(21, 21.0, 0.9)]
-    both = [Path("21/0"), Path("20/0")]
+    both = ["21/0", "20/0"]
     assert expendable(records, 9e9) == both
-    assert expendable(records, 9e9, ("L", "coverage")) == [Path("20/0")]
+    assert expendable(records, 9e9, ("L", "coverage")) == ["20/0"]
 
 
-def test_a_deleted_session_gives_its_name_to_no_other(tmp_path):
-    assert _session_name(tmp_path) == "session_01"
-    for number in (2, 10):
-        (tmp_path / f"session_{number:02d}").mkdir()
-    (tmp_path / "session_10.bak").mkdir()  # somebody's copy
-    assert _session_name(tmp_path) == "session_11"
+def test_a_session_takes_no_name_that_another_had_here_or_elsewhere(tmp_path):
+    with Journal(tmp_path, "toys", bucket="s3://b/toys?region=x") as journal:
+        assert _session_name(journal) == "session_01"
+        for number in (2, 10):
+            (journal.folder / f"session_{number:02d}").mkdir()
+        (journal.folder / "session_10.bak").mkdir()  # somebody's copy
+        assert _session_name(journal) == "session_11"
+        journal.ask(toy_space, ToyConfig())
+        elsewhere = "s3://b/toys/session_12/trial_0000/checkpoint_000000?region=x"
+        journal.add_rung(0, rung(0, 1.0, checkpoint=elsewhere))
+        assert _session_name(journal) == "session_13"
 
 
 def test_a_worker_that_outlived_its_driver_stops_no_session(tmp_path, monkeypatch):

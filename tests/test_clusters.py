@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import subprocess
@@ -161,3 +162,59 @@ def test_the_driver_runs_as_a_job(cluster: RealCluster, digits: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 nodes, 3 CPUs" in done.stdout
     assert len(list(storage.glob("*/result.json"))) == 1
+
+
+@pytest.mark.parametrize("way", ["dashboard", "client"])
+def test_a_command_goes_to_the_cluster_by_itself(
+    cluster: RealCluster, digits: Path, way: str
+) -> None:
+    """From a machine that is no node: its output and its exit code come back."""
+    storage = cluster.root / way
+    asked = [*SEARCH, "--data", str(digits), "--storage", str(storage)]
+    done = cluster.launch(*asked, "--address", getattr(cluster, way), "--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 nodes, 3 CPUs" in done.stdout
+    done = cluster.launch(*asked, "--address", getattr(cluster, way), "--cpus-per-trial", "9")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no node has more than 1" in done.stdout
+
+
+def test_a_node_that_comes_late_gets_trials(digits: Path) -> None:
+    cluster = RealCluster()
+    try:
+        cluster.start_head(cpus=1, dashboard=False)
+        with cluster.launching(
+            *("reptile_omniglot", "--trials", "4", "--budget", "150s"),
+            *("--data", str(digits), "--storage", str(cluster.root / "runs")),
+            *("--address", cluster.address),
+        ) as search:
+            told = search.stdout
+            assert told is not None
+            before = list(itertools.takewhile(lambda line: "started: " not in line, told))
+            cluster.start_worker(cpus=1)
+            rest, error = search.communicate(timeout=600)
+        assert search.returncode == 0, "".join(before) + rest + error
+        assert "The cluster has 2 nodes, 2 CPUs, 0 GPUs now: 2 trials side by side" in rest
+        late = cluster.nodes[1].cache / "few-shot-tuner"
+        assert len(list(late.glob("published/digits-*/images.npy"))) == 1  # it had a trial
+    finally:
+        cluster.stop()
+
+
+def test_nodes_are_started_for_trials_that_wait(digits: Path) -> None:
+    """By Ray's own autoscaler, whose provider makes nodes of processes here."""
+    cluster = RealCluster()
+    try:
+        cluster.start_growing_head(cpus=0, workers=2)
+        done = cluster.launch(
+            *("reptile_omniglot", "--trials", "4", "--budget", "150s"),
+            *("--data", str(digits), "--storage", str(cluster.root / "runs")),
+            *("--address", cluster.address),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Waiting    for the cluster's first node" in done.stdout
+        assert "2 nodes, 1 CPUs, 0 GPUs: 1 trials side by side" in done.stdout
+        assert "more nodes are asked for while trials wait" in done.stdout
+        assert "The cluster has 3 nodes, 2 CPUs, 0 GPUs now: 2 trials side by side" in done.stdout
+    finally:
+        cluster.stop()

@@ -388,7 +388,9 @@ def test_a_ray_that_nobody_noticed_dying_is_one_line_with_the_way_on(
     """The command ends there and then: its main thread may wait for Ray."""
 
     @contextmanager
-    def ray(_address: None, *, bereaved: Callable[[list[str]], int]) -> Iterator[None]:
+    def ray(
+        _address: None, *, bereaved: Callable[[list[str]], int], **_more: Any
+    ) -> Iterator[None]:
         sys.exit(bereaved(["gcs_server"]))
         yield
 

@@ -33,9 +33,9 @@ from tuner.tracking_uri import default_uri
 TRIALS = 8
 
 
-def ray_with_one_slot(plan, search, asha, recorder: Recorder, folder: Path, *_rest: Any) -> None:
+def ray_with_one_slot(plan, search, asha, recorder: Recorder, journal: Journal, *_: Any) -> None:
     """What Ray's controller does with one slot and no process: the same calls in the same order."""
-    session = folder / study_module._session_name(folder)
+    session = journal.folder / study_module._session_name(journal)
     while (config := search.suggest("one")) != Searcher.FINISHED:
         trial = SimpleNamespace(config=config, checkpoint=None)
         trainable = ToyTrainable.__new__(ToyTrainable)

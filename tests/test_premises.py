@@ -6,8 +6,10 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import ray
 
 from cluster.resources import Node
 from trainables.errors import UserError
@@ -73,16 +75,18 @@ def test_what_a_node_lacks_is_told_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_node_looks_for_itself(tmp_path: Path) -> None:
+def test_a_node_looks_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is sent to it, run here."""
-    look = premises._look()
-    assert (
-        "No module named 'nothing_of_the_kind'"
-        in look(["nothing_of_the_kind"], [], tmp_path)["missing"]
-    )
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: Mock(get_node_id=lambda: "02"))
+    look, unknown = premises._look(), "nothing_of_the_kind"
+    assert f"No module named '{unknown}'" in look([unknown], [], tmp_path)["missing"]
     seen = look(["json"], ["numpy"], tmp_path)
     assert (seen["missing"], seen["shared"]) == (None, False)
     assert seen["versions"] == {"numpy": version("numpy")}
+    (tmp_path / "driver").touch()
+    assert look([], [], tmp_path)["shared"]
+    in_a_bucket = look([], [], (tmp_path / "driver").as_uri())  # where nothing can be written
+    assert in_a_bucket["unwritable"]
 
 
 def test_all_packages_are_sent(tmp_path: Path) -> None:

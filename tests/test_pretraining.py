@@ -24,7 +24,7 @@ TINY = TransferConfig(width=2, latent=4, pretrain_batch=4, pretrain_steps=2)
 
 def take(store: Path, config: TransferConfig = TINY, **changed) -> tuple[Source, list[str]]:
     said: list[str] = []
-    asked = {"images": large_images(), "classes": SPLIT.train, "seed": 0, "store": store}
+    asked = {"images": large_images(), "classes": SPLIT.train, "seed": 0, "store": str(store)}
     asked |= {"device": "cpu", "report": said.append}
     return pretrained(config, **(asked | changed)), said
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from trainables import published
+from trainables.addresses import below
 from trainables.errors import UserError
-from trainables.published import MANIFEST, at_hand, below, publish
+from trainables.published import MANIFEST, at_hand, publish
 
 
 @pytest.fixture

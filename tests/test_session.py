@@ -75,7 +75,7 @@ def test_a_ray_that_died_ends_those_who_stay(fake_ray, monkeypatch):
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(module, "dead_processes", lambda: ["raylet"])
-    monkeypatch.setattr(module, "_require_answer", lambda _address: None)
+    monkeypatch.setattr(module, "require_answer", lambda _address: None)
 
     def bereaved(dead):
         happened.extend(dead)
@@ -145,7 +145,7 @@ def test_an_address_needs_a_host_and_a_port(fake_ray, address):
 def head(fake_ray, monkeypatch):
     """A cluster that answers."""
     asked = []
-    monkeypatch.setattr(module, "_require_answer", asked.append)
+    monkeypatch.setattr(module, "require_answer", asked.append)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     return asked
 

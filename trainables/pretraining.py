@@ -22,11 +22,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainables.addresses import below, is_address
 from trainables.built_once import Report, build_once
 from trainables.configs import TransferConfig
+from trainables.datasets import user_cache
 from trainables.errors import one_line
 from trainables.image_set import ImageSet
 from trainables.pipeline import Diverged
+from trainables.published import fetch, put
 from trainables.reptile import Pair
 from trainables.tensors import to_tensor
 from trainables.transfer import (
@@ -39,6 +42,7 @@ from trainables.weights import read_weights, require_shapes
 
 VERSION = 2  # raise it when anything below changes what is learned
 SECONDS_BETWEEN_REPORTS = 2.0
+FILES = ("weights.safetensors", "meta.json")
 REQUEST = ("version", "source", "fingerprint", "classes", "seed")  # what the weights depend on
 
 
@@ -56,7 +60,7 @@ def pretrained(
     classes: Sequence[int],
     *,
     seed: int,
-    store: Path,
+    store: str,
     device: str,
     report: Report,
 ) -> Source:
@@ -67,7 +71,8 @@ def pretrained(
         images: the set; held-out pictures are not looked at.
         classes: base classes.
         seed: of weights, order and noise.
-        store: folder of all pre-trained weights; shared by trials, studies and nodes.
+        store: folder of all pre-trained weights, shared by trials, studies and nodes; or address of
+            one in a bucket, of which this machine keeps a copy.
         device: to train on.
     Raises:
         Diverged: the losses left the finite numbers.
@@ -82,14 +87,28 @@ def pretrained(
         "seed": seed,
     }
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", images.name)[:40]
+    name = f"{config.method}-{name}-{len(classes)}-{_digest(request)}"
+    shared = below(store, name) if is_address(store) else None
+    kept = Path(store).absolute() if shared is None else user_cache() / "pretrained"
+
+    def build(place: Path) -> None:
+        if shared is not None and fetch(shared, place, FILES):
+            if _damage(place, name) is None:
+                return
+            for path in place.iterdir():
+                path.unlink()
+        _train(place, config, images, classes, seed, device, request, report)
+        if shared is not None:
+            put(place, shared, FILES)
+
     folder = build_once(
-        store.absolute() / f"{config.method}-{name}-{len(classes)}-{_digest(request)}",
+        kept / name,
         name=f"pre-training {config.method} on {len(classes)} classes",
         damage=_damage,
-        build=lambda place: _train(place, config, images, classes, seed, device, request, report),
+        build=build,
         report=report,
     )
-    return _open(folder)
+    return _open(folder, name)
 
 
 def damaged_sources(store: Path) -> Iterator[str]:
@@ -103,9 +122,9 @@ def _digest(request: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _open(folder: Path) -> Source:
+def _open(folder: Path, name: str) -> Source:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    if not folder.name.endswith(f"-{_digest({key: meta[key] for key in REQUEST})}"):
+    if not name.endswith(f"-{_digest({key: meta[key] for key in REQUEST})}"):
         raise ValueError("it was trained for another request")
     path = folder / "weights.safetensors"
     if hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"]:
@@ -130,9 +149,10 @@ def source_of(config: TransferConfig, weights: Mapping[str, Tensor], labels: int
     return Source(Pair(weights["generator"], weights["critic"]), weights["means"])
 
 
-def _damage(folder: Path) -> str | None:
+def _damage(folder: Path, name: str | None = None) -> str | None:
+    """What is wrong with weights, which are called as their folder is unless they get a `name`."""
     try:
-        _open(folder)
+        _open(folder, folder.name if name is None else name)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         return one_line(error)
     return None

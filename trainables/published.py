@@ -9,24 +9,19 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import FileSystem, FileType
 
+from trainables.addresses import below, is_address
 from trainables.built_once import build_once
 from trainables.datasets import user_cache
 from trainables.errors import UserError, one_line
 
 MANIFEST = "manifest.json"  # names, sizes and hashes of the files; last, so that it vouches for all
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # names that stay in their folder
-
-
-def below(uri: str, *parts: str) -> str:
-    """A place in a folder; options of an address, which stand at its end, stay there."""
-    place, mark, options = uri.partition("?")
-    return "/".join([place.rstrip("/"), *parts]) + mark + options
 
 
 def publish(folder: Path, under: str) -> str:
@@ -61,7 +56,7 @@ def at_hand(place: str) -> Path:
     Raises:
         UserError: it cannot be read, or is not what was published.
     """
-    if "://" not in place:
+    if not is_address(place):
         return Path(place)
     name = place.partition("?")[0].rpartition("/")[2]
     return build_once(
@@ -73,6 +68,32 @@ def at_hand(place: str) -> Path:
     )
 
 
+def put(folder: Path, address: str, names: Sequence[str]) -> None:
+    """Write files of a folder to one in a bucket, the last name last: where it is, all are.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    store, place = FileSystem.from_uri(address)
+    for name in names:
+        _write(store, f"{place}/{name}", folder / name)
+
+
+def fetch(address: str, folder: Path, names: Sequence[str]) -> bool:
+    """Copy files of a folder in a bucket -> whether they were there. What they hold is not looked
+    at.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    store, place = FileSystem.from_uri(address)
+    if store.get_file_info(f"{place}/{names[-1]}").type != FileType.File:
+        return False
+    for name in names:
+        _copy(store, f"{place}/{name}", folder / name)
+    return True
+
+
 def _fetch(address: str, name: str, folder: Path) -> None:
     try:
         store, place = FileSystem.from_uri(address)
@@ -82,11 +103,7 @@ def _fetch(address: str, name: str, folder: Path) -> None:
         if not name.endswith(f"-{_digest(manifest)}") or not all(map(_PLAIN.fullmatch, manifest)):
             raise ValueError("its list of files is not the one that was published")
         for file, told in manifest.items():
-            with (
-                store.open_input_stream(f"{place}/{file}") as source,
-                (folder / file).open("xb") as copy,
-            ):
-                shutil.copyfileobj(source, copy)
+            _copy(store, f"{place}/{file}", folder / file)
             if _sha256(folder / file) != told["sha256"]:
                 raise ValueError(f"{file} is not what was published")
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
@@ -103,6 +120,11 @@ def _damage(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return one_line(error)
     return None
+
+
+def _copy(store: FileSystem, place: str, path: Path) -> None:
+    with store.open_input_stream(place) as source, path.open("xb") as copy:
+        shutil.copyfileobj(source, copy)
 
 
 def _write(store: FileSystem, place: str, content: Path | bytes) -> None:

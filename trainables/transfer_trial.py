@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ def _source(
         open_images(image_set),
         classes,
         seed=SOURCE_SEED,
-        store=Path(store),
+        store=store,
         device=device,
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainables.addresses import is_address
 from trainables.outside import is_inside
 from tuner.journal import Journal, TrialRecord
+from tuner.places import drop, local_copy
 from tuner.standing import front_trials, ranked_trials
 
 MOST = 1000  # checkpoints of a study
 SHARE = 0.5  # of the room that there is for them when a session begins
 BEST = 10  # ended trials that the finals may choose from
 _SMALL = {"grid.png", "config.json"}  # kept: MLflow may not have them yet
+_LARGE = ("state.pt", "weights.safetensors")
 
 
 class CheckpointCap:
@@ -41,27 +44,29 @@ class CheckpointCap:
             most_bytes: of all of them; None takes half of the room there is.
         """
         self._journal, self._full, self._most = journal, full, most
-        named = [Path(rung.checkpoint) for r in journal.records() for rung in r.rungs]
+        folder = journal.folder
+        named = [local_copy(p.checkpoint, folder) for r in journal.records() for p in r.rungs]
         within = {path.parts[-3:] for path in named}  # of the study's folder, which may have moved
-        for path in journal.folder.glob("session_*/*/checkpoint_*"):
-            if path.parts[-3:] not in within and is_inside(path, journal.folder):
+        for path in folder.glob("session_*/*/checkpoint_*"):
+            if path.parts[-3:] not in within and is_inside(path, folder):
                 shutil.rmtree(path, ignore_errors=True)  # a worker without a driver may write it
-        own = (path for path in named if is_inside(path, journal.folder))
+        own = (path for path in named if is_inside(path, folder))
         self._sizes = {path: size for path in own if (size := _size(path))}
-        free = shutil.disk_usage(journal.folder).free
+        free = shutil.disk_usage(folder).free
         room = int(SHARE * (free + sum(self._sizes.values())))
         self._most_bytes = room if most_bytes is None else most_bytes
 
     def rung_reached(self, *event: Any) -> None:
         """One more: make room if it is one too many."""
-        checkpoint: Path = event[4]
-        self._sizes[checkpoint] = _size(checkpoint)
+        local: Path = event[4]
+        self._sizes[local] = _size(local)
         if not self._over():
             return
         journal = self._journal
-        for path in expendable(journal.records(), self._full, journal.objectives):
-            if path in self._sizes:
-                _empty(path)
+        for checkpoint in expendable(journal.records(), self._full, journal.objectives):
+            path = local_copy(checkpoint, journal.folder)
+            if path in self._sizes and is_inside(path, journal.folder):
+                _empty(path, checkpoint)
                 del self._sizes[path]
             if not self._over():
                 return
@@ -84,7 +89,7 @@ class CheckpointCap:
 
 def expendable(
     records: Sequence[TrialRecord], full: float, objectives: Sequence[str] = ("L",)
-) -> list[Path]:
+) -> list[str]:
     """Checkpoints that no resume, promotion or final needs, the least useful first.
 
     Older rungs of a trial, then failed trials, then ended ones from the worst on; never the last
@@ -98,7 +103,7 @@ def expendable(
     if len(objectives) > 1:
         kept += [r.number for r in front_trials(records, full, objectives)]
     ended = [r.rungs[-1].checkpoint for r in reversed(best_first) if r.number not in kept]
-    return [Path(place) for place in older + failed + ended]
+    return older + failed + ended
 
 
 def _size(checkpoint: Path) -> int:
@@ -106,7 +111,10 @@ def _size(checkpoint: Path) -> int:
     return sum(path.stat().st_size for path in checkpoint.glob("*") if path.name not in _SMALL)
 
 
-def _empty(checkpoint: Path) -> None:
-    for path in checkpoint.glob("*"):
+def _empty(local: Path, checkpoint: str) -> None:
+    for path in local.glob("*"):
         if path.name not in _SMALL:
             path.unlink()
+    if is_address(checkpoint):
+        for name in _LARGE:
+            drop(checkpoint, name)

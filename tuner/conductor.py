@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.session import Session, session
+from trainables.addresses import below
 from trainables.datasets import user_cache
 from trainables.errors import UserError
 from trainables.evaluation import prepare_scorer
@@ -25,13 +26,15 @@ from tuner.breakdown import Breakdown, breakdown_behind, is_full_disk, ray_died
 from tuner.capacity import Capacity
 from tuner.champion import Challenge
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED, NOTHING_SUCCEEDED
-from tuner.final_round import CHAMPION, FinalRound, challenge_of, own_identity
+from tuner.final_round import FinalRound, challenge_of, own_identity
 from tuner.finals import kept_samples
 from tuner.hold import heeding_stop
 from tuner.journal import DASHBOARD, DELIVERED, PHASE, RESUME, Journal, is_begun
 from tuner.live import LiveTable, newest_line
 from tuner.machine import cpus
+from tuner.mirror import CHAMPION, Mirror
 from tuner.opening import open_study
+from tuner.places import bring
 from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.premises import packages, require_nodes
 from tuner.ranking import gate_line, print_ranking
@@ -99,17 +102,34 @@ def _heed_sigterm() -> None:
 
 
 def _conduct(request: Request, stack: ExitStack, timings: Timings) -> int:
+    mirror = None if request.bucket is None else Mirror(request.bucket, request.storage)
+    if mirror is not None:
+        mirror.pull()
     ray = None
     if request.address is not None:
-        ray = _enter(stack, request.address)
-        require_nodes(ray.nodes, request.storage)
+        ray = _with_a_node(_enter(stack, request.address), request)
+        require_nodes(ray.nodes, request.storage, request.bucket)
     setting, plan, journal = open_study(request, ray, stack, timings)
     if request.dry_run:
         return 0
-    study = _Study(setting, plan, timings)
+    if mirror is not None and journal is not None:
+        stack.enter_context(mirror.holding(journal))
+    study = _Study(setting, plan, timings, mirror)
     if journal and is_finished(setting):
         return study.deliver(stack, ray, journal)
     return study.run(stack, ray, journal)
+
+
+def _with_a_node(ray: Session, request: Request) -> Session:
+    """Where an autoscaler has stopped all nodes, one is needed to plan with."""
+    if not ray.grows or any(node.cpus for node in ray.nodes):
+        return ray
+    print("Waiting    for the cluster's first node", flush=True)
+    cpus_each, gpus_each = request.cpus_per_trial or 1.0, request.gpus_per_trial or 0.0
+    try:
+        return ray.with_first_node(cpus=cpus_each, gpus=gpus_each)
+    except ConnectionError as error:
+        raise UserError(str(error)) from error
 
 
 def _enter(
@@ -129,8 +149,10 @@ def _enter(
 class _Study:
     """One study from its plan to its end."""
 
-    def __init__(self, setting: Setting, plan: Plan, timings: Timings) -> None:
-        self.setting, self.plan, self.timings = setting, plan, timings
+    def __init__(
+        self, setting: Setting, plan: Plan, timings: Timings, mirror: Mirror | None = None
+    ) -> None:
+        self.setting, self.plan, self.timings, self._mirror = setting, plan, timings, mirror
         self._held = False  # the journal, by this process
 
     def run(self, stack: ExitStack, ray: Session | None, journal: Journal | None) -> int:
@@ -199,8 +221,16 @@ class _Study:
         uri = resolve_uri(request.tracking_uri, request.storage)
         with self.timings.part("mlflow"):
             require_store(uri, experiment=setting.title, storage=request.storage)
-        opened = Journal(request.storage, setting.study, self.plan.objectives, anew=True)
+        opened = Journal(
+            request.storage,
+            setting.study,
+            self.plan.objectives,
+            anew=True,
+            bucket=setting.bucket,
+        )
         journal = stack.enter_context(opened)
+        if self._mirror is not None:
+            stack.enter_context(self._mirror.holding(journal))
         self._held = True
         self._record(journal)
         return journal
@@ -376,7 +406,7 @@ class _Study:
 
     def _context(self) -> StudyContext:
         setting, plan = self.setting, self.plan
-        store = setting.request.storage / "pretrained"
+        bucket, store = setting.request.bucket, setting.request.storage / "pretrained"
         for line in damaged_sources(store):
             setting.say(line)
         with newest_line(setting.console) as report:
@@ -395,7 +425,7 @@ class _Study:
             episodes=plan.episodes,
             samples=plan.samples,
             device=plan.device,
-            store=str(store),
+            store=str(store) if bucket is None else below(bucket, store.name),
             scoring_share=SCORING_COMPUTE[plan.scale],
             fast_gpu=plan.fast_gpu,
         )
@@ -404,7 +434,8 @@ class _Study:
         """What was prepared here, where the nodes that run trials can read it."""
         if self.setting.ray is None:
             return str(folder)
-        return publish(folder, (self.setting.request.storage / PUBLISHED).as_uri())
+        request = self.setting.request
+        return publish(folder, below(request.bucket or request.storage.as_uri(), PUBLISHED))
 
     def _search(self, context: StudyContext, tracker: Tracker) -> StudyRun:
         journal, plan = self._journal, self.plan
@@ -516,7 +547,7 @@ def replay(journal: Journal, tracker: Tracker) -> None:
         number, began = record.number, record.began
         tracker.trial_started(number, record.label, record.config, record.params, when=began)
         for rung in record.rungs:
-            place = Path(rung.checkpoint)
+            place = bring(rung.checkpoint, journal.folder)
             losses = [(float(a), float(b), float(c)) for a, b, c in rung.losses]
             tracker.rung_reached(
                 number, rung.rung, rung.metrics, losses, place, rung.decision, when=rung.when

@@ -243,5 +243,5 @@ def _is_untold(storage: Path, study: str) -> bool:
 
 def _say_what_is_left(request: Request) -> None:
     words = [sys.executable, "-m", "tuner.launch", "all", "--resume"]
-    words += ["--storage", str(request.storage)]
+    words += ["--storage", request.bucket or str(request.storage)]
     print(f"All that is left: {shlex.join(words)}", file=sys.stderr)

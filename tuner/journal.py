@@ -125,6 +125,7 @@ class Journal:
 
     Attributes:
         folder: `<storage>/<study>`, where everything of the study lies.
+        bucket: address of its checkpoints, where they lie elsewhere.
         study: the Optuna study behind it.
         objectives: what it searches on, L first.
     """
@@ -136,6 +137,7 @@ class Journal:
         objectives: Sequence[str] = ("L",),
         *,
         anew: bool = False,
+        bucket: str | None = None,
     ) -> None:
         """Open or create the study `study` under `storage`; what is there is not written again.
 
@@ -145,11 +147,12 @@ class Journal:
             objectives: of a new study; one that is there keeps its own.
             anew: begin it: it must not have a plan, and what a beginning that was cut off has left
                 is dropped.
+            bucket: as above.
         Raises:
             UserError: another process holds the study or has begun it, the folder cannot be
                 written, or another version of this package wrote the journal.
         """
-        self.folder = (storage / study).resolve()
+        self.folder, self.bucket = (storage / study).resolve(), bucket
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = hold(self.folder)

@@ -6,15 +6,14 @@ python -m tuner.launch reptile_omniglot
 from __future__ import annotations
 
 import argparse
-import errno
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainables.addresses import is_address
 from trainables.errors import UserError
 from tuner.background import is_background, run_in_background
 from tuner.command_line import OneLineParser
@@ -136,13 +135,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     place = parser.add_argument_group("where")
     place.add_argument(
-        "--storage", type=Path, default=Path("runs"), help="folder of all studies (default: runs)"
+        "--storage",
+        default="runs",
+        help="folder of all studies, shared by all nodes, or s3://... or gs://... (default: runs)",
     )
     place.add_argument("--study", help="name of the study (default: the experiment's, numbered)")
     place.add_argument(
         "--tracking-uri", help="MLflow server or store (default: SQLite in the storage folder)"
     )
-    place.add_argument("--address", help="host:port of a running Ray (default: start one here)")
+    place.add_argument(
+        "--address",
+        help="of a running Ray: auto or host:port; ray://host:port or http://host:port to run "
+        "there as a job (default: start one here)",
+    )
     place.add_argument("--cpus-per-trial", type=float, help="default: 1")
     place.add_argument(
         "--gpus-per-trial",
@@ -188,6 +193,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             require_no_password(arguments.tracking_uri)
         if arguments.replay is not None:
             return _replay(arguments)
+        if is_address(arguments.address or ""):
+            from tuner.submission import submit
+
+            return submit(arguments, words)
         if arguments.detach and not is_background():
             return run_in_background(words)
         request = _request(arguments)
@@ -215,8 +224,9 @@ def _replay(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tuner.replay import replay_trial
+    from tuner.storage import parse_storage
 
-    storage = arguments.storage.absolute()
+    storage, _address = parse_storage(arguments.storage)
     return replay_trial(arguments.replay, arguments.tracking_uri, storage, Console())
 
 
@@ -237,6 +247,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     from tuner.objectives import parse_objectives
     from tuner.plan import parse_budget
     from tuner.request import RULE, Request, is_name, is_study_name
+    from tuner.storage import parse_storage
 
     if arguments.experiment is None:
         raise UserError("An experiment must be named; see --help.")
@@ -262,7 +273,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     folder = arguments.data is not None and not is_name(arguments.data)
     if folder and arguments.data_root is not None:
         raise UserError("--data and --data-root name two sources of pictures: leave one out.")
-    _require_writable(arguments.storage)
+    storage, bucket = parse_storage(arguments.storage)
     budget = None if arguments.budget is None else parse_budget(arguments.budget)
     return Request(
         experiment=arguments.experiment,
@@ -275,7 +286,8 @@ def _request(arguments: argparse.Namespace) -> Request:
         size=arguments.size,
         target=_classes("target", arguments.target),
         base=_classes("base", arguments.base),
-        storage=arguments.storage.absolute(),
+        storage=storage,
+        bucket=bucket,
         study=arguments.study,
         tracking_uri=arguments.tracking_uri,
         address=arguments.address,
@@ -301,26 +313,6 @@ def _classes(option: str, text: str | None) -> tuple[str, ...] | None:
     if not names:
         raise UserError(f"--{option} must name classes, with commas between, got {text!r}.")
     return names
-
-
-def _require_writable(storage: Path) -> None:
-    """Refuse a storage folder that cannot be written or made, without making it.
-
-    A full disk is another matter, for which the study has words.
-    """
-    place = storage.absolute()
-    try:
-        while not place.exists():
-            place = place.parent
-        with tempfile.TemporaryDirectory(dir=place, prefix=".few-shot-tuner-"):
-            pass
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return
-        raise UserError(
-            f"--storage must be a folder that can be written, and {str(place)!r} is not "
-            f"({error.strerror}); name another."
-        ) from error
 
 
 if __name__ == "__main__":

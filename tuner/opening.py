@@ -37,7 +37,7 @@ def conduct(request: Request, began: float | None = None) -> int:
         UserError: it cannot be met; nothing was started.
     """
     timings = Timings(time.monotonic() if began is None else began)
-    if request.dry_run and request.address is None:
+    if request.dry_run and request.address is None and request.bucket is None:
         with ExitStack() as stack:
             open_study(request, None, stack, timings)
         return 0

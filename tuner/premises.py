@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,24 +34,25 @@ def packages() -> tuple[Path, ...]:
     return tuple(Path(package.__path__[0]).resolve() for package in ours)
 
 
-def require_nodes(nodes: Sequence[Node], storage: Path) -> None:
+def require_nodes(nodes: Sequence[Node], storage: Path, bucket: str | None = None) -> None:
     """Every node that may run trials has what these import, in the same versions, and shares the
     storage folder with this process: found out on the node itself.
 
     Args:
         nodes: of the cluster.
         storage: folder of all studies; it need not exist.
+        bucket: address of the storage, if it is one.
     Raises:
         UserError: a node has not; nothing was started there, and nothing is left behind.
     """
     working = [node for node in nodes if node.cpus or node.gpus]
     ours = {name: _public(version(name)) for name in SAME}
-    with _folder_beside(storage) as folder:
-        answers = ask_each(working, _look(), MODULES, SAME, folder, seconds=ANSWER_SECONDS)
+    with _folder_beside(storage) if bucket is None else nullcontext(bucket) as place:
+        answers = ask_each(working, _look(), MODULES, SAME, place, seconds=ANSWER_SECONDS)
         faults = [
             fault
             for node, answer in answers
-            if (fault := _fault(node, answer, ours, folder, storage)) is not None
+            if (fault := _fault(node, answer, ours, place, bucket or storage)) is not None
         ]
     if faults:
         others = f" (and {len(faults) - 1} more of {len(working)})" if faults[1:] else ""
@@ -74,11 +75,12 @@ def _look() -> Any:
     """What is run on a node; a closure, which is sent by value, since nothing of ours may be there
     to import."""
 
-    def look(modules: Sequence[str], names: Sequence[str], folder: Path) -> dict[str, Any]:
+    def look(modules: Sequence[str], names: Sequence[str], place: Path | str) -> dict[str, Any]:
         import importlib
         import importlib.metadata
         import pathlib
 
+        import pyarrow.fs
         import ray
 
         seen: dict[str, Any] = {"missing": None, "versions": {}, "shared": True, "unwritable": None}
@@ -89,11 +91,18 @@ def _look() -> Any:
         except Exception as error:  # a broken library may raise anything
             seen["missing"] = " ".join(f"{type(error).__name__}: {error}".split())
         try:
-            seen["shared"] = pathlib.Path(folder, "driver").is_file()
-            if seen["shared"]:
-                pathlib.Path(folder, ray.get_runtime_context().get_node_id()).touch()
+            own = ray.get_runtime_context().get_node_id()
+            if isinstance(place, str):
+                store, root = pyarrow.fs.FileSystem.from_uri(place)
+                with store.open_output_stream(f"{root}/.node-{own}"):
+                    pass
+                store.delete_file(f"{root}/.node-{own}")
+            elif pathlib.Path(place, "driver").is_file():
+                pathlib.Path(place, own).touch()
+            else:
+                seen["shared"] = False
         except OSError as error:
-            seen["unwritable"] = error.strerror
+            seen["unwritable"] = " ".join((error.strerror or str(error)).split())
         return seen
 
     return look
@@ -103,8 +112,8 @@ def _fault(
     node: Node,
     answer: Mapping[str, Any] | Exception,
     ours: Mapping[str, str],
-    folder: Path,
-    storage: Path,
+    place: Path | str,
+    storage: Path | str,
 ) -> str | None:
     """What is wrong with a node, and the way out."""
     if isinstance(answer, Exception):
@@ -124,10 +133,11 @@ def _fault(
             )
     if answer["unwritable"] is not None:
         return (
-            f"Node {node.name} cannot write to --storage {storage} ({answer['unwritable']}): name "
-            "a folder that all nodes can write."
+            f"Node {node.name} cannot write to --storage {storage} ({answer['unwritable']}): all "
+            "nodes must be able to; a bucket's credentials come from each node's own environment."
         )
-    if not answer["shared"] or not (folder / node.id).exists():
+    unseen = isinstance(place, Path) and not (place / node.id).exists()  # on a disk of its own
+    if unseen or not answer["shared"]:
         return (
             f"--storage must be shared by all nodes, and node {node.name} has another {storage} "
             "than this command, or none: name a folder on a shared file system (NFS), or a bucket "

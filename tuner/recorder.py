@@ -17,6 +17,7 @@ from trainables.durable import settle
 from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME
 from tuner.breakdown import disk_full, is_full_disk, require_machine
 from tuner.journal import FAILURE, GPUS, Decision, Journal, RungRecord, ending_of
+from tuner.places import address_of, bring
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.25
@@ -141,9 +142,11 @@ class Recorder(tune.Callback):
         result = self._results.pop(number, None)
         if result is None:
             return
-        rung = _rung(result, _address(trial.checkpoint))
-        self._checkpoint_bytes = max(self._checkpoint_bytes, _size(rung.checkpoint))
-        if not self._write(_settle_on_disk, Path(rung.checkpoint), self._journal.folder):
+        folder = self._journal.folder
+        rung = _rung(result, address_of(trial.checkpoint.path, self._journal.bucket))
+        local = bring(rung.checkpoint, folder)
+        self._checkpoint_bytes = max(self._checkpoint_bytes, _size(local))
+        if not self._write(_settle_on_disk, local, folder):
             return
         if self._write(self._journal.add_rung, number, rung):
             self._tell(
@@ -152,7 +155,7 @@ class Recorder(tune.Callback):
                 rung.rung,
                 rung.metrics,
                 rung.losses,
-                Path(rung.checkpoint),
+                local,
                 rung.decision,
             )
         ending = ending_of(rung)
@@ -247,8 +250,8 @@ def _rung(result: Mapping[str, Any], checkpoint: str) -> RungRecord:
     )
 
 
-def _size(checkpoint: str) -> int:
-    return sum(path.stat().st_size for path in Path(checkpoint).glob("*"))
+def _size(checkpoint: Path) -> int:
+    return sum(path.stat().st_size for path in checkpoint.glob("*"))
 
 
 def _settle_on_disk(checkpoint: Path, study: Path) -> None:
@@ -256,15 +259,8 @@ def _settle_on_disk(checkpoint: Path, study: Path) -> None:
 
     With the names of its folder, its trial's and its session's, up to the study's.
     """
-    if checkpoint.exists():  # else the storage is remote
-        above = (folder for folder in checkpoint.parents if folder.is_relative_to(study))
-        settle(*checkpoint.glob("*"), checkpoint, *above)
-
-
-def _address(checkpoint: Any) -> str:
-    """A folder, or a URI where the storage is remote."""
-    kind = checkpoint.filesystem.type_name
-    return str(checkpoint.path) if kind == "local" else f"{kind}://{checkpoint.path}"
+    above = (folder for folder in checkpoint.parents if folder.is_relative_to(study))
+    settle(*checkpoint.glob("*"), checkpoint, *above)
 
 
 def _failure(trial: Any) -> str:

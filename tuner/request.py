@@ -45,6 +45,7 @@ class Request:
     warm_start: tuple[str, ...] = ()
     fast_gpu: bool = True
     detach: bool = False
+    bucket: str | None = None  # address that `storage` is a mirror of
 
 
 def is_study_name(text: str) -> bool:

@@ -20,7 +20,7 @@ def resume_command(setting: Setting, *more: str) -> str:
     read = named and not setting.data.stand_in
     root = Path(setting.data.source) if read else request.data_root
     words = [sys.executable, "-m", "tuner.launch", request.experiment, "--resume"]
-    words += ["--study", setting.study, "--storage", str(request.storage)]
+    words += ["--study", setting.study, "--storage", request.bucket or str(request.storage)]
     words += _given(
         ("--data-root", root and root.absolute()),
         ("--data", request.data and (request.data if named else request.data.absolute())),

@@ -22,7 +22,7 @@ def reopened(setting: Setting) -> Journal | None:
     """
     request = setting.request
     if is_begun(setting.folder):
-        return Journal(request.storage, setting.study)
+        return Journal(request.storage, setting.study, bucket=setting.bucket)
     if not (setting.folder.exists() and is_free(setting.folder)):
         raise UserError(f"There is no study {setting.study!r} in {request.storage} to resume.")
     setting.say(f"Study {setting.study!r} was cut off before it had a plan: it begins anew")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 
 from cluster.resources import Node
+from trainables.addresses import below
 from trainables.datasets import (
     DataMissingError,
     data_root_in_use,
@@ -73,6 +74,12 @@ class Setting:
     @property
     def folder(self) -> Path:
         return self.request.storage / self.study
+
+    @property
+    def bucket(self) -> str | None:
+        """The study's own address, where the storage is in a bucket."""
+        root = self.request.bucket
+        return None if root is None else below(root, self.study)
 
     def say(self, line: str) -> None:
         _say(self.console, line)

@@ -191,7 +191,7 @@ def run_study(
     cap = CheckpointCap(journal, full=plan.rungs[-1])
     recorder = Recorder(journal, [*observers, cap], trained=trained)
     if time.time() < deadline:
-        _fit(plan, search, Asha(rungs), recorder, journal.folder, deadline, trainable)
+        _fit(plan, search, Asha(rungs), recorder, journal, deadline, trainable)
     if recorder.error is not None:
         raise recorder.error
     if not recorder.leave:
@@ -242,7 +242,7 @@ def _fit(
     search: JournalSearch,
     asha: Asha,
     recorder: Recorder,
-    folder: Path,
+    journal: Journal,
     deadline: float,
     trainable: type[TrialTrainable],
 ) -> None:
@@ -265,8 +265,8 @@ def _fit(
             trial_dirname_creator=_folder_name,
         ),
         run_config=tune.RunConfig(
-            storage_path=str(folder),
-            name=_session_name(folder),
+            storage_path=journal.bucket or str(journal.folder),
+            name=_session_name(journal),
             verbose=0,
             stop=_Overtime(deadline + _OVERTIME_SECONDS),
             # Ray's own retries know no checkpoint of an earlier session, and give up a trial at
@@ -301,11 +301,13 @@ def _folder_name(trial: Any) -> str:
     return folder_name(trial.config["trial_number"], trial.config["part"])
 
 
-def _session_name(folder: Path) -> str:
+def _session_name(journal: Journal) -> str:
     """Each session has its own folder: Ray numbers a trial's checkpoints from 0 every time, and
-    would write over those that the journal names."""
-    there = (path.name.removeprefix("session_") for path in folder.glob("session_*"))
-    numbers = [int(number) for number in there if number.isdecimal()]
+    would write over those that the journal names, of sessions on other machines, too."""
+    named = [rung.checkpoint for record in journal.records() for rung in record.rungs]
+    there = [name for place in named for name in Path(place.partition("?")[0]).parts[-3:-2]]
+    there += [path.name for path in journal.folder.glob("session_*")]
+    numbers = [int(n) for name in there if (n := name.removeprefix("session_")).isdecimal()]
     return f"session_{1 + max(numbers, default=0):02d}"
 
 

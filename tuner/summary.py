@@ -13,6 +13,7 @@ from tuner.finals import INTERVALS, Contender, Kept, Tested, margin
 from tuner.journal import RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.objectives import OBJECTIVES
+from tuner.places import local_copy
 from tuner.plan import Plan
 from tuner.result import (
     Best,
@@ -190,9 +191,12 @@ def _rematch(facts: Facts) -> Rematch | None:
 
 def _kept(last: RungRecord | None, folder: Path) -> str | None:
     """The checkpoint, unless it made room for better ones."""
-    if last is None or not Path(last.checkpoint, "weights.safetensors").exists():
+    if last is None:
         return None
-    return in_study(Path(last.checkpoint), folder)
+    checkpoint = local_copy(last.checkpoint, folder)
+    if not (checkpoint / "weights.safetensors").exists():
+        return None
+    return in_study(checkpoint, folder)
 
 
 def _best(record: TrialRecord, facts: Facts) -> Best:

@@ -1,0 +1,174 @@
+"""A bucket and its mirror: here the bucket is a folder, which the same code reads and writes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from toy_pipeline import ToyConfig, toy_space
+
+from trainables.errors import UserError
+from tuner import mirror as module
+from tuner.journal import Journal
+from tuner.mirror import LEASE, LEASE_SECONDS, Mirror
+from tuner.places import address_of, bring, drop, local_copy
+
+
+@pytest.fixture(autouse=True)
+def _no_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the last one, when the study is let go of."""
+    monkeypatch.setattr(module, "BEAT_SECONDS", 3600.0)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Path:
+    made = tmp_path / "bucket"
+    made.mkdir()
+    return made
+
+
+class Machine:
+    """One with a mirror of the bucket."""
+
+    def __init__(self, bucket: Path, name: str) -> None:
+        self.mirror = Mirror(bucket.as_uri(), bucket.parent / name)
+        self.folder = bucket.parent / name
+
+    def journal(self) -> Journal:
+        return Journal(self.folder, "toys")
+
+    def work(self, **files: str) -> None:
+        """A session: one trial more, and other files."""
+        self.mirror.pull()
+        with self.journal() as journal, self.mirror.holding(journal):
+            journal.ask(toy_space, ToyConfig())
+            for name, content in files.items():
+                path = journal.folder / name.replace("__", "/").replace("_json", ".json")
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(content)
+
+    def trials(self) -> int:
+        with self.journal() as journal:
+            return len(journal.records())
+
+
+@pytest.fixture
+def machines(bucket: Path) -> Iterator[list[Machine]]:
+    return [Machine(bucket, name) for name in ("first", "second")]
+
+
+def test_a_study_goes_on_where_another_machine_left_it(
+    machines: list[Machine], bucket: Path
+) -> None:
+    first, second = machines
+    first.work(result_json="{}", champion__grid="png", session_01__state="cp")
+    there = {str(path.relative_to(bucket / "toys")) for path in bucket.glob("toys/**/*")}
+    assert there == {"journal.log", "result.json", "champion", "champion/grid"}
+    second.mirror.pull()
+    assert second.trials() == 1
+    assert (second.folder / "toys/champion/grid").read_text() == "png"
+    (second.folder / "toys/result.json").rename(second.folder / "toys/result.1.json")
+    second.work()
+    assert not (bucket / "toys/result.json").exists()  # the study goes on
+    first.mirror.pull()
+    assert first.trials() == 2
+    assert not (first.folder / "toys/result.json").exists()
+    assert (first.folder / "toys/result.1.json").exists()
+
+
+def test_what_a_killed_driver_could_not_write_is_kept_where_it_ran(
+    machines: list[Machine],
+) -> None:
+    first, _ = machines
+    first.work()
+    with first.journal() as journal:
+        journal.ask(toy_space, ToyConfig())  # and then the power goes
+    first.mirror.pull()
+    assert first.trials() == 2
+
+
+def test_a_study_has_one_driver(machines: list[Machine], bucket: Path) -> None:
+    first, second = machines
+    first.work()
+    second.mirror.pull()
+    with first.journal() as journal, first.mirror.holding(journal):
+        refused = pytest.raises(UserError, match=r"is running already, as process \d+ on")
+        with refused, second.journal() as other, second.mirror.holding(other):
+            pass
+        lease = json.loads((bucket / "toys" / LEASE).read_text())
+        assert lease["holder"] == first.mirror._holder
+    assert not (bucket / "toys" / LEASE).exists()
+
+
+def test_a_driver_without_a_sign_of_life_loses_its_study(
+    machines: list[Machine], bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = machines
+    with first.journal() as journal:
+        journal.ask(toy_space, ToyConfig())
+        with first.mirror.holding(journal):
+            first.mirror._push(str(bucket / "toys"), journal.folder)
+            now = time.time()
+            monkeypatch.setattr(time, "time", lambda: now + LEASE_SECONDS + 1)
+            second.work()
+            journal.ask(toy_space, ToyConfig())
+            journal.ask(toy_space, ToyConfig())
+    second.mirror.pull()
+    assert second.trials() == 2  # what the first one wrote since then is lost, and breaks nothing
+
+
+def test_a_study_that_changed_since_it_was_looked_at_is_not_gone_on_with(
+    machines: list[Machine], bucket: Path
+) -> None:
+    first, second = machines
+    first.work()
+    second.mirror.pull()
+    first.work()
+    refused = pytest.raises(UserError, match="was gone on with by another machine meanwhile")
+    with refused, second.journal() as journal, second.mirror.holding(journal):
+        pass
+    assert not (bucket / "toys" / LEASE).exists()
+
+
+def test_a_study_that_runs_here_is_not_written_over(machines: list[Machine]) -> None:
+    first, second = machines
+    first.work()
+    second.work()
+    with first.journal():
+        before = (first.folder / "toys/journal.log").read_bytes()
+        first.mirror.pull()
+        assert (first.folder / "toys/journal.log").read_bytes() == before
+
+
+def test_a_bucket_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be read and written") as caught:
+        Mirror((tmp_path / "file").as_uri(), tmp_path / "mirror")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_in_a_bucket_has_a_copy_of_what_is_shown(bucket: Path, tmp_path: Path) -> None:
+    there = bucket / "toys/session_01/trial_0000/checkpoint_000000"
+    there.mkdir(parents=True)
+    for name in ("grid.png", "config.json", "state.pt"):
+        (there / name).write_text(name)
+    address = address_of(str(there), (bucket / "toys").as_uri())
+    assert address == there.as_uri()
+    local = bring(address, tmp_path / "here")
+    assert local == tmp_path / "here/session_01/trial_0000/checkpoint_000000"
+    assert {path.name for path in local.iterdir()} == {"grid.png", "config.json"}
+    drop(address, "state.pt")
+    drop(address, "state.pt")
+    assert not (there / "state.pt").exists()
+
+
+def test_a_checkpoint_in_a_folder_is_where_it_is(tmp_path: Path) -> None:
+    place = str(tmp_path / "session_01/trial_0000/checkpoint_000000")
+    assert address_of(place, None) == place
+    assert local_copy(place, Path("elsewhere")) == bring(place, Path("elsewhere")) == Path(place)
+    assert address_of("b/toys/session_01/t/c", "s3://b/toys?region=x") == (
+        "s3://b/toys/session_01/t/c?region=x"
+    )

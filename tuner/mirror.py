@@ -1,0 +1,213 @@
+"""A storage in a bucket and the folder here that mirrors it: one driver a study, on any machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+from trainables.addresses import below
+from trainables.errors import UserError, one_line
+from tuner.hold import LOCK, STOP, is_running
+from tuner.journal import LOG, Journal
+from tuner.setting import RESULT
+
+BEAT_SECONDS = 5.0  # between looks at what is to be written to the bucket
+LEASE_SECONDS = 90.0  # without a sign of life, after which a study is nobody's
+LEASE = "lease.json"
+CHAMPION = "champion"  # folder of a study's best model
+_NOT_KEPT = ("session_", ".")  # what the names of folders begin with that stay on this machine
+
+
+class Mirror:
+    """Brings studies here, and one of them back, again and again, while this process holds it."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        """Look whether the bucket can be read and written.
+
+        Args:
+            address: of the storage, s3://... or gs://...
+            folder: of all its studies on this machine.
+        Raises:
+            UserError: it cannot.
+        """
+        self.address, self.folder = address, folder
+        self._known: dict[Path, tuple[int, int]] = {}  # sizes and times of what the bucket has
+        self._holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
+        try:
+            self._store, self._root = FileSystem.from_uri(address)
+            probe = f"{self._root}/.few-shot-tuner-{uuid.uuid4().hex}"
+            self._write(probe, b"")
+            self._store.delete_file(probe)
+        except (OSError, ValueError) as error:
+            raise UserError(_unusable(address, error)) from error
+
+    def pull(self) -> None:
+        """Have the journals and results of all studies here as they are in the bucket.
+
+        One that a process of this machine holds stays as it is, and so does a journal that goes on
+        where the bucket's ends: its driver was killed before it could write the rest.
+        """
+        there = FileSelector(self._root, allow_not_found=True)
+        for info in self._store.get_file_info(there):
+            folder = self.folder / info.base_name
+            if info.type == FileType.Directory and not is_running(folder):
+                self._pull_study(info.path, folder)
+
+    def _pull_study(self, place: str, folder: Path) -> None:
+        files = self._files(place) + self._files(f"{place}/{CHAMPION}")
+        if f"{place}/{LOG}" not in files:
+            return
+        there, here = self._read(f"{place}/{LOG}"), folder / LOG
+        if here.exists() and here.read_bytes().startswith(there):
+            return
+        (folder / CHAMPION).mkdir(parents=True, exist_ok=True)
+        for result in folder.glob("result*.json"):
+            result.unlink()
+        # The journal last: without it, nothing of this counts.
+        for file in sorted(files, key=lambda file: file.endswith(LOG)):
+            if not file.endswith(LEASE):
+                (folder / file.removeprefix(f"{place}/")).write_bytes(self._read(file))
+
+    def _files(self, place: str) -> list[str]:
+        found = self._store.get_file_info(FileSelector(place, allow_not_found=True))
+        return [info.path for info in found if info.type == FileType.File]
+
+    @contextmanager
+    def holding(self, journal: Journal) -> Iterator[None]:
+        """Keep the bucket's copy of an open study up to date, and others away from it.
+
+        Raises:
+            UserError: a driver on another machine holds it, or has gone on with it meanwhile.
+        """
+        study = journal.folder
+        place = f"{self._root}/{study.name}"
+        self._take(place, study)
+        if f"{place}/{RESULT}" in self._files(place):
+            self._known[study / RESULT] = (0, 0)
+        over = threading.Event()
+        beats = threading.Thread(target=self._beat, args=(place, study, over), daemon=True)
+        beats.start()
+        try:
+            yield
+        finally:
+            over.set()
+            beats.join()
+            self._let_go(place, study)
+
+    def _let_go(self, place: str, study: Path) -> None:
+        try:
+            if self._holds(place):
+                self._push(place, study)
+                self._store.delete_file(f"{place}/{LEASE}")
+        except OSError as error:
+            sys.stderr.write(
+                f"{below(self.address, study.name)} lacks the last of this study "
+                f"({one_line(error)}): --resume on this machine writes it.\n"
+            )
+
+    def _take(self, place: str, study: Path) -> None:
+        lease = self._lease(place)
+        if lease is not None and time.time() - lease["when"] < LEASE_SECONDS:
+            host, process, _ = lease["holder"].split()
+            raise UserError(
+                f"The study in {below(self.address, study.name)} is running already, as process "
+                f"{process} on {host}: wait for it, or choose another name."
+            )
+        self._store.create_dir(place)
+        self._sign(place)
+        with suppress(FileNotFoundError):
+            if not (study / LOG).read_bytes().startswith(self._read(f"{place}/{LOG}")):
+                self._store.delete_file(f"{place}/{LEASE}")
+                raise UserError(
+                    f"The study in {below(self.address, study.name)} was gone on with by another "
+                    "machine meanwhile: run the same command again."
+                )
+
+    def _beat(self, place: str, study: Path, over: threading.Event) -> None:
+        pause = BEAT_SECONDS
+        while not over.wait(pause):
+            began = time.monotonic()
+            with suppress(OSError):  # the next one makes up for it
+                if not self._holds(place):  # slept so long that another machine took it
+                    main = threading.main_thread().ident
+                    assert main is not None
+                    signal.pthread_kill(main, signal.SIGTERM)
+                    return
+                self._sign(place)
+                self._push(place, study)
+            # A long journal is written as a whole, and less often.
+            pause = min(max(BEAT_SECONDS, 10 * (time.monotonic() - began)), LEASE_SECONDS / 3)
+
+    def _push(self, place: str, study: Path) -> None:
+        """Write what has changed; the journal first, so that a result finds all of it there."""
+        if not (study / RESULT).exists() and self._known.pop(study / RESULT, None) is not None:
+            self._store.delete_file(f"{place}/{RESULT}")  # the study goes on
+        files = [path for path in study.rglob("*") if path.is_file() and self._is_kept(path, study)]
+        for path in sorted(files, key=lambda path: (path.name != LOG, path)):
+            status = path.stat()
+            if self._known.get(path) != (state := (status.st_size, status.st_mtime_ns)):
+                target = f"{place}/{path.relative_to(study)}"
+                if path not in self._known:
+                    self._store.create_dir(target.rpartition("/")[0])
+                self._write(target, path.read_bytes())
+                self._known[path] = state
+
+    @staticmethod
+    def _is_kept(path: Path, study: Path) -> bool:
+        top = path.relative_to(study).parts[0]
+        return top not in (LOCK, STOP) and not top.startswith(_NOT_KEPT)
+
+    def _sign(self, place: str) -> None:
+        told = {"holder": self._holder, "when": time.time()}
+        self._write(f"{place}/{LEASE}", json.dumps(told).encode())
+
+    def _holds(self, place: str) -> bool:
+        lease = self._lease(place)
+        return lease is not None and lease["holder"] == self._holder
+
+    def _lease(self, place: str) -> dict[str, Any] | None:
+        try:
+            lease: dict[str, Any] = json.loads(self._read(f"{place}/{LEASE}"))
+        except FileNotFoundError:
+            return None
+        return lease
+
+    def _read(self, place: str) -> bytes:
+        with self._store.open_input_stream(place) as stream:
+            content: bytes = stream.read()
+        return content
+
+    def _write(self, place: str, content: bytes) -> None:
+        with self._store.open_output_stream(place) as stream:
+            stream.write(content)
+
+
+def _unusable(address: str, error: Exception) -> str:
+    """The one line for a bucket that cannot be used: which, why, and the way out."""
+    told = one_line(error)
+    for sign, why in (
+        ("NO_SUCH_BUCKET", "there is no such bucket"),
+        ("NETWORK_CONNECTION", "nothing answers at its endpoint"),
+        ("ACCESS_DENIED", "access is denied"),
+        ("INVALID_ACCESS_KEY_ID", "its access key is unknown"),
+        ("SIGNATURE_DOES_NOT_MATCH", "its secret key is wrong"),
+    ):
+        if sign in told:
+            told = why
+    return (
+        f"--storage {address} cannot be read and written ({told[:200]}): correct the address, or "
+        "give credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+        "GOOGLE_APPLICATION_CREDENTIALS) or in the cloud's own files."
+    )

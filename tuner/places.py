@@ -1,0 +1,59 @@
+"""Where a study's checkpoints are: in its folder, or in a bucket, with copies of what is shown."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from pyarrow.fs import FileSystem
+
+from trainables.addresses import below, is_address
+
+SHOWN = ("grid.png", "config.json", "weights.safetensors")  # what the driver needs of a checkpoint
+_DEPTH = 3  # names from a study's folder: session, trial, checkpoint
+
+
+def address_of(path: str, bucket: str | None) -> str:
+    """What the journal calls a checkpoint that Ray has at `path` of its storage.
+
+    Args:
+        bucket: the study's address; None where it is a folder.
+    """
+    return path if bucket is None else below(bucket, *Path(path).parts[-_DEPTH:])
+
+
+def local_copy(checkpoint: str, folder: Path) -> Path:
+    """A checkpoint on this machine: itself, or where `bring` puts a copy.
+
+    Args:
+        folder: of the study.
+    """
+    if not is_address(checkpoint):
+        return Path(checkpoint)
+    names = Path(checkpoint.partition("?")[0]).parts[-_DEPTH:]
+    return folder.joinpath(*(name for name in names if name != ".."))
+
+
+def bring(checkpoint: str, folder: Path) -> Path:
+    """Have what is shown of a checkpoint on this machine, as far as it can be had."""
+    local = local_copy(checkpoint, folder)
+    if is_address(checkpoint) and not local.exists():
+        local.mkdir(parents=True)
+        with suppress(OSError):  # a picture more or less; trials read the bucket themselves
+            store, place = FileSystem.from_uri(checkpoint)
+            for name in SHOWN:
+                with (
+                    suppress(FileNotFoundError),
+                    store.open_input_stream(f"{place}/{name}") as source,
+                    (local / name).open("wb") as copy,
+                ):
+                    shutil.copyfileobj(source, copy)
+    return local
+
+
+def drop(checkpoint: str, name: str) -> None:
+    """Delete a file of a checkpoint in a bucket; one that is gone already, too."""
+    with suppress(OSError):
+        store, place = FileSystem.from_uri(checkpoint)
+        store.delete_file(f"{place}/{name}")
