@@ -12,9 +12,11 @@ from test_search import rung
 from test_study import record
 from toy_pipeline import ToyConfig, toy_space
 
+from tuner import checkpoints
 from tuner import study as study_module
 from tuner.checkpoints import BEST, CheckpointCap, expendable
 from tuner.journal import Journal
+from tuner.places import local_copy
 from tuner.search import last_checkpoint
 from tuner.study import _session_name
 
@@ -134,3 +136,27 @@ def test_nothing_outside_of_the_study_is_deleted_whatever_its_journal_names(tmp_
         own.mkdir(parents=True)
         cap.rung_reached(number, 1, {}, [], own, "continue")
     assert (outside / "state.pt").read_bytes() == b"precious"
+
+
+def test_nothing_of_another_bucket_is_deleted_whatever_the_journal_names(tmp_path, monkeypatch):
+    dropped = []
+    monkeypatch.setattr(checkpoints, "drop", lambda place, name: dropped.append((place, name)))
+    own = "s3://ours/runs/study/session_01/trial_0001/checkpoint_000000?region=x"
+    others = (
+        "s3://theirs/runs/study/session_01/trial_0000/checkpoint_000000?region=x",
+        "s3://ours/runs/other/session_01/trial_0000/checkpoint_000001?region=x",
+        "s3://ours/runs/study/session_01/../checkpoint_000002?region=x",
+        "s3://ours/runs/study/session_01/trial_0000/checkpoint_000003?region=x&endpoint_override=y",
+    )
+    with Journal(tmp_path, "study", bucket="s3://ours/runs/study?region=x") as journal:
+        journal.study.enqueue_trial({})
+        number = journal.study.ask().number
+        for rung, place in enumerate([*others, own, own]):
+            made = record(number, (9e9, 1.0), state="RUNNING").rungs[0]
+            journal.add_rung(number, replace(made, rung=rung, checkpoint=place))
+            copy = local_copy(place, journal.folder)
+            copy.mkdir(parents=True, exist_ok=True)
+            (copy / "weights.safetensors").write_bytes(b"a copy")
+        cap = CheckpointCap(journal, full=9e9, most=0)
+        cap.rung_reached(number, 5, {}, [], copy, "continue")
+    assert dropped == [(own, "state.pt"), (own, "weights.safetensors")]

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainables.addresses import is_address
 from trainables.outside import is_inside
 from tuner.journal import Journal, TrialRecord
-from tuner.places import drop, local_copy
+from tuner.places import drop, is_in, local_copy
 from tuner.standing import front_trials, ranked_trials
 
 MOST = 1000  # checkpoints of a study
@@ -24,7 +23,7 @@ class CheckpointCap:
     """An observer that deletes what no trial and no final needs any more, once there is too much.
 
     Checkpoints that the journal does not name, left by a crash, go at once. Nothing outside of the
-    study's folder is deleted, whatever the journal names and wherever links lead.
+    study's folder or bucket is deleted, whatever the journal names and wherever links lead.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class CheckpointCap:
         for checkpoint in expendable(journal.records(), self._full, journal.objectives):
             path = local_copy(checkpoint, journal.folder)
             if path in self._sizes and is_inside(path, journal.folder):
-                _empty(path, checkpoint)
+                _empty(path, checkpoint, journal.bucket)
                 del self._sizes[path]
             if not self._over():
                 return
@@ -111,10 +110,10 @@ def _size(checkpoint: Path) -> int:
     return sum(path.stat().st_size for path in checkpoint.glob("*") if path.name not in _SMALL)
 
 
-def _empty(local: Path, checkpoint: str) -> None:
+def _empty(local: Path, checkpoint: str, bucket: str | None) -> None:
     for path in local.glob("*"):
         if path.name not in _SMALL:
             path.unlink()
-    if is_address(checkpoint):
+    if bucket is not None and is_in(checkpoint, bucket):
         for name in _LARGE:
             drop(checkpoint, name)

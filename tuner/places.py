@@ -23,6 +23,12 @@ def address_of(path: str, bucket: str | None) -> str:
     return path if bucket is None else below(bucket, *Path(path).parts[-_DEPTH:])
 
 
+def is_in(checkpoint: str, bucket: str) -> bool:
+    """Whether it is one of the study whose address is `bucket`."""
+    names = Path(checkpoint.partition("?")[0]).parts[-_DEPTH:]
+    return ".." not in names and checkpoint == below(bucket, *names)
+
+
 def local_copy(checkpoint: str, folder: Path) -> Path:
     """A checkpoint on this machine: itself, or where `bring` puts a copy.
 
