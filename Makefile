@@ -5,7 +5,7 @@ PY = .venv/bin/python
 READY = .venv/.ready
 BENCH = .venv/.bench
 
-.PHONY: search test test-faults test-cluster test-all lint audit lock bench bench-e2e bench-search
+.PHONY: search test test-faults test-cluster test-all lint audit lock bench bench-e2e bench-search bench-scaling
 .DEFAULT_GOAL := search
 
 search: $(READY)
@@ -35,6 +35,10 @@ bench-e2e: $(READY)
 # Our search beside Ray's and random search, in minutes; ARGS="--out docs" writes the page.
 bench-search: $(BENCH)
 	$(PY) tests/benchmarks/bench_search.py $(ARGS)
+
+# What the driver makes of ten thousand trials, half an hour; ARGS="--out docs" writes the page.
+bench-scaling: $(READY)
+	PYTHONPATH=tests $(PY) tests/benchmarks/bench_scaling.py $(ARGS)
 
 lint: $(READY)
 	.venv/bin/ruff check .

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ TRIALS, SLOTS = 10_000, 64
 LOOKS = (100, 300, 1000, 3000, 10_000)  # trials begun
 LADDER = Ladder(steps=(1, 3, 9), costs=(1 / 9, 3 / 9, 1.0))
 EPISODES, NOISE, METRICS = 5, 0.1, 22
+PARTS = ("asking", "deciding", "writing", "tracking")
 PAGE, PLOT = "bench-scaling.md", "bench-scaling.png"
 
 
@@ -123,6 +124,7 @@ class Study:
     tracker: Tracker | None
     spent: Spent
     shown: Callable[[], None]
+    say: Callable[[str], None]
     looks: list[Look] = field(default_factory=list)
     begun: int = 0
     results: int = 0
@@ -163,7 +165,10 @@ class Study:
                 store=store.stat().st_size if store.exists() else 0,
             )
         )
-        self.spent.asking = self.spent.deciding = self.spent.writing = self.spent.tracking = 0.0
+        each = ", ".join(f"{part} {1e3 * self.looks[-1].each(part):.1f}" for part in PARTS)
+        self.say(f"{self.begun:,} trials: {each} ms a result")
+        for part in PARTS:
+            setattr(self.spent, part, 0.0)
 
 
 def grown(trials: int, *, tracked: bool, console: Console) -> list[Look]:
@@ -175,7 +180,7 @@ def grown(trials: int, *, tracked: bool, console: Console) -> list[Look]:
         tracker = stack.enter_context(tracking(journal, folder, plan)) if tracked else None
         progress = stack.enter_context(Progress(console=console))
         bar = progress.add_task("trials", total=trials)
-        study = Study(folder, tracker, spent, lambda: progress.advance(bar))
+        study = Study(folder, tracker, spent, lambda: progress.advance(bar), console.print)
         rungs = Rungs(len(LADDER), planned=trials)
         search = JournalSearch(
             journal,
@@ -212,13 +217,12 @@ def _checkpoint(folder: Path) -> Path:
 
 def section(looks: Sequence[Look]) -> Section:
     """What a result costs, and what is kept of it, as a study grows."""
-    parts = ("asking", "deciding", "writing", "tracking")
     rows = [
         (
             f"{look.trials:,}",
             f"{look.results:,}",
-            *(f"{1e3 * look.each(part):.1f}" for part in parts),
-            f"{1e3 * sum(look.each(part) for part in parts):.1f}",
+            *(f"{1e3 * look.each(part):.1f}" for part in PARTS),
+            f"{1e3 * sum(look.each(part) for part in PARTS):.1f}",
             f"{look.resident / 1e6:.0f}",
             f"{look.journal / 1e6:.1f}",
             f"{look.store / 1e6:.1f}",
@@ -235,7 +239,7 @@ def section(looks: Sequence[Look]) -> Section:
         columns=(
             "trials",
             "results",
-            *(f"{part}, ms" for part in parts),
+            *(f"{part}, ms" for part in PARTS),
             "all, ms",
             "memory, MB",
             "journal, MB",
@@ -254,7 +258,7 @@ def plot(looks: Sequence[Look], path: Path) -> None:
 
     figure, axis = plt.subplots(figsize=(7, 4))
     trials = [look.trials for look in looks]
-    for part in asdict(looks[0].spent):
+    for part in PARTS:
         axis.plot(trials, [1e3 * look.each(part) for look in looks], marker="o", label=part)
     axis.set_xscale("log")
     axis.set_yscale("log")
