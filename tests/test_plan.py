@@ -123,6 +123,11 @@ def test_two_trials_on_one_slot_by_hand() -> None:
     assert makespan(2, 1) == pytest.approx(2.0)
 
 
+def test_thousands_of_slots_are_simulated_by_few():
+    assert makespan(10_000, 4000) == makespan(150, 60)
+    assert makespan(4, 4000) == makespan(1, 60) == pytest.approx(1.0)
+
+
 @given(trials=st.integers(1, 30), slots=st.integers(1, 8))
 def test_a_search_is_no_shorter_than_its_longest_trial_and_no_longer_than_all(
     trials: int, slots: int

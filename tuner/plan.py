@@ -322,9 +322,12 @@ def makespan(trials: int, slots: int) -> float:
     """Training wall time of a search, in full trials: the mean over simulated searches.
 
     The scheduler's own rule decides on scores that are uniform among trials, and noisy; the first
-    trial is the reference, which runs to the end. Beyond `SIMULATED_TRIALS` time grows with them.
+    trial is the reference, which runs to the end. Beyond `SIMULATED_TRIALS` time grows with them,
+    and more slots than that are as fast with a share of the trials as that many with theirs.
     """
-    fewer = min(trials, max(SIMULATED_TRIALS, slots))
+    if slots > SIMULATED_TRIALS:
+        trials, slots = max(1, round(trials * SIMULATED_TRIALS / slots)), SIMULATED_TRIALS
+    fewer = min(trials, SIMULATED_TRIALS)
     lengths = [_simulate(fewer, slots, seed) for seed in range(SEARCHES)]
     return statistics.fmean(lengths) * trials / fewer
 
