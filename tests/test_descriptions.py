@@ -22,6 +22,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tuner import VERSION
 from tuner.launch import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -329,8 +330,7 @@ def test_compose_is_what_its_specification_allows():
 
 
 def test_images_have_one_name_and_this_version():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = f"{project['name']}:{project['version']}"
+    wanted = f"few-shot-tuner:{VERSION}"
     (compose,) = load_all(CLUSTER / "mlflow" / "compose.yaml")
     named = {one["image"] for one in containers()} | {
         service["image"] for service in compose["services"].values()

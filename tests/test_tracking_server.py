@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import requests
 from picture_files import write_pictures
+from real_cluster import free_port
 from test_faults import below
 from test_result import result
 from test_tracking import checkpoint, options, told_of_two_rungs
@@ -55,12 +56,6 @@ class Server:
     def environment(self, password: str | None = None) -> dict[str, str]:
         """What a study needs to log into it."""
         return dict(zip(NAMES, ("admin", password or self.password), strict=True))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
