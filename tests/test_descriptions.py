@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from tuner import VERSION
+from tuner.command_line import study_parser
 from tuner.launch import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +85,9 @@ def parse(words: list[str]) -> bool:
     if words[1:3] == ["-m", "tuner.launch"] or program == "sbatch":
         ours = words.index("cluster/slurm/search.sbatch") + 1 if program == "sbatch" else 3
         build_parser().parse_args(words[ours:])
+        return True
+    if words[1:3] == ["-m", "tuner.status"]:
+        study_parser("status", "").parse_args(words[3:])
         return True
     if program not in ("ray", "mlflow"):
         return False
