@@ -22,6 +22,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tuner import VERSION
+from tuner.command_line import study_parser
 from tuner.launch import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +85,9 @@ def parse(words: list[str]) -> bool:
     if words[1:3] == ["-m", "tuner.launch"] or program == "sbatch":
         ours = words.index("cluster/slurm/search.sbatch") + 1 if program == "sbatch" else 3
         build_parser().parse_args(words[ours:])
+        return True
+    if words[1:3] == ["-m", "tuner.status"]:
+        study_parser("status", "").parse_args(words[3:])
         return True
     if program not in ("ray", "mlflow"):
         return False
@@ -329,8 +334,7 @@ def test_compose_is_what_its_specification_allows():
 
 
 def test_images_have_one_name_and_this_version():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = f"{project['name']}:{project['version']}"
+    wanted = f"few-shot-tuner:{VERSION}"
     (compose,) = load_all(CLUSTER / "mlflow" / "compose.yaml")
     named = {one["image"] for one in containers()} | {
         service["image"] for service in compose["services"].values()
