@@ -195,6 +195,10 @@ class RealCluster:
         """End all nodes and remove what they wrote."""
         for node in reversed(self.nodes):
             self.kill_node(node)
+        for process in psutil.process_iter():  # of nodes that an autoscaler has started
+            with suppress(psutil.Error):
+                if any(str(self.root) in word for word in process.cmdline()):
+                    process.kill()
         shutil.rmtree(self.root, ignore_errors=True)
 
     @contextmanager
