@@ -87,7 +87,7 @@ class RealCluster:
             more: other options of `ray start`, such as autoscaling_config.
         """
         port, page, client = port or free_port(), free_port(), free_port()
-        options = ["--head", f"--port={port}", f"--temp-dir={self.root}/ray"]
+        options = ["--head", f"--port={port}"]
         options += [f"--include-dashboard={str(dashboard).lower()}"]
         options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={page}"]
         options += [f"--ray-client-server-port={client}"]
@@ -161,6 +161,8 @@ class RealCluster:
         cache, log = self.root / f"cache-{number}", self.root / f"node-{number}.log"
         command = [RAY, "start", "--block", f"--num-cpus={cpus}", "--num-gpus=0", *options]
         command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        # A node takes packages into its own folder, and a second one would empty that.
+        command += [f"--temp-dir={self.root}/ray-{number}"]
         command += [f"--dashboard-agent-listen-port={free_port()}"]
         if private is not None:
             own = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
@@ -195,6 +197,10 @@ class RealCluster:
         """End all nodes and remove what they wrote."""
         for node in reversed(self.nodes):
             self.kill_node(node)
+        for process in psutil.process_iter():  # of nodes that an autoscaler has started
+            with suppress(psutil.Error):
+                if any(str(self.root) in word for word in process.cmdline()):
+                    process.kill()
         shutil.rmtree(self.root, ignore_errors=True)
 
     @contextmanager

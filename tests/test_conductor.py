@@ -25,6 +25,7 @@ from test_search import rung
 from test_setting import begun, planned, request_
 from toy_pipeline import toy_context
 
+from cluster.resources import Node
 from cluster.session import Session
 from trainables.errors import UserError
 from trainables.pipeline import StudyContext
@@ -73,7 +74,11 @@ def test_a_run_says_from_where_it_can_be_reached(
     changes: dict[str, Any], uri: str, told: str
 ) -> None:
     ray = Session(
-        address="head:6379", dashboard_url="http://127.0.0.1:8265", cpus=2, gpus=0, **changes
+        address="head:6379",
+        dashboard_url="http://127.0.0.1:8265",
+        nodes=(Node(cpus=2),),
+        grows=False,
+        **changes,
     )
     assert _reachable(ray, uri) == told
 
@@ -348,7 +353,7 @@ def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Ray, and nothing trained in advance."""
-    ray = SimpleNamespace(dashboard_url=None)
+    ray = SimpleNamespace(dashboard_url=None, started_here=True, token_command=None)
     monkeypatch.setattr(conductor, "_enter", lambda *_a: ray)
     context = StudyContext(**toy_context())
     monkeypatch.setattr(_Study, "_contexts", lambda _self: (context, context))
@@ -444,7 +449,7 @@ def test_the_final_round_ends_earlier_by_the_start_of_ray(
     monkeypatch.setattr(conductor, "FinalRound", lambda *_a: SimpleNamespace(run=begin))
     study = _Study(setting, planned(setting), Timings(0.0))
     study.timings.add("ray", 4.0)
-    study._ends = 100.0
+    study._ends, study._journal = 100.0, Mock()
     run, context = SimpleNamespace(records=[]), StudyContext(**toy_context())
     with pytest.raises(Begun, match=r"^96\.0$"):
         study._finish(run, (context, context), Mock(), Mock())  # type: ignore[arg-type]
@@ -553,7 +558,7 @@ def test_sigterm_outside_of_the_search_leaves_with_the_way_on(
     @contextmanager
     def ray(_address: None, **_more: Any) -> Iterator[Any]:
         signal.signal(signal.SIGTERM, lambda *_: pytest.fail("Ray's handler"))
-        yield SimpleNamespace(dashboard_url=None)
+        yield SimpleNamespace(dashboard_url=None, started_here=True, token_command=None)
 
     with begun(setting) as journal:
         journal.set_attr("split", setting.split.to_dict())

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ray.runtime_env import RuntimeEnv
 
 from tuner import launch, submission
 
+ROOT = Path(__file__).parents[1]
 HEAD = "http://10.0.0.1:8265"
 
 
@@ -50,7 +54,7 @@ def test_a_job_goes_on_by_itself_and_need_not_be_followed(submitted: list[list[s
         (["--address", HEAD], "--storage must be an absolute path"),
         (["--address", "ftp://10.0.0.1:21"], "--address must be auto, host:port, ray://"),
         (
-            ["--address", HEAD, "--storage", "/nfs", "--tracking-uri", "https://me:hush@mlflow"],
+            ["--address", HEAD, "--storage", "s3://me:hush@bucket/runs"],
             "leave credentials out of it",
         ),
     ],
@@ -78,3 +82,15 @@ def test_no_cluster_there_is_one_line_within_seconds(
     assert launch.main(words) == 2
     assert time.monotonic() - began < 30
     assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_ray_takes_the_runtime_environment_that_comes_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that is pinned is asked for, so that nothing else is installed on nodes that have it."""
+    monkeypatch.chdir(ROOT)
+    told = yaml.safe_load(Path("cluster/runtime_env.yaml").read_text(encoding="utf-8"))
+    asked = RuntimeEnv(**told)["pip"]["packages"]
+    pinned = Path("requirements.lock").read_text(encoding="utf-8").splitlines()
+    assert {line.strip() for line in asked} >= {line for line in pinned if line[:1].isalpha()}
+    assert not set(told["excludes"]) & {"tuner", "trainables", "search_spaces", "cluster"}

@@ -418,8 +418,8 @@ class _Study:
                 report=report,
             )
         return StudyContext(
-            image_set=self._reachable(setting.images.path),
-            scorer=self._reachable(nets),
+            image_set=self._for_nodes(setting.images.path),
+            scorer=self._for_nodes(nets),
             split=setting.split.to_dict(),
             rungs=plan.rungs,
             episodes=plan.episodes,
@@ -430,7 +430,7 @@ class _Study:
             fast_gpu=plan.fast_gpu,
         )
 
-    def _reachable(self, folder: Path) -> str:
+    def _for_nodes(self, folder: Path) -> str:
         """What was prepared here, where the nodes that run trials can read it."""
         if self.setting.ray is None:
             return str(folder)

@@ -259,8 +259,9 @@ def _settle_on_disk(checkpoint: Path, study: Path) -> None:
 
     With the names of its folder, its trial's and its session's, up to the study's.
     """
-    above = (folder for folder in checkpoint.parents if folder.is_relative_to(study))
-    settle(*checkpoint.glob("*"), checkpoint, *above)
+    if checkpoint.exists():  # a shared file system may show late what another node has written
+        above = (folder for folder in checkpoint.parents if folder.is_relative_to(study))
+        settle(*checkpoint.glob("*"), checkpoint, *above)
 
 
 def _failure(trial: Any) -> str:
