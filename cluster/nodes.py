@@ -16,7 +16,8 @@ _OF_NO_TYPE = "node_"  # what Ray calls a machine that somebody started by hand
 
 
 def nodes_there() -> tuple[Node, ...]:
-    """Those that live, by address."""
+    """Those that live and have not been told to leave, by address."""
+    leaving = ray._private.state.state.get_draining_nodes()
     found = [
         Node(
             cpus=float(entry["Resources"].get("CPU", 0)),
@@ -25,7 +26,7 @@ def nodes_there() -> tuple[Node, ...]:
             id=entry["NodeID"],
         )
         for entry in ray.nodes()  # type: ignore[no-untyped-call]
-        if entry["Alive"]
+        if entry["Alive"] and entry["NodeID"] not in leaving
     ]
     return tuple(sorted(found, key=lambda node: (node.name, node.id)))
 

@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -32,11 +33,14 @@ from cluster.resources import Node
 
 T = TypeVar("T")
 AUTO = "auto"  # the address of the cluster that this machine or job is of
+HEAD = "no answer from the head at "  # what is dead of a cluster, before its address
 CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # between looks at Ray's own processes
 FIRST_NODE_SECONDS = 900.0  # of a cloud that starts one
+LOST_SECONDS = 30.0  # without an answer from a cluster's head; Ray itself ends us after a minute
 GRACE_SECONDS = 15.0  # for whoever waits for a dead Ray to notice it; Ray itself gives a minute
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+_lost_heads: set[str] = set()  # of the one cluster that this process has joined, if any
 _VITAL = ("gcs_server", "raylet")
 _OBJECT_STORE_BYTES = 128 * 2**20  # results are small dicts; Ray's default would claim 30 % of RAM
 
@@ -112,8 +116,9 @@ def session(
         cpus: cores that a fresh Ray may hand out; None takes all. Not for a cluster.
         gpus: GPUs that a fresh Ray may hand out; None takes all. Not for a cluster.
         bereaved: called in a thread, with their names, if processes that a fresh Ray cannot do
-            without have died and the session goes on: it waits for an answer that will not come,
-            or has not asked for a while. This process ends with the exit code that it returns.
+            without have died, or a cluster's head is lost, and the session goes on: it waits for an
+            answer that will not come, or has not asked for a while. This process ends with the exit
+            code that it returns.
     Raises:
         ConnectionError: nothing that speaks Ray's protocol answers at `address`, it refuses us, or
             a local Ray does not come up.
@@ -124,27 +129,33 @@ def session(
         raise ValueError("A running cluster has its own CPUs and GPUs: leave them out.")
     over = threading.Event()
     try:
-        if address is None:
-            if bereaved is not None:
-                threading.Thread(target=_watch, args=(over, bereaved), daemon=True).start()
-            context = _start(cpus, gpus)
-        else:
+        if address is not None:
             address = _found(address)
             require_answer(address)
             offer_token()
-            context = _join(address, modules)
+            _begin(_listen, over, address)
+        if bereaved is not None:
+            _begin(_watch, over, bereaved)
+        context = _start(cpus, gpus) if address is None else _join(address, modules)
         yield _describe(context, started_here=address is None)
     finally:
         over.set()
         ray.shutdown()
 
 
+def _begin(work: Callable[..., None], *content: Any) -> None:
+    threading.Thread(target=work, args=content, daemon=True).start()
+
+
 def dead_processes() -> list[str]:
-    """Those of Ray's own that this process started, cannot do without, and that have died.
+    """Those of Ray's own that this process started, cannot do without, and that have died, or the
+    head of the cluster that it joined, if that has not answered for long.
 
     Ray would wait a minute for its control store and then end this process; without its raylet it
     never starts another worker.
     """
+    if _lost_heads:
+        return [f"{HEAD}{address}" for address in _lost_heads]
     node = ray._private.worker._global_node
     started: dict[str, Any] = {} if node is None else node.all_processes
     return [
@@ -152,6 +163,18 @@ def dead_processes() -> list[str]:
         for name in _VITAL
         if any(info.process.poll() is not None for info in started.get(name, ()))
     ]
+
+
+def _listen(over: threading.Event, address: str) -> None:
+    """Ask a cluster's head whether it is there, for as long as this lasts."""
+    answered = time.monotonic()
+    while not over.wait(LOOK_SECONDS):
+        if _is_there(address):
+            answered = time.monotonic()
+            _lost_heads.discard(address)
+        elif time.monotonic() - answered >= LOST_SECONDS:
+            _lost_heads.add(address)
+    _lost_heads.discard(address)
 
 
 def _watch(over: threading.Event, bereaved: Callable[[Sequence[str]], int]) -> None:
@@ -296,11 +319,16 @@ def require_answer(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         raise ValueError(f"A Ray address is auto or host:port, got {address!r}.")
-    if not any(_answers(candidate, int(port)) for candidate in _names_of(host)):
+    if not _is_there(address):
         raise ConnectionError(
             f"No Ray answers at {address}: start one there with `ray start --head`, "
             "or leave the address out to use this machine."
         )
+
+
+def _is_there(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return any(_answers(candidate, int(port)) for candidate in _names_of(host))
 
 
 def _names_of(host: str) -> list[str]:

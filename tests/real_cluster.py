@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +94,7 @@ class RealCluster:
         options += [f"--{name.replace('_', '-')}={value}" for name, value in more.items()]
         self.address, self.dashboard = f"{_own_address()}:{port}", f"http://127.0.0.1:{page}"
         self.client = f"ray://127.0.0.1:{client}"
-        return self._start(options, cpus, {}, None)
+        return self._start(options, cpus, {}, [])
 
     def start_growing_head(self, *, cpus: int, workers: int) -> RealNode:
         """A head with Ray's autoscaler, which starts up to so many workers of a core each."""
@@ -143,6 +143,7 @@ class RealCluster:
         cpus: int = 1,
         environment: Mapping[str, str] | None = None,
         private: Path | None = None,
+        host: RealHost | None = None,
     ) -> RealNode:
         """One more node.
 
@@ -151,22 +152,26 @@ class RealCluster:
             environment: more of it.
             private: a folder of which this node sees another one, empty, as if the disk were its
                 own; needs root.
+            host: which it runs on; None is this machine.
         """
-        return self._start([f"--address={self.address}"], cpus, environment or {}, private)
+        inside: list[str] = []
+        if private is not None:
+            own = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+            inside = ["unshare", "--mount", "sh", "-c", own, str(private)]
+        if host is not None:
+            inside = host.inside
+        return self._start([f"--address={self.address}"], cpus, environment or {}, inside)
 
     def _start(
-        self, options: list[str], cpus: int, more: Mapping[str, str], private: Path | None
+        self, options: list[str], cpus: int, more: Mapping[str, str], inside: Sequence[str]
     ) -> RealNode:
         number = len(self.nodes)
         cache, log = self.root / f"cache-{number}", self.root / f"node-{number}.log"
-        command = [RAY, "start", "--block", f"--num-cpus={cpus}", "--num-gpus=0", *options]
+        command = [*inside, RAY, "start", "--block", f"--num-cpus={cpus}", "--num-gpus=0", *options]
         command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
         # A node takes packages into its own folder, and a second one would empty that.
         command += [f"--temp-dir={self.root}/ray-{number}"]
         command += [f"--dashboard-agent-listen-port={free_port()}"]
-        if private is not None:
-            own = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
-            command = ["unshare", "--mount", "sh", "-c", own, str(private), *command]
         environment = self.environment | {"XDG_CACHE_HOME": str(cache)} | more
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -183,6 +188,16 @@ class RealCluster:
             assert node.process.poll() is None, node.log.read_text()
             assert time.monotonic() < ends, node.log.read_text()
             time.sleep(0.2)
+
+    def left(self, mark: Path | None = None) -> list[str]:
+        """Processes of the cluster that live, its drivers included, or those whose environment
+        names `mark`: however deep, and whosoever's children they have become."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if bytes(mark or self.root) in (place / "environ").read_bytes():
+                    found.append((place / "cmdline").read_text().replace("\0", " "))
+        return found
 
     def kill_node(self, node: RealNode) -> None:
         """SIGKILL to all of a node's processes at once, as when its machine goes."""
@@ -240,6 +255,67 @@ class RealCluster:
         return self.environment | own | {"COLUMNS": "200"}
 
 
+@dataclass(frozen=True, slots=True)
+class RealHost:
+    """A network namespace on a bridge of this machine: a host with an address of its own.
+
+    Attributes:
+        number: from 1; of its address, 10.203.77.1 being this machine's.
+    """
+
+    number: int
+
+    @property
+    def inside(self) -> list[str]:
+        """What a command on it begins with."""
+        return ["ip", "netns", "exec", f"few{self.number}"]
+
+    def cut(self) -> None:
+        """Take its cable out."""
+        _ip("link", "set", f"few{self.number}", "down")
+
+    def mend(self) -> None:
+        """Put it in again."""
+        _ip("link", "set", f"few{self.number}", "up")
+
+
+@contextmanager
+def hosts(count: int) -> Iterator[list[RealHost]]:
+    """So many, connected with this machine; as root."""
+    made = [RealHost(number) for number in range(1, count + 1)]
+    bridge = "fewbridge"
+    try:
+        _ip("link", "add", bridge, "type", "bridge")
+        _ip("address", "add", "10.203.77.1/24", "dev", bridge)
+        _ip("link", "set", bridge, "up")
+        for host in made:
+            name = f"few{host.number}"
+            within = ("-netns", name)
+            _ip("netns", "add", name)
+            _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+            _ip("link", "set", name, "master", bridge, "up")
+            _ip(*within, "address", "add", f"10.203.77.{1 + host.number}/24", "dev", "eth0")
+            _ip(*within, "link", "set", "lo", "up")
+            _ip(*within, "link", "set", "eth0", "up")
+            _ip(*within, "route", "add", "default", "via", "10.203.77.1")
+        yield made
+    finally:
+        for host in made:
+            subprocess.run(["ip", "netns", "delete", f"few{host.number}"], check=False)
+        subprocess.run(["ip", "link", "delete", bridge], check=False)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def may_make_hosts() -> bool:
+    """Whether this process may make network namespaces."""
+    if shutil.which("ip") is None or shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "--net", "true"], check=False).returncode == 0
+
+
 def may_unshare() -> bool:
     """Whether this process may give another one a view of the disks of its own."""
     with suppress(OSError):
@@ -248,6 +324,9 @@ def may_unshare() -> bool:
 
 
 needs_unshare = pytest.mark.skipif(not may_unshare(), reason="needs root, for unshare --mount")
+needs_hosts = pytest.mark.skipif(
+    not may_make_hosts(), reason="needs root and iproute2, for network namespaces"
+)
 
 
 def _own_address() -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
+from cluster.session import HEAD
 from tuner import breakdown, recorder
 from tuner.breakdown import Breakdown, disk_full, require_machine
 from tuner.journal import Journal
@@ -29,6 +31,10 @@ def test_a_study_stops_while_there_is_room_to_stop_in_order(tmp_path, monkeypatc
 def test_a_dead_ray_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(breakdown, "dead_processes", lambda: ["raylet"])
     with pytest.raises(Breakdown, match=r"Ray died on this machine \(raylet\)"):
+        require_machine(tmp_path)
+    monkeypatch.setattr(breakdown, "dead_processes", lambda: [f"{HEAD}10.0.0.1:6379"])
+    lost = re.escape("Ray died (no answer from the head at 10.0.0.1:6379)")
+    with pytest.raises(Breakdown, match=lost):
         require_machine(tmp_path)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import ray
 
+from cluster.nodes import nodes_there
 from cluster.resources import Node
 from tuner import capacity
 from tuner.capacity import Capacity
@@ -27,6 +29,17 @@ def test_slots_follow_nodes_that_come_and_go(nodes: list[Node]) -> None:
     nodes[1:] = []
     assert slots() == 1  # one waits until a node comes back
     assert told == [(3, 2), (1, 1)]
+
+
+def test_a_node_that_was_told_to_leave_has_no_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry(name: str, *, alive: bool = True) -> dict[str, object]:
+        place = {"NodeID": name, "NodeManagerAddress": name, "Alive": alive}
+        return place | {"Resources": {"CPU": 2.0}}
+
+    told = [entry("stays"), entry("leaves"), entry("died", alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: told)
+    monkeypatch.setattr(ray._private.state.state, "get_draining_nodes", lambda: {"leaves": 0})
+    assert nodes_there() == (Node(cpus=2.0, name="stays", id="stays"),)
 
 
 def test_where_nodes_are_made_for_trials_that_wait_as_many_wait_as_run(nodes: list[Node]) -> None:

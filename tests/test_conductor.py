@@ -26,7 +26,7 @@ from test_setting import begun, planned, request_
 from toy_pipeline import toy_context
 
 from cluster.resources import Node
-from cluster.session import Session
+from cluster.session import HEAD, Session
 from trainables.errors import UserError
 from trainables.pipeline import StudyContext
 from tuner import champion as champion_module
@@ -424,6 +424,20 @@ def test_sigterm_is_ctrl_c_while_all_is_closed_after_ray(monkeypatch: pytest.Mon
         _enter(stack, None)
     signal.signal(signal.SIGTERM, before)
     assert then == [signal.default_int_handler]
+
+
+def test_a_head_that_is_lost_before_a_study_begins_is_one_line(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lose(_stack: Any, address: str, bereaved: Callable[[list[str]], int]) -> None:
+        sys.exit(bereaved([f"{HEAD}{address}"]))
+
+    monkeypatch.setattr(conductor, "_enter", lose)
+    with pytest.raises(SystemExit) as ended:
+        conductor.conduct(replace(setting.request, address="10.0.0.1:6379"))
+    assert ended.value.code == BROKEN_DOWN
+    lost = "Stopped: Ray died (no answer from the head at 10.0.0.1:6379), then "
+    assert capsys.readouterr().err == f"{lost}run the same command again\n"
 
 
 def test_an_error_of_ours_is_no_full_disk(

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -161,12 +161,15 @@ def test_a_trial_whose_checkpoint_was_cut_goes_on_from_the_one_before(tmp_path: 
 # Through Ray: its processes die
 
 
-def launch(options: dict[str, Any], output: Path) -> subprocess.Popen[bytes]:
+def launch(
+    options: dict[str, Any], output: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     with output.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("toy_study.py")), json.dumps(options)],
             stdout=file,
             stderr=file,
+            env=environment,
             start_new_session=True,
         )
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,16 +49,19 @@ LEAVING = 60.0  # seconds that Ctrl-C may take there, half of it where nothing e
 
 
 class Study:
-    """One on a folder of pictures, run by the command."""
+    """One on a folder of pictures, run by the command, with these options and this environment."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self, root: Path, options: Sequence[str] = (), environment: Mapping[str, str] = os.environ
+    ) -> None:
         self.root, self.folder, self.output = root, root / "runs/s", root / "output"
+        self._options, self._environment = options, environment
         self.process: subprocess.Popen[bytes]
         write_pictures(root / "pictures", classes=6)
 
     def start(self, *options: str, script: Sequence[str] = (QUICK, "")) -> None:
         named = ["--study", "s", "--data", str(self.root / "pictures")]
-        named += ["--storage", str(self.root / "runs")]
+        named += ["--storage", str(self.root / "runs"), *self._options]
         self._run([*script, "reptile_omniglot", *named, *options])
 
     def resume(self, *options: str) -> None:
@@ -78,7 +81,11 @@ class Study:
         self._run([QUICK, "", *shlex.split(line[line.index(experiment) :])])
 
     def _run(self, words: Sequence[str]) -> None:
-        environment = {**os.environ, "XDG_CACHE_HOME": str(self.root / "cache"), "COLUMNS": "120"}
+        environment = {
+            **self._environment,
+            "XDG_CACHE_HOME": str(self.root / "cache"),
+            "COLUMNS": "120",
+        }
         environment.pop("FEWSHOT_DATA", None)
         self.output.write_bytes(b"")
         with self.output.open("ab") as file:

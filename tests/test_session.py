@@ -15,7 +15,7 @@ from ray._private.utils import check_version_info
 
 from cluster import session as module
 from cluster.resources import Node
-from cluster.session import session
+from cluster.session import dead_processes, session
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_fresh_ray_is_private_and_never_somebody_elses(fake_ray):
 
 
 def test_a_ray_that_died_ends_those_who_stay(fake_ray, monkeypatch):
-    """Not at once, and nobody who leaves; of a cluster, others know."""
+    """Not at once, and nobody who leaves."""
     happened = []
     node = SimpleNamespace(kill_all_processes=lambda **_: happened.append("the rest is killed"))
     monkeypatch.setattr(ray._private.worker, "_global_node", node)
@@ -75,21 +75,47 @@ def test_a_ray_that_died_ends_those_who_stay(fake_ray, monkeypatch):
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(module, "dead_processes", lambda: ["raylet"])
-    monkeypatch.setattr(module, "require_answer", lambda _address: None)
 
     def bereaved(dead):
         happened.extend(dead)
         return 3
 
-    for address, stays in ((None, 0.1), ("head:6379", 0.4), (None, 0.4)):
+    for stays in (0.1, 0.4):
         assert not happened
-        with session(address, bereaved=bereaved):
+        with session(bereaved=bereaved):
             time.sleep(stays)
     assert happened == ["raylet", "the rest is killed", 3]
     monkeypatch.setattr(module, "dead_processes", list)
     with session(bereaved=bereaved):
         time.sleep(0.4)
     assert len(happened) == 3
+
+
+def test_a_head_that_does_not_answer_for_long_is_lost(fake_ray, head, monkeypatch):
+    """Shorter silences are a network's."""
+    there = [True]
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "LOST_SECONDS", 0.3)
+    monkeypatch.setattr(module, "_is_there", lambda _address: there[-1])
+    with session("10.0.0.1:6379"):
+        there.append(False)
+        time.sleep(0.1)
+        assert dead_processes() == []
+        there.append(True)
+        time.sleep(0.1)
+        there.append(False)
+        time.sleep(0.25)
+        assert dead_processes() == []
+        time.sleep(0.2)
+        assert dead_processes() == ["no answer from the head at 10.0.0.1:6379"]
+        there.append(True)  # it is back
+        time.sleep(0.1)
+        assert dead_processes() == []
+        there.append(False)
+        time.sleep(0.5)
+        assert dead_processes() != []
+    time.sleep(0.1)
+    assert dead_processes() == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

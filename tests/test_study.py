@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,11 +19,19 @@ from safetensors.torch import load_file
 from toy_pipeline import OPTIMUM, ToyConfig, ToyTrainable, toy_context, toy_space
 
 from trainables.pipeline import Diverged
-from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME, require_finite
+from trainables.trainable import (
+    COMPLETE,
+    CROWDED,
+    FAIL,
+    RUNG,
+    TIME,
+    NodeLeaves,
+    require_finite,
+)
 from tuner.journal import FAILURE, Journal, RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.printed import printed_files
-from tuner.recorder import RETRIES, LeaveLoop, Recorder
+from tuner.recorder import LOSSES, RETRIES, LeaveLoop, Recorder
 from tuner.rungs import Rungs
 from tuner.search import JournalSearch
 from tuner.standing import best_trial
@@ -94,6 +103,21 @@ def test_what_is_too_large_for_the_rungs_costs_nothing():
 def test_a_bug_is_left_to_ray():
     with pytest.raises(KeyError, match="a bug"):
         toy(trouble="raise").step()
+
+
+def test_no_rung_begins_on_a_node_that_was_told_to_leave(monkeypatch):
+    leaving = {}
+    here = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
+    monkeypatch.setattr(ray._private.state.state, "get_draining_nodes", lambda: leaving)
+    trial = toy()
+    assert trial.step()["outcome"] == RUNG
+    leaving["there"] = 0
+    assert trial.step()["outcome"] == RUNG
+    leaving["here"] = 0
+    with pytest.raises(NodeLeaves):
+        trial.step()
 
 
 def test_torchs_own_memory_error_is_recognised(monkeypatch):
@@ -398,6 +422,33 @@ def test_a_trial_that_ray_gives_up_fails_with_its_error(study, tmp_path, error, 
         assert states(study)[0] == ("RUNNING", "")
     study.recorder.on_trial_error(0, [], trial)
     assert states(study)[0] == ("FAIL", reason)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The actor died unexpectedly before finishing this task.\n\tip: 10.0.0.2\n"
+        "The actor died because its node has died. Node Id: 07\n"
+        "\tthe actor's node was terminated unexpectedly: health check failed",
+        "The actor 07 is unavailable: The actor is temporarily unavailable: RpcError",
+        "ray::ToyTrainable.train()\n  File 'x.py', line 1\ntrainables.trainable.NodeLeaves\n",
+    ],
+)
+def test_a_node_that_is_lost_is_no_fault_of_a_trial_that_comes_further(study, tmp_path, said):
+    file = tmp_path / "error.txt"
+    file.write_text(f"Failure # 1 (occurred at 2026-01-01)\n{said}")
+    trial = SimpleNamespace(config={"trial_number": 0}, error_file=str(file))
+    for _ in range(LOSSES):
+        study.recorder.on_trial_error(0, [], trial)
+    study.journal.add_rung(0, record(0, (1e9, 1.0)).rungs[0])
+    for _ in range(LOSSES):
+        study.recorder.on_trial_error(0, [], trial)
+        assert states(study)[0] == ("RUNNING", "")
+    attrs = study.journal.record(0).attrs
+    assert "deaths" not in attrs
+    assert sum(name.startswith("failure/") for name in attrs) == 2 * LOSSES
+    study.recorder.on_trial_error(0, [], trial)
+    assert states(study)[0][0] == "FAIL"
 
 
 def test_the_first_update_is_told_once(study):

@@ -2,8 +2,8 @@
 
 Keys: storage, study, trials, slots, seconds (of a step), and optionally minutes, troubles (known
 points that make them), gpus (simulated cards, of which a trial gets the share that its slot is),
-tracked (True for a branching space and MLflow in `storage`) and reserve
-(bytes of the disk that the study must not touch).
+address (of a cluster, on which there are as many slots as cores), tracked (True for a branching
+space and MLflow in `storage`) and reserve (bytes of the disk that the study must not touch).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from toy_pipeline import ToyConfig, ToyTrainable, toy_context, toy_space
 from cluster.resources import Card, share_of_card
 from cluster.session import dead_processes, session
 from tuner import breakdown
+from tuner.capacity import Capacity
 from tuner.conductor import BROKEN_DOWN, replay
 from tuner.journal import Journal, Space
 from tuner.known_points import KnownPoint
@@ -170,8 +172,14 @@ def main(options: dict[str, Any]) -> StudyRun:
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(storage, options["study"]))
         tracker = [stack.enter_context(tracking(journal, storage, plan))] if tracked else []
-        stack.enter_context(session(None, cpus=slots, gpus=gpus, bereaved=stopped))
+        address = options.get("address")
+        here = {"cpus": slots, "gpus": gpus} if address is None else {}
+        stack.enter_context(session(address, **here, bereaved=stopped))
         clock._say("ray is up")
+        capacity = None
+        if address is not None:
+            said = partial(clock._say, "slots")
+            capacity = Capacity(1, 0, grows=False, changed=lambda _nodes, slots: said(slots))
         try:
             run = run_study(
                 plan,
@@ -183,6 +191,7 @@ def main(options: dict[str, Any]) -> StudyRun:
                 deadline=time.time() + 60 * options.get("minutes", 30),
                 observers=[*tracker, clock],
                 trainable=ToyTrainable,
+                slots=capacity,
             )
         except Exception:
             if dead := dead_processes():

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 import safetensors.torch
 import torch
 from PIL import Image
@@ -26,6 +27,10 @@ CROWDED = "crowded"  # out of memory on a card that it shares: to be tried with 
 FAIL = "fail"  # diverged or out of memory: see "reason"
 
 
+class NodeLeaves(RuntimeError):
+    """Notice was given that this node will soon be gone: the trial goes on on another one."""
+
+
 class TrialTrainable(tune.Trainable):
     """Runs one pipeline for one trial after another in the same process.
 
@@ -36,8 +41,8 @@ class TrialTrainable(tune.Trainable):
 
     A result holds "outcome" (above), "metrics" (finite floats), "losses", "first_update" (Unix
     seconds at which this process had done the trial's first one) and, when failed, "reason". What a
-    pipeline foresees (divergence, memory) ends its trial and the actor lives on; any other
-    exception is Ray's to retry in a fresh process.
+    pipeline foresees (divergence, memory) ends its trial and the actor lives on; after any other
+    exception the trial goes on in a fresh process.
     """
 
     @staticmethod
@@ -80,9 +85,15 @@ class TrialTrainable(tune.Trainable):
         return self._past_deadline()
 
     def step(self) -> dict[str, Any]:
-        """Train to the next rung and score once; past the deadline, end without training."""
+        """Train to the next rung and score once; past the deadline, end without training.
+
+        Raises:
+            NodeLeaves: before a rung that this node may not live to see.
+        """
         if self._past_deadline():
             return {"outcome": TIME, "metrics": {}, "episodes": [], "losses": [], "done": True}
+        if _node_leaves():
+            raise NodeLeaves
         try:
             if self._pipeline is None:
                 self._pipeline = self._build()
@@ -164,6 +175,14 @@ class TrialTrainable(tune.Trainable):
     @staticmethod
     def _load(pipeline: Pipeline, folder: Path) -> None:
         pipeline.load_state_dict(read_state(folder / "state.pt"))
+
+
+def _node_leaves() -> bool:
+    """Whether Ray was told to drain this node, as before a spot machine is taken away."""
+    if not ray.is_initialized():
+        return False
+    leaving = ray._private.state.state.get_draining_nodes()
+    return ray.get_runtime_context().get_node_id() in leaving
 
 
 def require_finite(metrics: Mapping[str, float]) -> dict[str, float]:

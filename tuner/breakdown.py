@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cluster.session import dead_processes
+from cluster.session import HEAD, dead_processes
 
 RESERVE_BYTES = 16 * 2**20  # for the journal, MLflow's database and a result
 CHECKPOINTS_RESERVED = 4  # of the largest size so far: Ray makes each twice
@@ -82,7 +82,8 @@ def _places(folder: Path) -> tuple[Path, Path]:
 
 def ray_died(dead: Sequence[str]) -> Breakdown:
     """For what `dead_processes` names."""
-    return Breakdown(f"Ray died on this machine ({', '.join(dead)})")
+    where = "" if any(name.startswith(HEAD) for name in dead) else " on this machine"
+    return Breakdown(f"Ray died{where} ({', '.join(dead)})")
 
 
 def _full(place: Path, why: str) -> Breakdown:

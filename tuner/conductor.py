@@ -105,9 +105,16 @@ def _conduct(request: Request, stack: ExitStack, timings: Timings) -> int:
     mirror = None if request.bucket is None else Mirror(request.bucket, request.storage)
     if mirror is not None:
         mirror.pull()
-    ray = None
+    ray, study = None, None
+
+    def bereaved(dead: Sequence[str]) -> int:
+        if study is not None:
+            return study.bereaved(dead)
+        sys.stderr.write(f"Stopped: {ray_died(dead)}, then run the same command again\n")
+        return BROKEN_DOWN
+
     if request.address is not None:
-        ray = _with_a_node(_enter(stack, request.address), request)
+        ray = _with_a_node(_enter(stack, request.address, bereaved), request)
         require_nodes(ray.nodes, request.storage, request.bucket)
     setting, plan, journal = open_study(request, ray, stack, timings)
     if request.dry_run:
@@ -199,7 +206,7 @@ class _Study:
         sys.stderr.write(f"Stopped: {breakdown}, then {way_on}\n")
         return BROKEN_DOWN
 
-    def _bereaved(self, dead: Sequence[str]) -> int:
+    def bereaved(self, dead: Sequence[str]) -> int:
         """Ray died, and the main thread computes, or waits where no signal wakes it -> exit code.
 
         Ray would end this process soon without a word; what is lost by that, `--resume` makes up
@@ -241,7 +248,7 @@ class _Study:
         context, last = self._prepare()
         started = time.monotonic()
         if ray is None:
-            ray = _enter(stack, None, self._bereaved)
+            ray = _enter(stack, None, self.bereaved)
         self._took("ray", started)
         self.setting.say(f"Dashboard  {_dashboard(ray)}")
         self.setting.say(f"Reachable  {_reachable(ray, tracker.uri)}")
@@ -290,7 +297,7 @@ class _Study:
             return challenge.undecided(FileNotFoundError(gone))
         contexts = self._contexts()
         if ray is None:
-            _enter(stack, None, self._bereaved)
+            _enter(stack, None, self.bereaved)
         return FinalRound(setting, self.plan, *contexts).meet_late(challenge, samples)
 
     def _say_who_meets(self, gate: Gate | None) -> None:

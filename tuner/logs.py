@@ -117,9 +117,10 @@ def _of_trial(study: Glance, number: int) -> Iterator[str]:
     for path in printed_files(study.folder, number):
         yield f"printed, as {path.relative_to(study.folder)} has it:"
         yield from path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for key in sorted(name for name in record.attrs if name.startswith(FAILURE)):
-        yield f"crash {key.removeprefix(FAILURE)}:"
-        yield from record.attrs[key].splitlines()
+    crashes = (key.removeprefix(FAILURE) for key in record.attrs if key.startswith(FAILURE))
+    for crash in sorted(crashes, key=int):
+        yield f"crash {crash}:"
+        yield from record.attrs[f"{FAILURE}{crash}"].splitlines()
 
 
 def _events(study: Glance, record: TrialRecord) -> Iterator[tuple[float, str]]:

@@ -14,9 +14,9 @@ from ray import tune
 
 from cluster.resources import with_fewer
 from trainables.durable import settle
-from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME
+from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME, NodeLeaves
 from tuner.breakdown import disk_full, is_full_disk, require_machine
-from tuner.journal import FAILURE, GPUS, Decision, Journal, RungRecord, ending_of
+from tuner.journal import FAILURE, GPUS, Decision, Journal, RungRecord, TrialRecord, ending_of
 from tuner.places import address_of, bring
 
 _log = logging.getLogger(__name__)
@@ -25,6 +25,13 @@ _MEMORY_MONITOR = "running low on memory"  # in what Ray says of its kills
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 TOLD = 4000  # characters at the end of a failure's text that the journal keeps
 RETRIES = 2  # of a trial whose process died, each from its last checkpoint
+LOSSES = 5  # of nodes under one trial between two of its rungs, before it is taken for their cause
+_OF_THE_NODE = (  # in what Ray says of a process that was lost with its node, or left it in time
+    "node has died",
+    "node was terminated",
+    "is unavailable",  # nobody told that it died: who would have is gone, or cut off
+    NodeLeaves.__name__,
+)
 
 
 class Observer(Protocol):
@@ -129,7 +136,7 @@ class Recorder(tune.Callback):
         if result["outcome"] == FAIL:
             self._endings[number] = ("FAIL", result["reason"])
         elif result["outcome"] == CROWDED:  # handed out again
-            self._write(self._journal.set_trial_attr, number, GPUS, with_fewer(trial.config[GPUS]))
+            self._note(number, GPUS, with_fewer(trial.config[GPUS]))
         elif result["metrics"]:
             self._results[number] = result
         else:
@@ -184,12 +191,27 @@ class Recorder(tune.Callback):
         if number in self._endings:  # it had told its end
             self.end(number, *self._endings.pop(number))
             return
-        deaths = self._journal.trial_attr(number, "deaths", 0)
-        self._write(self._journal.set_trial_attr, number, f"{FAILURE}{deaths + 1}", failure[-TOLD:])
-        if deaths < RETRIES:
-            self._write(self._journal.set_trial_attr, number, "deaths", deaths + 1)
+        record = self._journal.record(number)
+        crashes = sum(name.startswith(FAILURE) for name in record.attrs)
+        self._note(number, f"{FAILURE}{crashes + 1}", failure[-TOLD:])
+        if any(words in failure for words in _OF_THE_NODE):
+            self._lose_node(record, why)
+        elif (deaths := record.attrs.get("deaths", 0)) < RETRIES:
+            self._note(number, "deaths", deaths + 1)
         else:
             self.end(number, "FAIL", why)
+
+    def _lose_node(self, record: TrialRecord, why: str) -> None:
+        """No fault of a trial, unless it meets one that can come no further."""
+        rungs, losses = record.attrs.get("lost_nodes", (0, 0))
+        losses = losses + 1 if rungs == len(record.rungs) else 1
+        if losses <= LOSSES:
+            self._note(record.number, "lost_nodes", (len(record.rungs), losses))
+        else:
+            self.end(record.number, "FAIL", why)
+
+    def _note(self, number: int, key: str, value: Any) -> None:
+        self._write(self._journal.set_trial_attr, number, key, value)
 
     def end(self, number: int, state: Literal["COMPLETE", "PRUNED", "FAIL"], reason: str) -> None:
         """Tell the journal and the observers that a trial is over."""
