@@ -30,6 +30,7 @@ from trainables.configs import ReptileConfig
 from trainables.reptile_trial import LOSS_ROWS
 from tuner.asha import Asha
 from tuner.journal import LOG, Journal
+from tuner.plan import DEFAULT_BUDGET_SECONDS, make_plan
 from tuner.recorder import Recorder
 from tuner.rungs import Rungs
 from tuner.search import JournalSearch
@@ -39,6 +40,7 @@ TRIALS, SLOTS = 10_000, 64
 LOOKS = (100, 300, 1000, 3000, 10_000)  # trials begun
 LADDER = Ladder(steps=(1, 3, 9), costs=(1 / 9, 3 / 9, 1.0))
 EPISODES, NOISE, METRICS = 5, 0.1, 22
+GPUS, TRIALS_A_CARD = (10, 100, 1000), 4
 PARTS = ("asking", "deciding", "writing", "tracking")
 PAGE, PLOT = "bench-scaling.md", "bench-scaling.png"
 
@@ -249,6 +251,62 @@ def section(looks: Sequence[Look]) -> Section:
     )
 
 
+def clusters(last: Look) -> Section:
+    """What the default plan for a day asks of the driver, by the unit costs of the largest study."""
+    rows = []
+    for gpus in GPUS:
+        slots = gpus * TRIALS_A_CARD
+        planned = make_plan(
+            scale="paper",
+            budget_seconds=DEFAULT_BUDGET_SECONDS["paper"],
+            trials=None,
+            validation_episodes=20,
+            validation_classes=20,
+            test_episodes=20,
+            large_classes=False,
+            slots=slots,
+            threads=1,
+            cpus_per_trial=1,
+            gpus_per_trial=1 / TRIALS_A_CARD,
+            device="cuda",
+            seed=0,
+            samples=16,
+            flops_per_second=1.0,
+        )
+        rate = slots / planned.rungs[0]
+        each = sum(last.each(part) for part in PARTS)
+        rows.append(
+            (
+                f"{gpus:,}",
+                f"{slots:,}",
+                f"{planned.trials:,}",
+                f"{planned.rungs[0] / 60:.0f}",
+                f"{rate:.2f}",
+                f"{rate * each:.1%}",
+                f"{planned.trials * last.journal / last.trials / 1e6:.0f}",
+                f"{planned.trials * last.store / last.trials / 1e6:.0f}",
+            )
+        )
+    return Section(
+        title="A day on a cluster",
+        about=f"The plan for {DEFAULT_BUDGET_SECONDS['paper'] / 3600:.0f} hours at paper scale, "
+        f"{TRIALS_A_CARD} trials a card. Results a second at most: as if every slot trained to "
+        "first rungs alone. The driver's share is of one core, by the last row above; so are the "
+        "sizes of files. Checkpoints are not counted: their trials write them.",
+        columns=(
+            "GPUs",
+            "slots",
+            "trials",
+            "to the first rung, min",
+            "results/s at most",
+            "driver's share",
+            "journal, MB",
+            "MLflow's, MB",
+        ),
+        rows=rows,
+    )
+
+
 def plot(looks: Sequence[Look], path: Path) -> None:
     """Milliseconds a result by trials, one part on another."""
     import matplotlib as mpl
@@ -281,6 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     looks = grown(arguments.trials, tracked=not arguments.untracked, console=console)
     text = f"# Thousands of trials\n\n`make bench-scaling`: {machine()}\n\n"
     text += section(looks).markdown()
+    text += "\n\n" + clusters(looks[-1]).markdown()
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if arguments.out is not None:
         plot(looks, arguments.out / PLOT)
