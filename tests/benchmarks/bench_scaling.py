@@ -252,7 +252,7 @@ def section(looks: Sequence[Look]) -> Section:
 
 
 def clusters(last: Look) -> Section:
-    """What the default plan for a day asks of the driver, by the unit costs of the largest study."""
+    """What the default plan for a day asks of the driver, by the costs of the largest study."""
     rows = []
     for gpus in GPUS:
         slots = gpus * TRIALS_A_CARD
