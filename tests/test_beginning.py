@@ -20,6 +20,7 @@ from test_tracking import empty_store
 
 from trainables.errors import UserError
 from tuner import conductor, launch, machine, opening
+from tuner import storage as storage_module
 from tuner.conductor import _Study
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
 from tuner.final_round import Ended
@@ -282,7 +283,7 @@ def test_a_full_disk_at_the_beginning_and_at_a_resume_is_one_line(
     words = [*command(asked), *([] if begins else ["--resume"])]
     with monkeypatch.context() as disk:
         disk.setattr(os, "fsync", full)
-        disk.setattr(launch.tempfile, "TemporaryDirectory", full)
+        disk.setattr(storage_module.tempfile, "TemporaryDirectory", full)
         assert launch.main(words) == BROKEN_DOWN
     said = capsys.readouterr().err
     assert said.startswith("Stopped: The disk of ")
