@@ -22,6 +22,7 @@ from ray._private.node import psutil
 
 RAY = str(Path(sys.executable).with_name("ray"))
 ROOT = Path(__file__).parents[1]
+QUICK_LAUNCH = [sys.executable, "-u", str(ROOT / "tests/quick_launch.py"), ""]
 START_SECONDS = 120.0
 OBJECT_STORE_BYTES = 80 * 2**20
 
@@ -222,7 +223,7 @@ class RealCluster:
     def launching(self, *words: str) -> Iterator[subprocess.Popen[str]]:
         """As `launch`, while it runs; killed if it does not end in here."""
         process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "tuner.launch", *words],
+            [*QUICK_LAUNCH, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -238,9 +239,10 @@ class RealCluster:
     def launch(
         self, *words: str, timeout: float = 600, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """`python -m tuner.launch` on the head's machine, with the code of this checkout."""
+        """`python -m tuner.launch` on the head's machine, with the code of this checkout, on
+        settings that train in a moment."""
         return subprocess.run(
-            [sys.executable, "-m", "tuner.launch", *words],
+            [*QUICK_LAUNCH, *words],
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from real_bucket import RealBucket, real_bucket
-from real_cluster import ROOT, RealCluster
+from real_cluster import QUICK_LAUNCH, ROOT, RealCluster
 from test_clusters import SEARCH, digits, refused
 
 from tuner.mirror import LEASE, LEASE_SECONDS
@@ -33,13 +31,9 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBucket]:
 class Machine:
     """Another machine: a home, a cache and a working folder of its own."""
 
-    def __init__(self, root: Path, bucket: RealBucket, prepared: Machine | None = None) -> None:
-        """One that has the nets that score already, if another one lends them."""
+    def __init__(self, root: Path, bucket: RealBucket) -> None:
         self.root, self._bucket = root, bucket
         root.mkdir()
-        if prepared is not None:
-            nets = "cache/few-shot-tuner/scorers"
-            shutil.copytree(prepared.root / nets, root / nets)
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         own = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(self.root / "cache")}
@@ -48,7 +42,7 @@ class Machine:
 
     def start(self, *words: str, **more: Mapping[str, str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "tuner.launch", *words],
+            [*QUICK_LAUNCH, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -72,7 +66,7 @@ def test_a_study_goes_on_on_another_machine(
     first = Machine(tmp_path / "first", bucket)
     process = first.start(*search)
     try:
-        ends = time.monotonic() + 600  # the nets that score are trained first
+        ends = time.monotonic() + 600
         journal = f"{study}journal.log"
         while journal not in bucket.names(study) or b'"rung/0"' not in bucket.read(journal):
             assert process.poll() is None, process.communicate()
@@ -84,7 +78,7 @@ def test_a_study_goes_on_on_another_machine(
         _end_rays_of(first.root)
     assert "session_01" in {name.split("/")[2] for name in bucket.names(study)}
 
-    second = Machine(tmp_path / "second", bucket, prepared=first)
+    second = Machine(tmp_path / "second", bucket)
     line = refused(second.launch(*search, "--resume"))
     assert "is running already, as process" in line  # for all that is known of it
     time.sleep(LEASE_SECONDS)
@@ -95,7 +89,7 @@ def test_a_study_goes_on_on_another_machine(
     assert LEASE not in there
     assert json.loads(bucket.read(f"{study}result.json"))["outcome"] == "finished"
     # A third machine knows that there is nothing left to do.
-    third = Machine(tmp_path / "third", bucket, prepared=first)
+    third = Machine(tmp_path / "third", bucket)
     done = third.launch(*search, "--resume")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "is finished, see" in done.stdout

