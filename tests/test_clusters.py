@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -151,7 +150,7 @@ def test_the_driver_runs_as_a_job(cluster: RealCluster, digits: Path) -> None:
     search = ["python", "tests/quick_launch.py", "", *SEARCH, "--data", str(digits)]
     search += ["--storage", str(storage), "--address", "auto"]
     done = subprocess.run(
-        [*command, "--", *map(shlex.quote, search)],
+        [*command, "--", *search],
         capture_output=True,
         text=True,
         timeout=600,
