@@ -257,7 +257,7 @@ def _found(address: str) -> str:
 
 def _join(address: str, modules: Sequence[Path]) -> Any:
     job = RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ  # which has an environment already
-    environment = None if job else shipped(modules)
+    environment = None if job or not modules else shipped(modules)
     try:
         return ray.init(address=address, runtime_env=environment, **_QUIET)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:

@@ -137,7 +137,7 @@ class ToyOnCluster:
         """The study ends as if nothing had happened, but for as many rungs as were cut."""
         assert self.process.wait(PATIENCE) == 0, self.said()
         records = self.records()
-        assert len(records) == TRIALS
+        assert len(records) == self._options["trials"]
         for record in records:
             assert record.state in ("COMPLETE", "PRUNED", "FAIL"), self.said()
             assert record.state == "COMPLETE" or record.reason
@@ -245,7 +245,7 @@ def test_a_node_that_comes_back_after_30_s_without_network_hurts_nothing(
     """Its trial is long on another node when it has trained its rung to the end."""
     cluster.start_head(cpus=0, dashboard=False)
     workers = {cluster.start_worker(host=host): host for host in two_hosts}
-    study = ToyOnCluster(cluster, seconds=3 * STEP_SECONDS)
+    study = ToyOnCluster(cluster, seconds=4 * STEP_SECONDS, trials=5)
     victim = study.until_reference_runs_on(list(workers))
     workers[victim].cut()
     time.sleep(30)
@@ -260,7 +260,7 @@ def test_trials_leave_a_node_that_is_given_notice(cluster: RealCluster) -> None:
     """As clouds do it two minutes before they take a spot machine away."""
     cluster.start_head(cpus=0, dashboard=False)
     workers = [cluster.start_worker(), cluster.start_worker()]
-    study = ToyOnCluster(cluster, seconds=4 * STEP_SECONDS)
+    study = ToyOnCluster(cluster, seconds=4 * STEP_SECONDS, trials=4)
     victim = study.until_reference_runs_on(workers)
     give_notice(cluster, victim)
     study.until(lambda: not trials_on(victim))
