@@ -143,7 +143,7 @@ def test_after_a_resume_the_table_knows_what_earlier_sessions_did():
         assert "2 trials over (12 planned), 0 of 2 slots busy · 1 failed" in shown
         assert [line.split()[0] for line in shown.splitlines()[2:-1]] == ["*0", "2", "1"]
         table.trial_started(2, "", {}, {"width": 8})
-        assert "2 trials over (12 planned), 1 running" in rendered(table, 120)
+        assert "2 trials over (12 planned), 1 of 2 slots busy" in rendered(table, 120)
 
 
 def test_time_left_never_turns_negative():
