@@ -11,7 +11,11 @@ import pytest
 from toy_pipeline import ToyConfig, toy_space
 
 from trainables.errors import UserError
+from tuner import logs, status, stop, studies
 from tuner import mirror as module
+from tuner.exit_codes import CANNOT_BE_MET
+from tuner.glance import glance
+from tuner.hold import STOP
 from tuner.journal import Journal
 from tuner.mirror import LEASE, LEASE_SECONDS, Mirror
 from tuner.places import address_of, bring, drop, local_copy
@@ -172,3 +176,85 @@ def test_a_checkpoint_in_a_folder_is_where_it_is(tmp_path: Path) -> None:
     assert address_of("b/toys/session_01/t/c", "s3://b/toys?region=x") == (
         "s3://b/toys/session_01/t/c?region=x"
     )
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machines have names of their own."""
+    names = {"first": "one", "second": "two"}
+    here = Mirror.__init__
+
+    def made(self: Mirror, address: str, folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module.socket, "gethostname", lambda: names[folder.name])
+            here(self, address, folder)
+
+    monkeypatch.setattr(Mirror, "__init__", made)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_study_that_runs_elsewhere_is_looked_at_and_stopped_through_its_bucket(
+    bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Machine(bucket, name) for name in ("first", "second"))
+    asked: list[None] = []
+    monkeypatch.setattr(module, "_interrupt", lambda: asked.append(None))
+    with first.journal() as journal:
+        journal.ask(toy_space, ToyConfig())
+        with first.mirror.holding(journal):
+            first.mirror._push(first.mirror._root + "/toys", journal.folder)
+            second.mirror.look("toys")
+            seen = glance(second.folder / "toys")
+            assert (seen.state, len(seen.records)) == ("running", 1)
+            assert seen.holder is not None
+            assert str(seen.holder).endswith(" on one")
+            second.mirror.look("toys")  # once more
+            assert glance(second.folder / "toys").holder == seen.holder
+            second.mirror.ask_to_stop("toys")
+            for _ in range(2):  # a request is heeded once
+                first.mirror._heed_request(first.mirror._root + "/toys")
+            assert asked == [None]
+            journal.ask(toy_space, ToyConfig())
+            (journal.folder / "result.json").write_text("{}")
+    second.mirror.look("toys")
+    seen = glance(second.folder / "toys")
+    assert (seen.state, len(seen.records), seen.holder) == ("finished", 2, None)
+    assert {path.name for path in (bucket / "toys").iterdir()} == {"journal.log", "result.json"}
+
+
+def test_a_result_that_came_after_its_journal_was_looked_at_is_not_missed(
+    machines: list[Machine], bucket: Path
+) -> None:
+    first, second = machines
+    first.work()
+    second.mirror.look("toys")
+    (bucket / "toys/result.json").write_text("{}")
+    second.mirror.look("toys")
+    assert (second.folder / "toys/result.json").exists()
+
+
+def test_a_request_that_was_meant_for_an_earlier_session_is_not_heeded(
+    machines: list[Machine], bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = machines
+    monkeypatch.setattr(module, "_interrupt", lambda: pytest.fail("it was interrupted"))
+    with first.journal() as journal, first.mirror.holding(journal):
+        (bucket / "toys" / STOP).write_text(second.mirror._holder)
+        first.mirror._heed_request(first.mirror._root + "/toys")
+
+
+def test_the_commands_read_a_bucket(
+    machines: list[Machine], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = machines
+    first.work(output_log="what it said\n")
+    place = (second.folder, first.mirror.address)
+    monkeypatch.setattr(studies, "parse_storage", lambda _text: place)
+    assert status.main(["toys", "--storage", "s3://bucket/runs"]) == 0
+    assert "interrupted" in capsys.readouterr().out
+    assert stop.main(["toys", "--storage", "s3://bucket/runs"]) == CANNOT_BE_MET
+    assert "is not running: it is interrupted" in capsys.readouterr().err
+    assert logs.main(["none", "--storage", "s3://bucket/runs"]) == CANNOT_BE_MET
+    assert "There are: toys." in capsys.readouterr().err
+    assert logs.main(["../toys", "--storage", "s3://bucket/runs"]) == CANNOT_BE_MET
+    assert "STUDY must be a name in s3://bucket/runs" in capsys.readouterr().err

@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 from trainables.errors import UserError
@@ -26,7 +25,9 @@ def study_parser(command: str, description: str) -> OneLineParser:
     parser = OneLineParser(prog=f"python -m tuner.{command}", description=description)
     parser.add_argument("study", metavar="STUDY", help="its name, or its folder")
     parser.add_argument(
-        "--storage", type=Path, default=Path("runs"), help="folder of all studies (default: runs)"
+        "--storage",
+        default="runs",
+        help="of all studies: folder, s3://..., gs://... (default: runs)",
     )
     return parser
 

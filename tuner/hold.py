@@ -92,6 +92,26 @@ def holder_of(folder: Path) -> Holder | None:
     return Holder(host=holder.host, pid=holder.pid, since=holder.since, alive=True)
 
 
+def is_held_here(folder: Path) -> bool:
+    """Whether a process of this machine holds the study."""
+    try:
+        with (folder / LOCK).open("rb") as lock:
+            return _is_taken(lock.fileno())
+    except FileNotFoundError:
+        return False
+
+
+def leave_note(folder: Path, holder: Holder | None, heard: float) -> None:
+    """Note in a copy of a study's folder who holds the study itself, and when it gave a sign of
+    life, in Unix seconds."""
+    note = b""
+    if holder is not None:
+        told = {"host": holder.host, "pid": holder.pid, "since": holder.since}
+        note = json.dumps(told).encode()
+    (folder / LOCK).write_bytes(note)
+    os.utime(folder / LOCK, (heard, heard))
+
+
 def is_running(folder: Path) -> bool:
     """Whether a process works on the study."""
     holder = holder_of(folder)

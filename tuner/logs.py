@@ -23,7 +23,7 @@ from tuner.journal import FAILURE, TrialRecord
 from tuner.live import STATES, told_rung
 from tuner.printed import printed_files
 from tuner.ranking import trial_title
-from tuner.studies import find_study
+from tuner.studies import place_of
 
 LOOK_SECONDS = 1.0  # between looks for something new
 DESCRIPTION = """\
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    folder = find_study(arguments.study, arguments.storage)
+    place = place_of(arguments.study, arguments.storage)
+    folder = place.folder
     with ExitStack() as stack:
         new = _source(folder, arguments.trial, stack)
         while True:
@@ -53,6 +54,7 @@ def _show(arguments: argparse.Namespace) -> int:
             if not (arguments.follow and running):
                 return 0
             time.sleep(LOOK_SECONDS)
+            place.refresh()
 
 
 def _source(folder: Path, number: int | None, stack: ExitStack) -> Callable[[], str]:

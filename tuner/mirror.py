@@ -19,7 +19,8 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from trainables.addresses import below
 from trainables.errors import UserError, one_line
-from tuner.hold import LOCK, STOP, is_running
+from tuner.background import OUTPUT
+from tuner.hold import LOCK, STOP, Holder, ask_to_stop, is_held_here, leave_note
 from tuner.journal import LOG, Journal
 from tuner.setting import RESULT
 
@@ -44,6 +45,7 @@ class Mirror:
         """
         self.address, self.folder = address, folder
         self._known: dict[Path, tuple[int, int]] = {}  # sizes and times of what the bucket has
+        self._since = time.time()
         self._holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
         try:
             self._store, self._root = FileSystem.from_uri(address)
@@ -62,22 +64,62 @@ class Mirror:
         there = FileSelector(self._root, allow_not_found=True)
         for info in self._store.get_file_info(there):
             folder = self.folder / info.base_name
-            if info.type == FileType.Directory and not is_running(folder):
+            if info.type == FileType.Directory and not is_held_here(folder):
                 self._pull_study(info.path, folder)
 
-    def _pull_study(self, place: str, folder: Path) -> None:
+    def look(self, study: str) -> None:
+        """Have one study here as it is in the bucket, for whoever looks at it, with a note of who
+        runs it; one that runs here is as it is.
+
+        Raises:
+            UserError: the bucket cannot be read.
+        """
+        place, folder = f"{self._root}/{study}", self.folder / study
+        if is_held_here(folder):
+            return
+        try:
+            self._pull_study(place, folder, looking=True)
+            if folder.is_dir():
+                with suppress(FileNotFoundError):
+                    (folder / OUTPUT).write_bytes(self._read(f"{place}/{OUTPUT}"))
+                self._note(place, folder)
+        except OSError as error:
+            raise UserError(_unusable(self.address, error)) from error
+
+    def _note(self, place: str, folder: Path) -> None:
+        if (lease := self._lease(place)) is None:
+            leave_note(folder, None, time.time())
+            return
+        host, process, _ = lease["holder"].split()
+        if host == socket.gethostname():  # whose processes go by the folder's lock, and not by time
+            host += " (by its bucket)"
+        holder = Holder(host=host, pid=int(process), since=lease["since"], alive=True)
+        leave_note(folder, holder, lease["when"])
+
+    def ask_to_stop(self, study: str) -> None:
+        """Ask the process that holds a study to end as by Ctrl-C, at its next look."""
+        place = f"{self._root}/{study}"
+        if is_held_here(self.folder / study):
+            ask_to_stop(self.folder / study)
+        elif (lease := self._lease(place)) is not None:
+            self._write(f"{place}/{STOP}", lease["holder"].encode())
+
+    def _pull_study(self, place: str, folder: Path, *, looking: bool = False) -> None:
         files = self._files(place) + self._files(f"{place}/{CHAMPION}")
         if f"{place}/{LOG}" not in files:
             return
-        there, here = self._read(f"{place}/{LOG}"), folder / LOG
-        if here.exists() and here.read_bytes().startswith(there):
+        there, journal = self._read(f"{place}/{LOG}"), folder / LOG
+        here = journal.read_bytes() if journal.exists() else None
+        # A result comes to the bucket after the journal, and may have been missed.
+        missed = looking and f"{place}/{RESULT}" in files and not (folder / RESULT).exists()
+        if here is not None and here.startswith(there) and not (missed and here == there):
             return
         (folder / CHAMPION).mkdir(parents=True, exist_ok=True)
         for result in folder.glob("result*.json"):
             result.unlink()
         # The journal last: without it, nothing of this counts.
         for file in sorted(files, key=lambda file: file.endswith(LOG)):
-            if not file.endswith(LEASE):
+            if not file.endswith((LEASE, STOP)):
                 (folder / file.removeprefix(f"{place}/")).write_bytes(self._read(file))
 
     def _files(self, place: str) -> list[str]:
@@ -141,14 +183,19 @@ class Mirror:
             began = time.monotonic()
             with suppress(OSError):  # the next one makes up for it
                 if not self._holds(place):  # slept so long that another machine took it
-                    main = threading.main_thread().ident
-                    assert main is not None
-                    signal.pthread_kill(main, signal.SIGTERM)
+                    _interrupt()
                     return
                 self._sign(place)
+                self._heed_request(place)
                 self._push(place, study)
             # A long journal is written as a whole, and less often.
             pause = min(max(BEAT_SECONDS, 10 * (time.monotonic() - began)), LEASE_SECONDS / 3)
+
+    def _heed_request(self, place: str) -> None:
+        with suppress(FileNotFoundError):
+            if self._read(f"{place}/{STOP}").decode() == self._holder:
+                self._store.delete_file(f"{place}/{STOP}")
+                _interrupt()
 
     def _push(self, place: str, study: Path) -> None:
         """Write what has changed; the journal first, so that a result finds all of it there."""
@@ -170,7 +217,7 @@ class Mirror:
         return top not in (LOCK, STOP) and not top.startswith(_NOT_KEPT)
 
     def _sign(self, place: str) -> None:
-        told = {"holder": self._holder, "when": time.time()}
+        told = {"holder": self._holder, "since": self._since, "when": time.time()}
         self._write(f"{place}/{LEASE}", json.dumps(told).encode())
 
     def _holds(self, place: str) -> bool:
@@ -192,6 +239,13 @@ class Mirror:
     def _write(self, place: str, content: bytes) -> None:
         with self._store.open_output_stream(place) as stream:
             stream.write(content)
+
+
+def _interrupt() -> None:
+    """As Ctrl-C does, wherever the main thread is."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGTERM)
 
 
 def _unusable(address: str, error: Exception) -> str:

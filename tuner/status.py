@@ -24,7 +24,7 @@ from tuner.ranking import describe, number
 from tuner.result import StudyResult, load
 from tuner.setting import RESULT
 from tuner.standing import leading_trial, reached
-from tuner.studies import find_study
+from tuner.studies import place_of
 from tuner.tracking_uri import SERVERS, scheme_of, study_page, ui_command
 
 DOING = {
@@ -35,8 +35,8 @@ DOING = {
 }
 DESCRIPTION = """\
 How a study stands: what it does, its trials, the best so far, what time is left, where to look
-closer. Reads the study's folder and disturbs nobody, so that it works from every machine that has
-the folder.
+closer. Reads the study's folder or bucket and disturbs nobody, so that it works from every machine
+that has them.
 """
 
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    told = standing(glance(find_study(arguments.study, arguments.storage)))
+    told = standing(glance(place_of(arguments.study, arguments.storage).folder))
     if arguments.json:
         print(json.dumps(told, indent=2))
     else:

@@ -9,7 +9,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -17,17 +16,17 @@ from trainables.errors import UserError
 from tuner.command_line import answer, study_parser
 from tuner.exit_codes import NOT_IN_TIME
 from tuner.glance import glance
-from tuner.hold import Holder, ask_to_stop, holder_of
+from tuner.hold import Holder, holder_of
 from tuner.plan import clock, parse_budget
-from tuner.studies import find_study
+from tuner.studies import Place, place_of
 
 PATIENCE = "5m"
 LOOK_SECONDS = 0.5  # between looks whether it has stopped
 DESCRIPTION = """\
 Stop a running study as Ctrl-C does, and wait until it has. Nothing is lost: what goes on with it is
-printed. Works from every machine that has the study's folder. To ask again is to press Ctrl-C
-again: it leaves at once, and tells MLflow the rest when it goes on. Exit codes: 0 it has stopped;
-2 it is not running; 4 it has not stopped in time.
+printed. Works from every machine that has the study's folder or bucket. To ask again is to press
+Ctrl-C again: it leaves at once, and tells MLflow the rest when it goes on. Exit codes: 0 it has
+stopped; 2 it is not running; 4 it has not stopped in time.
 """
 
 
@@ -42,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _stop(arguments: argparse.Namespace) -> int:
     timeout = parse_budget(arguments.timeout, "--timeout")
-    folder = find_study(arguments.study, arguments.storage)
-    holder = _ask(folder)
+    place = place_of(arguments.study, arguments.storage)
+    folder, holder = place.folder, _ask(place)
     began = time.monotonic()
     console = Console()
     console.print(f"Study {folder.name} ({holder}) was asked to stop", markup=False)
@@ -54,6 +53,7 @@ def _stop(arguments: argparse.Namespace) -> int:
                 print(late, file=sys.stderr)
                 return NOT_IN_TIME
             time.sleep(LOOK_SECONDS)
+            place.refresh()
     study = glance(folder)
     took = clock(time.monotonic() - began)
     if study.state == "finished":
@@ -63,18 +63,19 @@ def _stop(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _ask(folder: Path) -> Holder:
+def _ask(place: Place) -> Holder:
     """Who was asked.
 
     Raises:
         UserError: nobody runs the study, or the request cannot be left in its folder.
     """
+    folder = place.folder
     study = glance(folder)
     if study.state != "running" or study.holder is None:
         way_on = "" if study.state == "finished" else f"; go on with: {study.resume}"
         raise UserError(f"Study {folder.name!r} is not running: it is {study.state}{way_on}")
     try:
-        ask_to_stop(folder)
+        place.ask_to_stop()
     except OSError as error:
         raise UserError(
             f"A request to stop cannot be left in {folder} ({error.strerror}): press Ctrl-C where "
