@@ -39,7 +39,7 @@ _REGION_REASONS = ("diverged", "out of memory", "too large")
 _TO_THE_END, _NOWHERE = float("inf"), -1.0
 # Trials that a sampler learns from: the best, and of the others the newest. Models cost as much as
 # they see, and what they make of thousands of poor trials is what they make of hundreds.
-SEEN, SEEN_BEST = 1000, 200
+SEEN, SEEN_BEST = 500, 100
 
 Standing = tuple[float, tuple[float, ...]]  # how far a trial came, and its losses there
 
