@@ -23,8 +23,9 @@ from tuner.background import leave_terminal
 print("the plan, färbig, for", os.environ["COLUMNS"])
 print("a warning", file=sys.stderr)
 if sys.argv[1:] == ["wait"]:
-    sys.stdout.flush()
-    try: time.sleep(600)
+    try:
+        sys.stdout.flush()
+        time.sleep(600)
     except KeyboardInterrupt: sys.exit("Interrupted")
 if len(sys.argv) == 1: sys.exit(2)
 for place in sys.argv[1:]:
