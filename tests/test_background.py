@@ -98,6 +98,11 @@ def test_what_ends_before_it_has_begun_ends_as_it_would_have(
     assert (said.out, said.err) == ("the plan, färbig, for 123\n", "a warning\n")
 
 
+def _heed_ctrl_c() -> None:
+    """Also where the tests run in a shell's background, which has its commands ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def begin_in(folder: Path, child: Path) -> subprocess.Popen[str]:
     """A first process, in a session of its own, whose second one plans for long."""
     (folder / "parent.py").write_text(PARENT)
@@ -107,6 +112,7 @@ def begin_in(folder: Path, child: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_heed_ctrl_c,
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("the plan")
