@@ -90,7 +90,8 @@ def test_a_study_goes_on_on_another_machine(
     assert json.loads(bucket.read(f"{study}result.json"))["outcome"] == "finished"
     # A third machine knows that there is nothing left to do.
     third = Machine(tmp_path / "third", bucket)
-    done = third.launch(*search, "--resume")
+    same = ("--data", str(digits), "--storage", bucket.address("runs"))
+    done = third.launch(SEARCH[0], *same, "--resume")  # a budget would have it search on
     assert done.returncode == 0, done.stdout + done.stderr
     assert "is finished, see" in done.stdout
 
