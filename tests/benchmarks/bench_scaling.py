@@ -1,7 +1,7 @@
 """Measures what the driver makes of a study of thousands of trials: `make bench-scaling`.
 
 Everything of ours that decides and writes is real, on the real search space: searcher, sampler,
-ASHA, journal, MLflow. Trials are instant and Ray's own controller is left out: `make bench` has it.
+ASHA, journal. Trials are instant; Ray's controller and MLflow are left out: `make bench` has them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from resident import resident_bytes
 from rich.console import Console
 from rich.progress import Progress
 from simulation import Entrant, Ladder, play
-from toy_study import ToyPlan, tracking
 
 from search_spaces.reptile import cpu_space
 from trainables.configs import ReptileConfig
@@ -34,14 +33,13 @@ from tuner.plan import DEFAULT_BUDGET_SECONDS, make_plan
 from tuner.recorder import Recorder
 from tuner.rungs import Rungs
 from tuner.search import JournalSearch
-from tuner.tracking import Tracker
 
 TRIALS, SLOTS = 10_000, 64
 LOOKS = (100, 300, 1000, 3000, 10_000)  # trials begun
 LADDER = Ladder(steps=(1, 3, 9), costs=(1 / 9, 3 / 9, 1.0))
 EPISODES, NOISE, METRICS = 5, 0.1, 22
 GPUS, TRIALS_A_CARD = (10, 100, 1000), 4
-PARTS = ("asking", "deciding", "writing", "tracking")
+PARTS = ("asking", "deciding", "writing")
 PAGE, PLOT = "bench-scaling.md", "bench-scaling.png"
 
 
@@ -52,7 +50,6 @@ class Spent:
     asking: float = 0.0
     deciding: float = 0.0
     writing: float = 0.0
-    tracking: float = 0.0
 
     def add(self, part: str, seconds: float) -> None:
         setattr(self, part, getattr(self, part) + seconds)
@@ -103,7 +100,6 @@ class Look:
         spent: since the look before.
         resident: memory of the driver's process, bytes.
         journal: its file, bytes.
-        store: MLflow's database, bytes; 0 without.
     """
 
     trials: int
@@ -111,7 +107,6 @@ class Look:
     spent: Spent
     resident: int
     journal: int
-    store: int
 
     def each(self, part: str) -> float:
         """Seconds of CPU a result."""
@@ -123,7 +118,6 @@ class Study:
     """A study that grows, and what was seen of it."""
 
     folder: Path
-    tracker: Tracker | None
     spent: Spent
     shown: Callable[[], None]
     say: Callable[[str], None]
@@ -139,24 +133,11 @@ class Study:
             if self.begun in LOOKS:
                 self._look()
         self.results += 1
-        if self.results % SLOTS == 0:
-            self._catch_up()
         rate = abs(np.log10(config["trial_config"]["inner_lr"]) + 3)
         rng = np.random.default_rng((config["trial_number"], rung))
         return list(rate + 1 / (rung + 1) + NOISE * rng.standard_normal(EPISODES))
 
-    def _catch_up(self) -> None:
-        """Wait for MLflow's thread, which is never behind where trials take minutes."""
-        if self.tracker is None:
-            return
-        began = time.process_time()
-        while self.tracker._writer._open:
-            time.sleep(0.01)
-        self.spent.add("tracking", time.process_time() - began)
-
     def _look(self) -> None:
-        self._catch_up()
-        store = self.folder / "mlflow.db"
         self.looks.append(
             Look(
                 trials=self.begun,
@@ -164,7 +145,6 @@ class Study:
                 spent=replace(self.spent),
                 resident=resident_bytes(),
                 journal=(self.folder / "s" / LOG).stat().st_size,
-                store=store.stat().st_size if store.exists() else 0,
             )
         )
         each = ", ".join(f"{part} {1e3 * self.looks[-1].each(part):.1f}" for part in PARTS)
@@ -173,16 +153,14 @@ class Study:
             setattr(self.spent, part, 0.0)
 
 
-def grown(trials: int, *, tracked: bool, console: Console) -> list[Look]:
+def grown(trials: int, console: Console) -> list[Look]:
     """Let a study grow to so many trials."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder, spent = Path(name), Spent()
-        plan = ToyPlan(most_trials=trials, trials=trials, slots=SLOTS)
         journal = stack.enter_context(Journal(folder, "s"))
-        tracker = stack.enter_context(tracking(journal, folder, plan)) if tracked else None
         progress = stack.enter_context(Progress(console=console))
         bar = progress.add_task("trials", total=trials)
-        study = Study(folder, tracker, spent, lambda: progress.advance(bar), console.print)
+        study = Study(folder, spent, lambda: progress.advance(bar), console.print)
         rungs = Rungs(len(LADDER), planned=trials)
         search = JournalSearch(
             journal,
@@ -195,7 +173,7 @@ def grown(trials: int, *, tracked: bool, console: Console) -> list[Look]:
             deadline=float("inf"),
             common={"pipeline": "reptile"},
         )
-        recorder = Recorder(journal, [tracker] if tracker else [])
+        recorder = Recorder(journal, ())
         entrant = Entrant(
             search=Timed(search, spent, "asking"),  # type: ignore[arg-type]
             scheduler=Timed(Asha(rungs), spent, "deciding"),  # type: ignore[arg-type]
@@ -227,7 +205,6 @@ def section(looks: Sequence[Look]) -> Section:
             f"{1e3 * sum(look.each(part) for part in PARTS):.1f}",
             f"{look.resident / 1e6:.0f}",
             f"{look.journal / 1e6:.1f}",
-            f"{look.store / 1e6:.1f}",
         )
         for look in looks
     ]
@@ -236,8 +213,8 @@ def section(looks: Sequence[Look]) -> Section:
         about=f"Instant trials on {SLOTS} slots, three rungs, the search space of "
         f"`reptile_omniglot`, tpe; a result has {METRICS + 4} metrics, {LOSS_ROWS} rows of losses "
         "and a picture of 1000 x 600. Milliseconds of the driver's CPU a result, mean since the "
-        "row above: asking the sampler, deciding (ASHA), writing (journal), tracking (MLflow in "
-        "SQLite).",
+        "row above: asking the sampler, deciding (ASHA), writing (journal). "
+        "MLflow is told in another thread: `make bench` has what that costs.",
         columns=(
             "trials",
             "results",
@@ -245,7 +222,6 @@ def section(looks: Sequence[Look]) -> Section:
             "all, ms",
             "memory, MB",
             "journal, MB",
-            "MLflow's, MB",
         ),
         rows=rows,
     )
@@ -284,7 +260,6 @@ def clusters(last: Look) -> Section:
                 f"{rate:.2f}",
                 f"{rate * each:.1%}",
                 f"{planned.trials * last.journal / last.trials / 1e6:.0f}",
-                f"{planned.trials * last.store / last.trials / 1e6:.0f}",
             )
         )
     return Section(
@@ -301,7 +276,6 @@ def clusters(last: Look) -> Section:
             "results/s at most",
             "driver's share",
             "journal, MB",
-            "MLflow's, MB",
         ),
         rows=rows,
     )
@@ -332,11 +306,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line -> its exit code."""
     parser = argparse.ArgumentParser(prog="make bench-scaling", description=__doc__)
     parser.add_argument("--trials", type=int, default=TRIALS)
-    parser.add_argument("--untracked", action="store_true", help="leave MLflow out")
     parser.add_argument("--out", type=Path, help=f"folder for {PAGE} and its plot (default: none)")
     arguments = parser.parse_args(argv)
     console = Console()
-    looks = grown(arguments.trials, tracked=not arguments.untracked, console=console)
+    looks = grown(arguments.trials, console)
     text = f"# Thousands of trials\n\n`make bench-scaling`: {machine()}\n\n"
     text += section(looks).markdown()
     text += "\n\n" + clusters(looks[-1]).markdown()
