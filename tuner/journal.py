@@ -27,9 +27,7 @@ from tuner.objectives import OBJECTIVES
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 Decision = Literal["continue", "pause", "done"]
-PHASE = (
-    "phase"  # attribute of a study: the "name" of what it does, "since" when, and when it "ends"
-)
+PHASE = "phase"  # attribute of a study: "name" of what it does, "since" when, and when it "ends"
 RESUME = "resume"  # attribute of a study: the command that goes on with it
 DASHBOARD = "dashboard"  # attribute of a study: Ray's, while it runs
 DELIVERED = "delivered"  # attribute of a study with a result: whether MLflow has all of it
