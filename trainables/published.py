@@ -43,8 +43,8 @@ def publish(folder: Path, under: str) -> str:
         if store.get_file_info(f"{place}/{MANIFEST}").type == FileType.NotFound:
             store.create_dir(place, recursive=True)
             for name in manifest:
-                _write(store, f"{place}/{name}", folder / name)
-            _write(store, f"{place}/{MANIFEST}", json.dumps(manifest).encode())
+                write(store, f"{place}/{name}", folder / name)
+            write(store, f"{place}/{MANIFEST}", json.dumps(manifest).encode())
     except OSError as error:
         raise UserError(f"Cannot write to {address}: {one_line(error)}.") from error
     return address
@@ -76,7 +76,7 @@ def put(folder: Path, address: str, names: Sequence[str]) -> None:
     """
     store, place = FileSystem.from_uri(address)
     for name in names:
-        _write(store, f"{place}/{name}", folder / name)
+        write(store, f"{place}/{name}", folder / name)
 
 
 def fetch(address: str, folder: Path, names: Sequence[str]) -> bool:
@@ -90,7 +90,7 @@ def fetch(address: str, folder: Path, names: Sequence[str]) -> bool:
     if store.get_file_info(f"{place}/{names[-1]}").type != FileType.File:
         return False
     for name in names:
-        _copy(store, f"{place}/{name}", folder / name)
+        copy(store, f"{place}/{name}", folder / name)
     return True
 
 
@@ -103,7 +103,7 @@ def _fetch(address: str, name: str, folder: Path) -> None:
         if not name.endswith(f"-{_digest(manifest)}") or not all(map(_PLAIN.fullmatch, manifest)):
             raise ValueError("its list of files is not the one that was published")
         for file, told in manifest.items():
-            _copy(store, f"{place}/{file}", folder / file)
+            copy(store, f"{place}/{file}", folder / file)
             if _sha256(folder / file) != told["sha256"]:
                 raise ValueError(f"{file} is not what was published")
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
@@ -122,12 +122,13 @@ def _damage(folder: Path) -> str | None:
     return None
 
 
-def _copy(store: FileSystem, place: str, path: Path) -> None:
+def copy(store: FileSystem, place: str, path: Path) -> None:
+    """A file of a bucket, or of a folder, to a new one of this machine."""
     with store.open_input_stream(place) as source, path.open("xb") as copy:
         shutil.copyfileobj(source, copy)
 
 
-def _write(store: FileSystem, place: str, content: Path | bytes) -> None:
+def write(store: FileSystem, place: str, content: Path | bytes) -> None:
     """Whole or not at all: a bucket shows no object before its end, a folder shows half a file."""
     rename = store.type_name == "local"
     target = f"{place}.{uuid.uuid4().hex}" if rename else place

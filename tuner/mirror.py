@@ -19,6 +19,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from trainables.addresses import below
 from trainables.errors import UserError, one_line
+from trainables.published import write
 from tuner.background import OUTPUT
 from tuner.hold import LOCK, STOP, Holder, ask_to_stop, is_held_here, leave_note
 from tuner.journal import LOG, Journal
@@ -208,7 +209,7 @@ class Mirror:
                 target = f"{place}/{path.relative_to(study)}"
                 if path not in self._known:
                     self._store.create_dir(target.rpartition("/")[0])
-                self._write(target, path.read_bytes())
+                self._write(target, path)
                 self._known[path] = state
 
     @staticmethod
@@ -236,9 +237,8 @@ class Mirror:
             content: bytes = stream.read()
         return content
 
-    def _write(self, place: str, content: bytes) -> None:
-        with self._store.open_output_stream(place) as stream:
-            stream.write(content)
+    def _write(self, place: str, content: Path | bytes) -> None:
+        write(self._store, place, content)
 
 
 def _interrupt() -> None:

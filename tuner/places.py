@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from pyarrow.fs import FileSystem
 
 from trainables.addresses import below, is_address
+from trainables.published import copy
 
 SHOWN = ("grid.png", "config.json", "weights.safetensors")  # what the driver needs of a checkpoint
 _DEPTH = 3  # names from a study's folder: session, trial, checkpoint
@@ -49,12 +49,8 @@ def bring(checkpoint: str, folder: Path) -> Path:
         with suppress(OSError):  # a picture more or less; trials read the bucket themselves
             store, place = FileSystem.from_uri(checkpoint)
             for name in SHOWN:
-                with (
-                    suppress(FileNotFoundError),
-                    store.open_input_stream(f"{place}/{name}") as source,
-                    (local / name).open("wb") as copy,
-                ):
-                    shutil.copyfileobj(source, copy)
+                with suppress(FileNotFoundError):
+                    copy(store, f"{place}/{name}", local / name)
     return local
 
 
