@@ -206,32 +206,33 @@ class RunStore(Models):
         self, run_id: str, points: Sequence[Point], tags: Mapping[str, str] = NO_TAGS
     ) -> None:
         """Write points, in order, and tags after them; points that are there stay single."""
-        from mlflow.entities import Metric, RunTag
+        from mlflow.entities import Metric
 
         metrics = [Metric(_fit_key(name), value, when, step) for name, value, when, step in points]
-        rows = [RunTag(key, value) for key, value in _fit_tags(tags).items()]
-        last = max(0, (len(metrics) - 1) // METRICS_PER_BATCH)
-        for index in range(last + 1):
-            batch = metrics[index * METRICS_PER_BATCH : (index + 1) * METRICS_PER_BATCH]
-            self._client.log_batch(
-                run_id, metrics=batch, tags=rows if index == last else (), synchronous=True
-            )
+        self._log(run_id, "metrics", metrics, METRICS_PER_BATCH, tags)
 
     def log_params(
         self, run_id: str, values: Mapping[str, Any], tags: Mapping[str, str] = NO_TAGS
     ) -> None:
         """Write parameters, cut to the length that MLflow takes, and tags after them; parameters
         cannot be changed later."""
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
         params = [Param(_fit_key(name), str(v)[:MAX_PARAM]) for name, v in values.items()]
-        rows = [RunTag(key, value) for key, value in _fit_tags(tags).items()]
-        last = max(0, (len(params) - 1) // PARAMS_PER_BATCH)
-        for index in range(last + 1):
-            batch = params[index * PARAMS_PER_BATCH : (index + 1) * PARAMS_PER_BATCH]
-            self._client.log_batch(
-                run_id, params=batch, tags=rows if index == last else (), synchronous=True
-            )
+        self._log(run_id, "params", params, PARAMS_PER_BATCH, tags)
+
+    def _log(
+        self, run_id: str, kind: str, rows: Sequence[Any], most: int, tags: Mapping[str, str]
+    ) -> None:
+        """Write rows in batches of at most `most`, the tags with the last one."""
+        from mlflow.entities import RunTag
+
+        last = [RunTag(key, value) for key, value in _fit_tags(tags).items()]
+        starts = range(0, max(1, len(rows)), most)
+        for start in starts:
+            batch: dict[str, Any] = {kind: rows[start : start + most]}
+            told = last if start == starts[-1] else []
+            self._client.log_batch(run_id, **batch, tags=told, synchronous=True)
 
     def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, at most 100 of them."""
