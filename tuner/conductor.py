@@ -32,7 +32,7 @@ from tuner.hold import heeding_stop
 from tuner.journal import DASHBOARD, DELIVERED, PHASE, RESUME, Journal, is_begun
 from tuner.live import LiveTable, newest_line
 from tuner.machine import cpus
-from tuner.mirror import CHAMPION, Mirror
+from tuner.mirror import Mirror
 from tuner.opening import open_study
 from tuner.places import bring
 from tuner.plan import SCORING_COMPUTE, Plan
@@ -43,7 +43,7 @@ from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, ver
 from tuner.resume_command import resume_command, typed_command, ways_on
 from tuner.resumption import is_finished, search_on
 from tuner.run_store import require_store
-from tuner.setting import RESULT, Setting
+from tuner.setting import CHAMPION, RESULT, Setting
 from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
 from tuner.timings import Timings, end_table, start_table

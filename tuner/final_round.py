@@ -21,11 +21,10 @@ from tuner.champion import Challenge, identity
 from tuner.finals import Finals, Played, save_champion
 from tuner.forecast import Pace, own_stop
 from tuner.journal import TrialRecord
-from tuner.mirror import CHAMPION
 from tuner.plan import Plan
 from tuner.result import Gate
 from tuner.run_store import Models
-from tuner.setting import Setting
+from tuner.setting import CHAMPION, Setting
 from tuner.standing import ranked_trials
 from tuner.tracking_uri import resolve_uri
 

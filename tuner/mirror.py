@@ -23,12 +23,11 @@ from trainables.published import write
 from tuner.background import OUTPUT
 from tuner.hold import LOCK, STOP, Holder, ask_to_stop, is_held_here, leave_note
 from tuner.journal import LOG, Journal
-from tuner.setting import RESULT
+from tuner.setting import CHAMPION, RESULT
 
 BEAT_SECONDS = 5.0  # between looks at what is to be written to the bucket
 LEASE_SECONDS = 90.0  # without a sign of life, after which a study is nobody's
 LEASE = "lease.json"
-CHAMPION = "champion"  # folder of a study's best model
 _NOT_KEPT = ("session_", ".")  # what the names of folders begin with that stay on this machine
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LONGEST_TITLE = 94  # a study's name has at most 100 letters, its number included
 RESULT = "result.json"  # of a finished study, in its folder
+CHAMPION = "champion"  # folder of its best model, there
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
 
