@@ -5,7 +5,7 @@ PY = .venv/bin/python
 READY = .venv/.ready
 BENCH = .venv/.bench
 
-.PHONY: search test test-faults test-cluster test-all lint audit lock bench bench-e2e bench-search bench-scaling
+.PHONY: search test test-faults test-cluster test-all lint audit lock bench bench-e2e bench-search bench-scaling bench-gpu
 .DEFAULT_GOAL := search
 
 search: $(READY)
@@ -39,6 +39,10 @@ bench-search: $(BENCH)
 # What the driver makes of ten thousand trials, half an hour; ARGS="--out docs" writes the page.
 bench-scaling: $(READY)
 	PYTHONPATH=tests $(PY) tests/benchmarks/bench_scaling.py $(ARGS)
+
+# What makes training quick on a GPU, four minutes; ARGS="--out docs" writes the page.
+bench-gpu: $(READY)
+	$(PY) tests/benchmarks/bench_gpu.py $(ARGS)
 
 lint: $(READY)
 	.venv/bin/ruff check .
