@@ -126,10 +126,3 @@ def low_precision(
             return forward(*inputs).float()
 
     return lowered
-
-
-def begin_anew(optimizer: torch.optim.Optimizer) -> None:
-    """An optimizer's state as it is before the first step, in place."""
-    for state in optimizer.state.values():
-        for value in state.values():
-            value.zero_()

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.augment import augment
 from trainables.change import NO_CHANGE, Change
 from trainables.configs import ReptileConfig
-from trainables.cuda_step import Stepper, arithmetic, begin_anew, low_precision
+from trainables.cuda_step import Stepper, arithmetic, low_precision
+from trainables.flops import counted_flops
 from trainables.gans import CATEGORIES, Drawn, Gan, InfoGan, code_critic
 from trainables.losses import (
     interpolate,
@@ -35,6 +35,7 @@ from trainables.models.compact import CompactCritic, CompactGenerator
 from trainables.models.dense import DenseGenerator, PlaneGenerator
 from trainables.models.figr import FigrCritic, FigrGenerator
 from trainables.models.network import Network, Weights
+from trainables.optimizers import Adam, GradientDescent, Optimizer
 from trainables.weights import restore
 
 # Generators that share the critic of stride-2 convolutions.
@@ -87,20 +88,16 @@ def _leaves(network: Network, start: Tensor, tasks: int) -> dict[str, Tensor]:
     return {name: network.parameters[name].laid(w) for name, w in named.items()}
 
 
-def _optimizer(config: ReptileConfig, weights: Weights, lr: float) -> torch.optim.Optimizer:
+def _optimizer(config: ReptileConfig, weights: Weights, lr: float) -> Optimizer:
     leaves = [weight.requires_grad_() for weight in weights.values()]
     if config.inner_optimizer == "sgd":
-        return torch.optim.SGD(leaves, lr=lr)
-    # Elementwise, so tasks that share the tensors stay independent.
-    on_gpu = leaves[0].is_cuda  # where the step may be captured
-    return torch.optim.Adam(leaves, lr=lr, betas=(0.0, 0.9), fused=True, capturable=on_gpu)
+        return GradientDescent(leaves, lr)
+    return Adam(leaves, lr, (0.0, 0.9), fused=True)
 
 
-def _descend(weights: Weights, gradients: Weights, optimizer: torch.optim.Optimizer) -> None:
-    for name, weight in weights.items():
-        # The fused Adam takes a gradient's memory as it lies, whatever its strides say.
-        weight.grad = _laid_like(weight, gradients[name])
-    optimizer.step()
+def _descend(weights: Weights, gradients: Weights, optimizer: Optimizer) -> None:
+    # The fused Adam takes a gradient's memory as it lies, whatever its strides say.
+    optimizer.step([_laid_like(weight, gradients[name]) for name, weight in weights.items()])
 
 
 def _laid_like(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -173,8 +170,8 @@ class InnerLoop:
         for net, flat, leaves in zip(nets, flats, (self.generator, self.critic), strict=True):
             for name, weight in net.named(flat.detach()[None]).items():
                 leaves[name].detach().copy_(weight)
-        begin_anew(self._generator_optimizer)
-        begin_anew(self._critic_optimizer)
+        self._generator_optimizer.restart()
+        self._critic_optimizer.restart()
         self.shots.copy_(shots)
 
     def step(self) -> tuple[Tensor, Tensor]:
@@ -284,7 +281,7 @@ class MetaTraining:
         self.average = self.meta.clone()
         self.iterations = 0
         self._outer = [
-            torch.optim.Adam([weights], lr=config.outer_step)
+            Adam([weights], config.outer_step)
             for weights in (self.meta.generator, self.meta.critic)
         ]
 
@@ -329,8 +326,7 @@ class MetaTraining:
         )
         for (meta, after), outer in zip(pairs, self._outer, strict=True):
             if self.config.outer_optimizer == "adam":
-                meta.grad = reptile_gradient(meta, after)
-                outer.step()
+                outer.step([reptile_gradient(meta, after)])
             else:
                 meta.copy_(reptile_update(meta, after, step=self.config.outer_step))
 
@@ -406,9 +402,7 @@ def _counted_flops(config: ReptileConfig, count: int) -> float:
     rng = torch.Generator().manual_seed(0)
     shots = torch.zeros(1, count, config.channels, config.size, config.size)
     loop = InnerLoop(gan, config, initial_weights(gan, rng), shots, rng)
-    with FlopCounterMode(display=False) as counter:
-        loop.step()
-    return float(counter.get_total_flops())
+    return counted_flops(loop.step)
 
 
 def meta_iteration_flops(config: ReptileConfig) -> float:

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.augment import augment
 from trainables.change import Change
 from trainables.configs import TransferConfig
 from trainables.cuda_step import Stepper, arithmetic, low_precision
+from trainables.flops import counted_flops
 from trainables.gans import Drawn, Gan, build_transfer_gan
 from trainables.losses import (
     gradient_penalty,
@@ -34,6 +34,7 @@ from trainables.losses import (
     wasserstein_generator,
 )
 from trainables.models.compact import CompactCritic
+from trainables.optimizers import Adam
 from trainables.reptile import Pair, newest_weight
 from trainables.weights import restore
 
@@ -92,11 +93,11 @@ class AdversarialSteps:
         fast: bool = False,
     ) -> None:
         self.gan, self.config, self.prior, self.real, self.rng = gan, config, prior, real, rng
-        self._fast = fast
         self._scores = low_precision(gan.scores, rng.device, fast=fast)
         self._generate = low_precision(gan.generator.forward, rng.device, fast=fast)
         self._batch, self._averaging, self.steps = batch, averaging, 0
-        self._stepper = self._new_stepper()
+        capture = type(gan) is Gan or batch > 1  # a single category is looked at
+        self._stepper = Stepper(rng, fast=fast, capture=capture)
         tasks = len(prior)
         self.generator = _copies(gan.generator.named(start.generator[None]), tasks)
         self.critic = _copies(gan.critic.named(start.critic[None]), tasks)
@@ -111,19 +112,9 @@ class AdversarialSteps:
         )
         rates = (lr, lr * config.critic_lr_ratio)
         self._optimizers = [
-            torch.optim.Adam(
-                list(w.values()),
-                lr=rate,
-                betas=(config.beta1, 0.9),
-                fused=True,
-                capturable=rng.device.type == "cuda",
-            )
+            Adam(list(w.values()), rate, (config.beta1, 0.9), fused=True)
             for w, rate in zip(self._trained, rates, strict=True)
         ]
-
-    def _new_stepper(self) -> Stepper:
-        capture = type(self.gan) is Gan or self._batch > 1  # a single category is looked at
-        return Stepper(self.rng, fast=self._fast, capture=capture)
 
     def step(self) -> tuple[Tensor, Tensor]:
         """One generator update after `critic_steps` critic updates -> their losses, each [T], which
@@ -205,10 +196,8 @@ class AdversarialSteps:
             ways = [(weight - source[name]).flatten(1) for name, weight in weights.items()]
             loss = loss + self.config.l2_source * torch.cat(ways, 1).square().sum(1)
         gradients = torch.autograd.grad(loss.sum(), list(weights.values()))
-        for weight, gradient in zip(weights.values(), gradients, strict=True):
-            # The fused Adam takes a gradient's memory as it lies, whatever its strides say.
-            weight.grad = gradient.contiguous()
-        self._optimizers[which].step()
+        # The fused Adam takes a gradient's memory as it lies, whatever its strides say.
+        self._optimizers[which].step([gradient.contiguous() for gradient in gradients])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that going on needs but the start, the prior and the pictures."""
@@ -229,7 +218,6 @@ class AdversarialSteps:
             optimizer.load_state_dict(saved)
         self.rng.set_state(state["rng"].cpu())
         self.steps = state["steps"]
-        self._stepper = self._new_stepper()  # the optimizers' memory is another
 
 
 def _copies(named: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:
@@ -354,6 +342,4 @@ def _counted(fields: tuple[tuple[str, Any], ...], penalised: bool, labels: int) 
     steps = fine_tuning(
         gan, config, start, torch.zeros(labels, *shape), torch.zeros(1, 4, *shape), rng
     )
-    with FlopCounterMode(display=False) as counter:
-        steps.step()
-    return float(counter.get_total_flops())
+    return counted_flops(steps.step)
