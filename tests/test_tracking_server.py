@@ -301,7 +301,7 @@ def test_a_search_logs_into_it_and_tells_nobody_the_password(server, tmp_path, r
     def launch(password: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, str(QUICK), "", "reptile_omniglot", "--study", "s"]
         words += ["--data", str(tmp_path / "pictures"), "--storage", str(tmp_path / "runs")]
-        words += ["--budget", "10s", "--trials", "2", "--cpus-per-trial", str(os.cpu_count())]
+        words += ["--budget", "300s", "--trials", "2", "--cpus-per-trial", str(os.cpu_count())]
         return subprocess.run(
             [*words, "--tracking-uri", server.url],
             env={
