@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ray.dashboard.utils import ray_client_address_to_api_server_url
@@ -22,6 +23,7 @@ def run_as_job(
     modules: Sequence[Path],
     say: Callable[[str], None],
     *,
+    environment: Mapping[str, Any] | None = None,
     follow: bool = True,
 ) -> int:
     """Submit a command, and show what it prints until it ends -> its exit code.
@@ -31,6 +33,7 @@ def run_as_job(
         words: of the command.
         modules: folders of Python packages that it needs.
         say: shows lines.
+        environment: what else of a runtime environment it has.
         follow: False returns 0 as soon as it is submitted.
     Raises:
         ConnectionError: no cluster answers there, or it refuses us.
@@ -39,8 +42,8 @@ def run_as_job(
     offer_token()
     try:
         client = JobSubmissionClient(_dashboard_of(address))
-        environment = shipped(modules)
-        job: str = client.submit_job(entrypoint=shlex.join(words), runtime_env=environment)
+        whole = shipped(modules, {} if environment is None else environment)
+        job: str = client.submit_job(entrypoint=shlex.join(words), runtime_env=whole)
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConnectionError(f"Cannot submit a job to {address}: {reason}") from error

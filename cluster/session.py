@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,6 +102,7 @@ def session(
     address: str | None = None,
     *,
     modules: Sequence[Path] = (),
+    environment: Mapping[str, Any] | None = None,
     cpus: int | None = None,
     gpus: int | None = None,
     bereaved: Callable[[Sequence[str]], int] | None = None,
@@ -113,6 +114,7 @@ def session(
             None starts a fresh local Ray, even where another one runs already.
         modules: folders of Python packages that a cluster's nodes get for as long as this lasts. A
             Ray job brings its own.
+        environment: what else of a runtime environment all processes have, here and there.
         cpus: cores that a fresh Ray may hand out; None takes all. Not for a cluster.
         gpus: GPUs that a fresh Ray may hand out; None takes all. Not for a cluster.
         bereaved: called in a thread, with their names, if processes that a fresh Ray cannot do
@@ -136,7 +138,8 @@ def session(
             _begin(_listen, over, address)
         if bereaved is not None:
             _begin(_watch, over, bereaved)
-        context = _start(cpus, gpus) if address is None else _join(address, modules)
+        more = {} if environment is None else environment
+        context = _start(cpus, gpus, more) if address is None else _join(address, modules, more)
         yield _describe(context, started_here=address is None)
     finally:
         over.set()
@@ -190,7 +193,7 @@ def _watch(over: threading.Event, bereaved: Callable[[Sequence[str]], int]) -> N
                 os._exit(code)
 
 
-def _start(cpus: int | None, gpus: int | None) -> Any:
+def _start(cpus: int | None, gpus: int | None, environment: Mapping[str, Any]) -> Any:
     try:
         _keep_token_private()
         with _on_loopback():
@@ -201,6 +204,7 @@ def _start(cpus: int | None, gpus: int | None) -> Any:
                 include_dashboard=None,  # if it can be had: True would end the study without it
                 dashboard_host="127.0.0.1",
                 object_store_memory=_OBJECT_STORE_BYTES,
+                runtime_env=dict(environment) or None,
                 **_QUIET,
             )
     except Exception as error:  # Ray raises the bare class where its processes come up too slowly
@@ -255,19 +259,24 @@ def _found(address: str) -> str:
     return found
 
 
-def _join(address: str, modules: Sequence[Path]) -> Any:
+def _join(address: str, modules: Sequence[Path], environment: Mapping[str, Any]) -> Any:
     job = RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ  # which has an environment already
-    environment = None if job or not modules else shipped(modules)
+    whole = shipped([] if job else modules, environment)
     try:
-        return ray.init(address=address, runtime_env=environment, **_QUIET)
+        return ray.init(address=address, runtime_env=whole or None, **_QUIET)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise ConnectionError(f"Cannot join Ray at {address}: {_why(error)}") from error
 
 
-def shipped(modules: Sequence[Path]) -> dict[str, Any]:
-    """A runtime environment with these packages, known by their content, which the caches that
-    Python writes beside them would change."""
-    return {"py_modules": [str(path) for path in modules], "excludes": ["__pycache__/"]}
+def shipped(modules: Sequence[Path], more: Mapping[str, Any]) -> dict[str, Any]:
+    """A runtime environment with these packages and what else it has, {} if that is nothing.
+
+    Packages are known by their content, which the caches that Python writes beside them would
+    change.
+    """
+    every = [*map(str, modules), *more.get("py_modules", ())]
+    packed = {"py_modules": every, "excludes": ["__pycache__/"]} if every else {}
+    return {**more, **packed}
 
 
 def _why(error: Exception) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from trainables.configs import ARCHITECTURES, ReptileConfig
+from trainables.configs import ReptileConfig
+from trainables.generators import ARCHITECTURES
 
 if TYPE_CHECKING:
     from optuna import Trial

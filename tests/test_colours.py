@@ -10,9 +10,10 @@ import pytest
 from picture_files import quiet
 from PIL import Image
 
-from trainables.configs import ARCHITECTURES, ReptileConfig, TransferConfig
+from trainables.configs import ReptileConfig, TransferConfig
 from trainables.datasets import load_folder
 from trainables.evaluation import prepare_scorer
+from trainables.generators import ARCHITECTURES
 from trainables.pipeline import StudyContext, load_pipeline
 from trainables.reptile import step_flops
 from trainables.tasks import split_classes

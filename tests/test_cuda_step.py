@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables import cuda_step
 from trainables.change import NO_CHANGE
-from trainables.configs import ARCHITECTURES, ReptileConfig, TransferConfig
+from trainables.configs import ReptileConfig, TransferConfig
 from trainables.cuda_step import WARM_UP, Stepper, arithmetic, low_precision
+from trainables.generators import ARCHITECTURES
 from trainables.reptile import (
     InnerLoop,
     MetaTraining,

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from trainables import reptile
-from trainables.configs import ARCHITECTURES, METHODS, ReptileConfig, TransferConfig
+from trainables.configs import METHODS, ReptileConfig, TransferConfig
 from trainables.cuda_step import WARM_UP, Stepper
+from trainables.generators import ARCHITECTURES
 from trainables.memory import is_out_of_memory, share_card
 from trainables.reptile import InnerLoop, MetaTraining, Pair, adapt, initial_weights
 from trainables.transfer import AdversarialSteps, build_gan, fine_tuning

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from trainables import reptile
 from trainables.change import NO_CHANGE, Change
-from trainables.configs import ARCHITECTURES, ReptileConfig
+from trainables.configs import ReptileConfig
+from trainables.generators import ARCHITECTURES
 from trainables.reptile import (
     InnerLoop,
     MetaTraining,

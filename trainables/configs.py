@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from trainables.change import NO_CHANGE, Change
+from trainables.generators import architectures
 
-Architecture = Literal["dense", "plane", "compact", "infogan", "dcgan", "resnet"]
-ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 METHODS = ("dcgan", "cgan", "infogan")
 Augmentation = Literal["fresh", "layer", "crop"]
 Loss = Literal["wasserstein", "logistic"]
@@ -20,7 +19,7 @@ class ReptileConfig:
     """How one Reptile trial learns and how its model is adapted to new shots."""
 
     mode: Literal["corrected", "faithful"] = "corrected"  # see `trainables.losses`
-    architecture: Architecture = "plane"  # dcgan, resnet: FIGR's; infogan: plane with codes
+    architecture: str = "plane"  # dcgan, resnet: FIGR's; infogan: plane with codes; or a plugin's
     size: int = 32  # pixels a side
     channels: int = 1
     width: int = 16  # channels at the finest convolution
@@ -49,10 +48,8 @@ class ReptileConfig:
     adapt_averaging: float = 0.2  # share of its steps that the drawing generator averages over
 
     def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"`architecture` must be one of {ARCHITECTURES}, got {self.architecture!r}."
-            )
+        if self.architecture not in (known := architectures()):
+            raise ValueError(f"`architecture` must be one of {known}, got {self.architecture!r}.")
         if self.adapt_augmentation not in ("fresh", "layer"):
             raise ValueError(
                 f"`adapt_augmentation` must be 'fresh' or 'layer', got {self.adapt_augmentation!r}."

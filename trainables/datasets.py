@@ -13,6 +13,7 @@ import numpy.typing as npt
 import platformdirs
 from PIL import Image
 
+from trainables.added_data import ADDED
 from trainables.built_once import Report
 from trainables.download import DownloadError
 from trainables.download import download as fetch
@@ -87,7 +88,7 @@ def load(
     """Open a set by name, reading (and if need be downloading) it the first time.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`, or of a plugin's.
         data_root: a folder in torchvision's layout; None for `FEWSHOT_DATA`, else the user's
             cache folder. Missing files are downloaded into it.
         cache_dir: where the memory-mapped array is kept, one folder a set, size and source.
@@ -99,15 +100,16 @@ def load(
         UserError: unknown name, damaged or incomplete files (the line names them), a data root
             that does not exist, or an unwritable cache folder.
     """
-    if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(DATASETS)}."
+    known = (*DATASETS, *ADDED)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}."
         raise UserError(f"Unknown data set {name!r}: {hint}")
     if name in PUBLISHED:
         root = data_root_in_use(data_root)
         source = _published_source(PUBLISHED[name], root, may_download=download, report=report)
     else:
-        source = EMBEDDED[name]
+        source = ADDED[name]() if name in ADDED else EMBEDDED[name]
     return build_image_set(source, cache_dir=cache_dir, size=size, report=report)
 
 
@@ -165,6 +167,8 @@ def load_or_stand_in(
             report=report,
         )
     except DataMissingError as missing:
+        if name not in STAND_INS:
+            raise
         stand_in = STAND_INS[name]
         if download:
             report(str(missing))

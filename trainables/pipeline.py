@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from trainables.errors import UserError
+from trainables.registry import add, resolved
 from trainables.tasks import Part
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class StudyContext:
     episode_seed: int = 0  # of the scoring episodes; another one gives fresh shots
     scoring_share: float = 0.12  # of a trial's compute, at most: scoring means adapting
     fast_gpu: bool = False  # see `cuda_step`; it means nothing on CPUs
+    plugins: tuple[Mapping[str, str], ...] = ()  # that the study began with: `plugins.records`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +169,9 @@ class Pipeline(Protocol):
         ...
 
 
+Kind = TypeVar("Kind", bound="type[Pipeline]")
 # Named, not imported: a worker loads only the pipeline that it runs.
-PIPELINES = {
+PIPELINES: dict[str, str | type[Pipeline]] = {
     "reptile": "trainables.reptile_trial:ReptileTrial",
     "transfer": "trainables.transfer_trial:TransferTrial",
 }
@@ -182,6 +185,23 @@ def load_pipeline(name: str) -> type[Pipeline]:
     """
     if name not in PIPELINES:
         raise ValueError(f"`pipeline` must be one of {sorted(PIPELINES)}, got {name!r}.")
-    module, _, cls = PIPELINES[name].partition(":")
-    pipeline: type[Pipeline] = getattr(import_module(module), cls)
-    return pipeline
+    return resolved(PIPELINES[name])
+
+
+def register_pipeline(name: str) -> Callable[[Kind], Kind]:
+    """Make a class a pipeline: `Experiment(pipeline=name)`. It has all that `Pipeline` has.
+
+    Args:
+        name: letters, digits and "_"; no other pipeline's.
+    Raises:
+        UserError: the name is taken, or the class lacks something of `Pipeline`; says what.
+    """
+
+    def register(kind: Kind) -> Kind:
+        wanted = [member for member in vars(Pipeline) if not member.startswith("_")]
+        if missing := [member for member in wanted if not hasattr(kind, member)]:
+            raise UserError(f"Pipeline {kind.__name__} lacks {', '.join(missing)}.")
+        add(PIPELINES, "pipeline", name, kind)
+        return kind
+
+    return register

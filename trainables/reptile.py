@@ -10,7 +10,7 @@ Sources: FIGR, arXiv:1901.02199; Reptile, arXiv:1803.02999; WGAN-GP, arXiv:1704.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -24,6 +24,7 @@ from trainables.configs import ReptileConfig
 from trainables.cuda_step import Stepper, arithmetic, low_precision
 from trainables.flops import counted_flops
 from trainables.gans import CATEGORIES, Drawn, Gan, InfoGan, code_critic
+from trainables.generators import GENERATORS, load_generator
 from trainables.losses import (
     interpolate,
     slope_at,
@@ -31,19 +32,12 @@ from trainables.losses import (
     wasserstein_critic,
     wasserstein_generator,
 )
-from trainables.models.compact import CompactCritic, CompactGenerator
-from trainables.models.dense import DenseGenerator, PlaneGenerator
+from trainables.models.compact import CompactCritic
+from trainables.models.dense import PlaneGenerator
 from trainables.models.figr import FigrCritic, FigrGenerator
 from trainables.models.network import Network, Weights
 from trainables.optimizers import Adam, GradientDescent, Optimizer
 from trainables.weights import restore
-
-# Generators that share the critic of stride-2 convolutions.
-CHEAP: dict[str, Callable[..., Network]] = {
-    "dense": DenseGenerator,
-    "plane": PlaneGenerator,
-    "compact": CompactGenerator,
-}
 
 
 @dataclass(slots=True)
@@ -68,8 +62,8 @@ def build_gan(config: ReptileConfig) -> Gan:
         inputs = config.latent + InfoGan.extra_inputs(CATEGORIES)
         generator: Network = PlaneGenerator(**shape, latent=inputs)
         return InfoGan(generator, code_critic(shape, CATEGORIES), config.latent, CATEGORIES)
-    if cheap := CHEAP.get(config.architecture):
-        generator = cheap(**shape, latent=config.latent)
+    if config.architecture in GENERATORS:
+        generator = load_generator(config.architecture)(**shape, latent=config.latent)
         return Gan(generator, CompactCritic(**shape), config.latent)
     figr = shape | {"depth": config.depth, "residual": config.architecture == "resnet"}
     return Gan(FigrGenerator(**figr, latent=config.latent), FigrCritic(**figr), config.latent)

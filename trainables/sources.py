@@ -83,7 +83,7 @@ class Published:
         return Source(
             name=self.name,
             stand_in=False,
-            key={stem: _file_state(path) for stem, path in paths.items()},
+            key={stem: file_state(path) for stem, path in paths.items()},
             read=partial(self.read, paths),
         )
 
@@ -100,7 +100,7 @@ def damaged(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _file_state(path: Path) -> list[object]:
+def file_state(path: Path) -> list[object]:
     """Return what tells one version of a file or folder from the next without reading it."""
     with damaged(path):
         if not path.is_dir():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
+from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from tuner.experiments import Experiment
 from tuner.journal import Space
 from tuner.known_points import Probe, parameters_of
 from tuner.machine import Training
+from tuner.plugins import again, load_again
 
 SPEED_SECONDS = 5.0  # of training, when several are timed side by side
 _SPAWN = get_context("spawn")  # CUDA bears no fork
@@ -33,7 +36,9 @@ def probed(experiment: Experiment, *, episodes: int, samples: int, fast: bool) -
     """
     if not torch.cuda.is_available():
         return None
-    with ProcessPoolExecutor(1, mp_context=_SPAWN) as pool:
+    with ProcessPoolExecutor(
+        1, mp_context=_SPAWN, initializer=load_again, initargs=(again(),)
+    ) as pool:
 
         def measure(config: Any) -> Card | None:
             found = pool.submit(
@@ -103,13 +108,18 @@ class _Largest(Probe):
         return super()._suggest(name, distribution)
 
 
+def _meet(others: Barrier, plugins: Sequence[Path | str]) -> None:
+    load_again(plugins)
+    meet(others)
+
+
 def speed_beside(training: Training) -> float:
     """FLOPs of training a second of each of the trials that share a card: how much of it one uses,
     and so what others slow it down by, differs from net to net."""
     trials = training.beside
     others = _SPAWN.Barrier(trials)
     with ProcessPoolExecutor(
-        trials, mp_context=_SPAWN, initializer=meet, initargs=(others,)
+        trials, mp_context=_SPAWN, initializer=_meet, initargs=(others, again())
     ) as pool:
         runs = [
             pool.submit(

@@ -21,6 +21,7 @@ from trainables.pipeline import StudyContext
 from trainables.pretraining import damaged_sources
 from trainables.published import publish
 from trainables.tasks import split_record
+from tuner import plugins
 from tuner.background import leave_terminal
 from tuner.breakdown import Breakdown, breakdown_behind, is_full_disk, ray_died
 from tuner.capacity import Capacity
@@ -146,7 +147,9 @@ def _enter(
 ) -> Session:
     stack.callback(_heed_sigterm)  # Ray's end leaves SIGTERM to the kernel, which kills
     try:
-        entered = stack.enter_context(session(address, modules=packages(), bereaved=bereaved))
+        more = stack.enter_context(plugins.environment())
+        ours = session(address, modules=packages(), environment=more, bereaved=bereaved)
+        entered = stack.enter_context(ours)
     except (ConnectionError, ValueError) as error:
         raise UserError(str(error)) from error
     _heed_sigterm()  # Ray has just set its handler
@@ -398,6 +401,8 @@ class _Study:
         journal.set_attr("experiment", experiment.name)
         journal.set_attr("data", asdict(setting.data))
         journal.set_attr("split", split_record(setting.images, setting.split))
+        journal.set_attr("plugins", plugins.records())
+        plugins.keep_copies(setting.folder)
         journal.set_attr("plan", self.plan.to_dict())
 
     def _prepare(self) -> tuple[StudyContext, StudyContext]:
@@ -435,6 +440,7 @@ class _Study:
             store=str(store) if bucket is None else below(bucket, store.name),
             scoring_share=SCORING_COMPUTE[plan.scale],
             fast_gpu=plan.fast_gpu,
+            plugins=tuple(self._journal.attr("plugins", ())),
         )
 
     def _for_nodes(self, folder: Path) -> str:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal, get_args
 
 from search_spaces.reptile import cpu_space, paper_space
 from search_spaces.transfer import transfer_space
+from trainables.added_data import ADDED
 from trainables.configs import ReptileConfig, TransferConfig
+from trainables.datasets import DATASETS
 from trainables.errors import UserError
-from tuner.known_points import KnownPoint
+from trainables.pipeline import load_pipeline
+from trainables.registry import add
+from tuner.known_points import KnownPoint, Probe, check_known_point
 
 Scale = Literal["cpu", "paper"]
+ALL = "all"  # in place of a name
+DRAWS = 50  # from a space, to see whether its configs are valid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +29,14 @@ class Experiment:
 
     Attributes:
         scale: what sizes of nets the space holds.
-        name: on the command line.
+        name: on the command line, and of the function that returns it.
         pictures: that it makes, in words.
         method: by which, in words.
         data: name of the data set.
         pipeline: its name in `PIPELINES`.
-        base: config that the space starts from.
-        space: (trial, base) -> config.
+        base: config that the space starts from: a frozen dataclass of plain data, whose fields
+            `size` and `channels` become those of the pictures.
+        space: (trial, base) -> config, by Optuna's `trial.suggest_...`.
         known_points: settings that run first.
     """
 
@@ -40,16 +48,74 @@ class Experiment:
     pipeline: str
     base: Any
     space: Callable[[Any, Any], Any]
-    known_points: Sequence[KnownPoint]
+    known_points: Sequence[KnownPoint] = ()
 
 
 EXPERIMENTS: dict[str, Callable[[Scale], Experiment]] = {}
 
 
 def experiment(build: Callable[[Scale], Experiment]) -> Callable[[Scale], Experiment]:
-    """Register a builder under its own name."""
-    EXPERIMENTS[build.__name__] = build
+    """Register a builder under its own name, which is then the command's.
+
+    Raises:
+        UserError: another experiment has the name.
+    """
+    add(EXPERIMENTS, "experiment", build.__name__, build, taken=(ALL,))
     return build
+
+
+def require_sound(name: str) -> None:
+    """See to it that an experiment can be run at either scale, as far as that costs nothing.
+
+    Raises:
+        UserError: its space or a known point yields an invalid config, or something that it names
+            is not there.
+    """
+    for scale in get_args(Scale):
+        made = EXPERIMENTS[name](scale)
+        if made.name != name:
+            raise UserError(
+                f"Experiment {name!r} must have its function's name, got {made.name!r}."
+            )
+        if made.data not in (known := (*DATASETS, *ADDED)):
+            raise UserError(
+                f"Experiment {name!r}: `data` must be one of {known}, got {made.data!r}."
+            )
+        _require_base(name, made.base)
+        try:
+            load_pipeline(made.pipeline)
+            for point in made.known_points:
+                check_known_point(point, made.space, made.base)
+        except ValueError as error:
+            raise UserError(f"Experiment {name!r}: {error}") from error
+        for draw in range(DRAWS):
+            _require_valid(made, Probe({}, seed=draw))
+
+
+def _require_base(name: str, base: Any) -> None:
+    own = {field.name for field in fields(base)} if is_dataclass(base) else set()
+    if isinstance(base, type) or not {"size", "channels"} <= own:
+        raise UserError(
+            f"Experiment {name!r}: `base` must be a dataclass with the fields size and channels, "
+            f"which the pictures decide; got {base!r}."
+        )
+
+
+def _require_valid(made: Experiment, trial: Probe) -> None:
+    """A config of its space is valid, and stays itself as plain data."""
+    try:
+        config = made.space(trial, made.base)
+        again = type(made.base)(**json.loads(json.dumps(asdict(config))))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"Experiment {made.name!r}: its space yields an invalid config ({error}) at "
+            f"{dict(trial.params)}."
+        ) from error
+    if again != config:
+        raise UserError(
+            f"Experiment {made.name!r}: its config must be the same as JSON, and {config!r} "
+            f"becomes {again!r}."
+        )
 
 
 def find_experiment(name: str) -> Callable[[Scale], Experiment]:
@@ -61,7 +127,8 @@ def find_experiment(name: str) -> Callable[[Scale], Experiment]:
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
     near = difflib.get_close_matches(name, EXPERIMENTS, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(EXPERIMENTS))}."
+    there = f"There are: {', '.join(sorted(EXPERIMENTS))}; and those of a --plugin FILE."
+    hint = f"Did you mean {near[0]!r}?" if near else there
     raise UserError(f"There is no experiment {name!r}. {hint}")
 
 

@@ -430,13 +430,19 @@ class Played:
 
 
 def save_champion(
-    pipeline: str, record: TrialRecord, model: Model, tested: Tested, folder: Path
+    pipeline: str,
+    record: TrialRecord,
+    model: Model,
+    tested: Tested,
+    folder: Path,
+    plugins: Sequence[Mapping[str, str]] = (),
 ) -> Kept:
     """Keep the champion outside of its trial's folder, where people look for it.
 
     Writes grid.png, samples.npz (shots and samples, uint8), weights.safetensors and config.json:
-    the pipeline, the trial's config, and the steps of adaptation after which to draw. A champion
-    that is there is replaced when all of these are whole.
+    the pipeline, the trial's config, the steps of adaptation after which to draw, and `plugins`,
+    the records of those that it needs. A champion that is there is replaced when all of these are
+    whole.
     """
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)  # a kill left it
@@ -447,6 +453,7 @@ def save_champion(
         "pipeline": pipeline,
         "config": dict(record.config),
         "adapt_steps": tested.adapt_steps,
+        "plugins": list(plugins),
     }
     (new / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     np.savez_compressed(new / SAMPLES, shots=tested.shots, samples=tested.samples)

@@ -33,7 +33,7 @@ NAMES = (
 )
 SAMPLERS = ("tpe", "gp", "cmaes", "nsgaii", "random", "sobol")
 ALL = "all"  # in place of a name
-OF_ONE = ("study", "data", "base", "target", "point", "warm_start")  # not for all
+OF_ONE = ("study", "data", "base", "target", "point", "warm_start", "plugin")  # not for all
 SIZES = (32, 64, 128)
 
 DESCRIPTION = """\
@@ -52,6 +52,7 @@ examples:
                                                           tuner.status, tuner.logs, tuner.stop
   python -m tuner.launch reptile_mnist --warm-start reptile_omniglot
   python -m tuner.launch all --budget 6h                  one after another, an hour each
+  python -m tuner.launch my_gan --plugin my_gan.py        an experiment, nets or data of your own
   python -m tuner.launch --replay RUN_ID                  a trial once more, bit for bit
 
 Exit codes: 0 done; 1 nothing succeeded, or a replay differs; 2 a request that cannot be met;
@@ -59,8 +60,12 @@ Exit codes: 0 done; 1 nothing succeeded, or a replay differs; 2 a request that c
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All options; frameworks are not imported for them."""
+def build_parser(more: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """All options; frameworks are not imported for them.
+
+    Args:
+        more: experiments of plugins.
+    """
     parser = OneLineParser(
         prog="python -m tuner.launch",
         description=DESCRIPTION,
@@ -68,8 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "experiment", nargs="?", help=f"what to search: {', '.join(NAMES)}; or {ALL}"
+        "experiment", nargs="?", help=f"what to search: {', '.join((*NAMES, *more))}; or {ALL}"
     )
+    _add_plugin_option(parser)
     search = parser.add_argument_group("how much")
     search.add_argument("--trials", type=int, help="at most (default: what the budget allows)")
     search.add_argument(
@@ -181,12 +187,24 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_plugin_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="Python file of your own that registers experiments, pipelines, generators or data "
+        "sets (repeatable); those of installed packages need no naming",
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line -> its exit code."""
     began = time.monotonic()
     try:
         words = _joined(sys.argv[1:] if argv is None else argv)
-        arguments = build_parser().parse_args(words)
+        arguments = build_parser(_experiments_to_list(words)).parse_args(words)
+        _load_plugins(arguments)
         if arguments.tracking_uri is not None:
             from tuner.tracking_uri import require_no_password
 
@@ -213,6 +231,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted before any trial began: run the same command again.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _experiments_to_list(words: Sequence[str]) -> tuple[str, ...]:
+    """Those of plugins, where they are asked for: others need not be imported first."""
+    if not {"-h", "--help"} & set(words):
+        return ()
+    from tuner import plugins
+
+    parser = OneLineParser(add_help=False)
+    _add_plugin_option(parser)
+    plugins.load(parser.parse_known_args(words)[0].plugin)
+    plugins.load_installed()
+    return plugins.experiments()
+
+
+def _load_plugins(arguments: argparse.Namespace) -> None:
+    """Those that are named, and the installed ones where a name is none of ours."""
+    from tuner import plugins
+
+    plugins.load(arguments.plugin)
+    experiment, data = arguments.experiment, arguments.data
+    if experiment not in (*NAMES, *plugins.experiments(), ALL, None) or (
+        data is not None and not data.exists()
+    ):
+        plugins.load_installed()
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -253,10 +296,10 @@ def _request(arguments: argparse.Namespace) -> Request:
         raise UserError("An experiment must be named; see --help.")
     if arguments.experiment != ALL:
         find_experiment(arguments.experiment)
-    elif any(getattr(arguments, name) is not None for name in OF_ONE):
+    elif any(getattr(arguments, name) not in (None, []) for name in OF_ONE):
         raise UserError(
             f"{ALL!r} runs every experiment on its own data, classes and settings: leave out "
-            "--study, --data, --base, --target, --point and --warm-start."
+            "--study, --data, --base, --target, --point, --warm-start and --plugin."
         )
     if arguments.trials is not None and arguments.trials < 1:
         raise UserError(f"--trials must be at least 1, got {arguments.trials}.")
@@ -302,6 +345,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         warm_start=tuple(arguments.warm_start or ()),
         fast_gpu=arguments.fast_gpu,
         detach=arguments.detach,
+        plugins=tuple(map(Path, arguments.plugin)),
     )
 
 

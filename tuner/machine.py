@@ -21,6 +21,7 @@ import joblib
 from trainables.datasets import user_cache
 from trainables.pipeline import load_pipeline
 from tuner.journal import installed
+from tuner.plugins import records
 
 CALIBRATION_SECONDS = 2.0
 _GPU_DRIVERS = ("nvidia*", "dxg", "kfd")  # below /dev: NVIDIA's, its in WSL, AMD's
@@ -135,11 +136,13 @@ def kept_speed(training: Training) -> Speed | None:
 def _place(training: Training) -> Path:
     """The file of a speed, named after all that it depends on and that does not change by itself;
     what else the machine does is left out."""
-    key = {
+    key: dict[str, Any] = {
         "training": asdict(training),
         "machine": [platform.node(), platform.machine(), _processor(), cpus()],
         "versions": installed(),
     }
+    if used := records():
+        key["plugins"] = used
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return user_cache() / "speeds" / f"{training.pipeline}-{digest[:16]}.json"
 

@@ -24,7 +24,7 @@ SAME = ("torch", "numpy", "scipy", "safetensors")  # packages that scores and ch
 MODULES = (  # all that a node is asked for
     "trainables.trainable",
     "tuner.final_tasks",
-    *(place.partition(":")[0] for place in PIPELINES.values()),
+    *(place.partition(":")[0] for place in PIPELINES.values() if isinstance(place, str)),
 )
 
 

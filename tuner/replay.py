@@ -14,6 +14,7 @@ from trainables.image_set import open_image_set
 from trainables.published import at_hand
 from trainables.trainable import FAIL, TrialTrainable
 from tuner.exit_codes import NOTHING_SUCCEEDED
+from tuner.plugins import require
 from tuner.run_store import KeptTrial, read_trial
 from tuner.tracking import metric_name
 from tuner.tracking_uri import resolve_uri
@@ -43,6 +44,7 @@ def replay_trial(
         UserError: there is no such run, it is no trial or holds too little, or the data is another.
     """
     kept = read_trial(resolve_uri(uri, storage), run_id)
+    require(kept.settings["context"].get("plugins", ()), f"Run {run_id}")
     _require_same_data(kept, run_id)
     # Pre-training is looked for, or written, in this storage, whatever place the record names.
     context = kept.settings["context"] | {"store": str(storage / "pretrained")}

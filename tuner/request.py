@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trainables.added_data import ADDED
 from trainables.datasets import PUBLISHED
 
 SIZE = 32  # pixels a side, unless asked for otherwise
@@ -45,6 +46,7 @@ class Request:
     warm_start: tuple[str, ...] = ()
     fast_gpu: bool = True
     detach: bool = False
+    plugins: tuple[Path, ...] = ()  # files, as they were named
     bucket: str | None = None  # address that `storage` is a mirror of
 
 
@@ -54,5 +56,5 @@ def is_study_name(text: str) -> bool:
 
 
 def is_name(data: Path) -> bool:
-    """Whether `--data` names a published set, and no folder."""
-    return str(data) in PUBLISHED and not os.path.isdir(data)
+    """Whether `--data` names a published set or a plugin's, and no folder."""
+    return str(data) in (*PUBLISHED, *ADDED) and not os.path.isdir(data)

@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from trainables.datasets import PUBLISHED
 from tuner.request import SIZE, Request, is_name
 from tuner.setting import Setting
 from tuner.tracking_uri import resolve_uri, strip_credentials
@@ -17,11 +18,12 @@ def resume_command(setting: Setting, *more: str) -> str:
     request, uri = setting.request, setting.request.tracking_uri
     named = request.data is None or is_name(request.data)
     # Said even where the environment said it, which may be another one then.
-    read = named and not setting.data.stand_in
+    read = named and setting.data.name in PUBLISHED
     root = Path(setting.data.source) if read else request.data_root
     words = [sys.executable, "-m", "tuner.launch", request.experiment, "--resume"]
     words += ["--study", setting.study, "--storage", request.bucket or str(request.storage)]
     words += _given(
+        *(("--plugin", path.absolute()) for path in request.plugins),
         ("--data-root", root and root.absolute()),
         ("--data", request.data and (request.data if named else request.data.absolute())),
         *_subject(request),
@@ -51,6 +53,7 @@ def typed_command(request: Request) -> str:
     words += [] if request.fast_gpu else ["--no-fast-gpu"]
     budget = request.budget_seconds
     words += _given(
+        *(("--plugin", path) for path in request.plugins),
         ("--budget", None if budget is None else f"{budget:.0f}s"),
         ("--trials", request.trials),
         ("--seed", None if request.resume else request.seed),

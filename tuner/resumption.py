@@ -9,6 +9,7 @@ from trainables.errors import UserError
 from tuner.compatible import require_same_space, require_same_versions
 from tuner.journal import Journal, is_begun, is_free
 from tuner.plan import Plan
+from tuner.plugins import require
 from tuner.request import Request
 from tuner.setting import RESULT, Setting
 from tuner.shares import packed
@@ -56,6 +57,7 @@ def search_on(journal: Journal, setting: Setting) -> None:
 def recorded_plan(journal: Journal, setting: Setting) -> Plan:
     """The plan a study began with, with what `--budget` and `--trials` change of it, now or in an
     earlier resume."""
+    require(journal.attr("plugins", ()), f"Study {setting.study!r}")
     recorded, began = journal.attr("plan"), journal.attr("data")
     if (name := journal.attr("experiment", setting.experiment.name)) != setting.experiment.name:
         raise UserError(

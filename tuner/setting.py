@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 
 from cluster.resources import Node
+from trainables.added_data import ADDED
 from trainables.addresses import below
 from trainables.datasets import (
     DataMissingError,
@@ -151,7 +152,7 @@ def _open_data(
                 f"{request.data} is not here yet: a run downloads it first, and a dry run "
                 "downloads nothing; leave --dry-run out, or name a --data-root that holds it."
             ) from missing
-        source = str(data_root_in_use(request.data_root))
+        source = _source(images, request)
     else:
         images = load_or_stand_in(
             experiment.data,
@@ -161,13 +162,20 @@ def _open_data(
             download=not request.dry_run,  # a dry run starts nothing
             report=say,
         )
-        source = "embedded" if images.stand_in else str(data_root_in_use(request.data_root))
+        source = "embedded" if images.stand_in else _source(images, request)
     return images, Data(
         name=images.name,
         stand_in=images.stand_in,
         fingerprint=images.fingerprint,
         source=source,
     )
+
+
+def _source(images: ImageSet, request: Request) -> str:
+    """Where a named set was found."""
+    if images.name in ADDED:
+        return "a plugin"
+    return str(data_root_in_use(request.data_root))
 
 
 def _title(experiment: Experiment, images: ImageSet, request: Request) -> str:

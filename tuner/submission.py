@@ -13,6 +13,7 @@ from cluster.session import AUTO
 from trainables.addresses import is_address
 from trainables.errors import UserError
 from tuner.exit_codes import INTERRUPTED
+from tuner.plugins import environment
 from tuner.premises import packages
 from tuner.tracking_uri import strip_credentials
 
@@ -45,13 +46,15 @@ def submit(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     argv = [word for word in argv if word != "--detach"]
     words = ["python", "-m", "tuner.launch", *argv, "--address", AUTO]
     try:
-        return run_as_job(
-            address,
-            words,
-            packages(),
-            lambda line: print(line, flush=True),
-            follow=not arguments.detach,
-        )
+        with environment() as more:
+            return run_as_job(
+                address,
+                words,
+                packages(),
+                lambda line: print(line, flush=True),
+                environment=more,
+                follow=not arguments.detach,
+            )
     except (ConnectionError, ValueError) as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from trainables.errors import UserError
 from tuner.experiments import Experiment, find_experiment
 from tuner.journal import Journal
 from tuner.known_points import KnownPoint, check_known_point, parameters_of, point_of
+from tuner.plugins import require
 from tuner.request import NAME, is_study_name
 from tuner.run_store import CHAMPION, Models, usable
 from tuner.standing import far_trials
@@ -120,6 +121,7 @@ def best_of(study: str, storage: Path, experiment: Experiment) -> list[KnownPoin
             f"{study!r}."
         )
     with Journal(storage, study) as journal:
+        require(journal.attr("plugins", ()), f"--warm-start: study {study!r}")
         name, plan, records = journal.attr("experiment"), journal.attr("plan"), journal.records()
     if plan is not None:
         earlier = find_experiment(name)(plan["scale"])

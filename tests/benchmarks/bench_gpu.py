@@ -18,8 +18,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from trainables.configs import ARCHITECTURES, ReptileConfig
+from trainables.configs import ReptileConfig
 from trainables.cuda_step import Stepper
+from trainables.generators import ARCHITECTURES
 from trainables.reptile import InnerLoop, build_gan, initial_weights, step_flops
 from tuner.cards import speed_beside
 from tuner.machine import Training
