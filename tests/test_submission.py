@@ -21,7 +21,16 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Commands that were."""
     found: list[list[str]] = []
 
-    def run_as_job(address: str, words: list[str], modules: Any, say: Any, *, follow: bool) -> int:
+    def run_as_job(
+        address: str,
+        words: list[str],
+        modules: Any,
+        say: Any,
+        *,
+        environment: Any,
+        follow: bool,
+    ) -> int:
+        assert environment == {}  # no plugin
         assert address in (HEAD, "ray://10.0.0.1:10001")
         assert {path.name for path in modules} >= {"tuner", "trainables"}
         found.append(words)

@@ -32,7 +32,7 @@ def add(
             f"most 60; got {name!r}."
         )
     if name in registry or name in taken:
-        raise UserError(f"There is a {kind} {name!r} already: choose another name.")
+        raise UserError(f"The name {name!r} is another {kind}'s already: choose another one.")
     registry[name] = thing
 
 
