@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -124,47 +123,6 @@ def test_the_clock_cuts_a_trial_which_is_scored_where_it_stands(
     assert report.metrics["complete"] == 0
     assert report.metrics["rung"] == -1
     assert report.metrics["meta_iterations"] == 1
-
-
-def test_resuming_equals_never_stopping(config: ReptileConfig, context: StudyContext) -> None:
-    straight, stopped = (ReptileTrial(asdict(config), context, seed=1) for _ in range(2))
-    straight.step(never)
-    stopped.step(never)
-    file = io.BytesIO()
-    torch.save(stopped.state_dict(), file)
-    resumed = ReptileTrial(asdict(config), context, seed=1)
-    resumed.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
-    ours, theirs = resumed.step(never), straight.step(never)
-    clocks = {"train_seconds", "score_seconds"}
-    assert {k: v for k, v in ours.metrics.items() if k not in clocks} == {
-        k: v for k, v in theirs.metrics.items() if k not in clocks
-    }
-    assert ours.losses == theirs.losses
-    assert (ours.grid == theirs.grid).all()
-    for name, weights in resumed.weights().items():
-        assert torch.equal(weights, straight.weights()[name])
-
-
-def test_a_kept_model_draws_what_was_scored(config: ReptileConfig, context: StudyContext) -> None:
-    """In any division of the episodes that begins at multiples of EPISODES_AT_ONCE."""
-    trial = ReptileTrial(asdict(config), context, seed=1)
-    trial.step(never)
-    total = 2 * EPISODES_AT_ONCE
-
-    def sample(episodes: range) -> np.ndarray:
-        return ReptileTrial.sample(
-            asdict(config),
-            trial.weights(),
-            context,
-            part="test",
-            episodes=episodes,
-            stops=(2,),
-        )[0]
-
-    whole = sample(range(total))
-    parts = [sample(range(first, first + EPISODES_AT_ONCE)) for first in (0, EPISODES_AT_ONCE)]
-    assert whole.shape[:2] == (total, context.samples)
-    assert (whole == np.concatenate(parts)).all()
 
 
 def test_weights_of_other_networks_are_refused(config: ReptileConfig) -> None:

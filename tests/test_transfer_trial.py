@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -76,24 +75,6 @@ def test_rungs_are_reached_to_the_step_and_the_best_stop_is_kept(context: StudyC
     assert first.metrics["complete"] == 1
     assert second.losses[-1][0] == 9 * EPISODES
     assert first.grid.dtype == np.uint8
-
-
-def test_resuming_equals_never_stopping(context: StudyContext) -> None:
-    straight = TransferTrial(asdict(TINY), context, seed=1)
-    straight.step(never)
-    expected = straight.step(never)
-    stopped = TransferTrial(asdict(TINY), context, seed=1)
-    stopped.step(never)
-    file = io.BytesIO()
-    torch.save(stopped.state_dict(), file)
-    resumed = TransferTrial(asdict(TINY), context, seed=1)
-    resumed.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
-    report = resumed.step(never)
-    timed = {"train_seconds", "score_seconds"}
-    for name, value in expected.metrics.items():
-        if name not in timed:
-            assert report.metrics[name] == value
-    assert np.array_equal(report.grid, expected.grid)
 
 
 def test_told_to_stop_it_scores_where_it_stands(context: StudyContext) -> None:

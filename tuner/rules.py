@@ -13,7 +13,7 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ from tuner.experiments import require_sound
 
 SHAPES = ((32, 1), (32, 3), (64, 1))  # pixels a side and channels that experiments may ask for
 WIDTH, LATENT, COUNT = 8, 16, 3
-ALPHABETS = 4  # of ten generated characters
-SCORER_STEPS = 30
+ALPHABETS = 3  # of ten generated characters
+SCORER_STEPS = 10
 METRICS = {"L", "rung", "complete", "train_flops", "adapt_steps"}  # that the search goes by
 CLOCKED = "_seconds"  # ending of metrics that no two runs have alike
 
@@ -222,7 +222,7 @@ class Subject:
         """The config as trials are told it."""
         return asdict(self.config)
 
-    @property
+    @cached_property
     def context(self) -> StudyContext:
         """Of the generated characters."""
         bare = _context((1.0,))
