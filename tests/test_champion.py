@@ -31,9 +31,9 @@ def told(values):
 class Shelf:
     """A registry of one version."""
 
-    def __init__(self, version=None, error=None, times=9):
+    def __init__(self, version=None, error=None, times=9, damage=lambda path: None):
         self.version, self.errors = version, [] if error is None else [error] * times
-        self.asked = 0
+        self.asked, self.damage = 0, damage
 
     def champion(self, name):
         self.asked += 1
@@ -48,6 +48,7 @@ class Shelf:
             path.write_text(json.dumps(content))
         else:
             safetensors.numpy.save_file({"generator": np.zeros(3, np.float32)}, path)
+        self.damage(path)
         return path
 
 
@@ -172,6 +173,34 @@ def test_a_champion_that_cannot_draw_stays():
     assert not verdict.crowned
     assert not verdict.decided
     assert "in the memory that there is" in verdict.reason
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut, lambda path: path.write_text("{}"), lambda path: path.write_text('{"config": 3}')],
+)
+def test_a_champion_whose_files_are_damaged_is_told_of_with_the_way_out(damage):
+    verdict = meet(Shelf(THIRD, damage=damage), NOISE - 0.1, NOISE)
+    assert not verdict.crowned
+    assert not verdict.decided
+    assert "the files of version 3 are damaged (" in verdict.reason
+    assert verdict.reason.endswith(
+        "give the alias to another version in MLflow, or delete it there"
+    )
+
+
+def test_what_went_wrong_in_another_process_is_told_without_its_traceback():
+    class Wrapped(RuntimeError):
+        """As Ray wraps it."""
+
+        cause = ValueError("The weights must be of another net.")
+
+    verdict = challenge_of(Shelf(THIRD)).undecided(Wrapped("ray::sample() (pid=1)\nTraceback"))
+    assert verdict.reason == "the champion could not be met: The weights must be of another net."
 
 
 def test_identity_changes_with_what_models_share():

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -337,10 +338,48 @@ def test_pictures_whose_process_dies_are_drawn_once_more(monkeypatch: pytest.Mon
 def test_a_champion_that_cannot_be_trained_is_its_last_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(finals.kept_model, "remote", lambda folder: f"kept {folder}")
+    last = run_by(Remote({}, None), monkeypatch)
+    monkeypatch.setattr(finals.kept_model, "remote", lambda folder: (f"kept {folder}", str))
     Rigged.losses = {0: [0.1, None], 1: [0.5, 0.6]}
-    made = rigged().last_models([record(0, 0.1), record(1, 0.5)], again=1, ends=math.inf)
+    made = last.last_models([record(0, 0.1), record(1, 0.5)], again=1, ends=math.inf)
     assert made == ["kept ", 0.6]
+
+
+def test_a_checkpoint_whose_weights_are_damaged_is_said_and_not_tested(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A truncated file, and none."""
+
+    def read(folder: str) -> Any:
+        model, wrong = final_tasks.kept_model._function(folder)
+        return model, lambda: wrong
+
+    safetensors.torch.save_file({"net": torch.ones(9)}, tmp_path / "weights.safetensors")
+    whole = (tmp_path / "weights.safetensors").read_bytes()
+    last = run_by(Remote({}, None), monkeypatch)
+    monkeypatch.setattr(finals.kept_model, "remote", read)
+    Rigged.losses = {0: [0.1, None]}
+    for content in (whole[:-9], b""):
+        (tmp_path / "weights.safetensors").write_bytes(content)
+        cut = record(0, 0.1)
+        cut = replace(cut, rungs=(replace(cut.rungs[0], checkpoint=str(tmp_path)),))
+        (model,) = last.last_models([cut], again=1, ends=math.inf)
+        assert model is None
+        assert last.test(cut, model, Reader(), stop=1) is None
+        told = capsys.readouterr().out
+        assert f"its weights in {tmp_path} cannot be used (" in told
+        assert told.endswith("search on with --resume and more --budget\n")
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda _: b"PK", None])
+def test_pictures_of_a_champion_that_are_damaged_count_as_gone(
+    tmp_path: Path, damage: Callable[[bytes], bytes] | None
+) -> None:
+    path = tmp_path / finals.SAMPLES
+    if damage is not None:
+        np.savez_compressed(path, samples=np.zeros((4, 8), np.uint8))
+        path.write_bytes(damage(path.read_bytes()))
+    assert finals.kept_samples(tmp_path) is None
 
 
 # The champion's folder

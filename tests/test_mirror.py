@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from toy_pipeline import ToyConfig, toy_space
 
 from trainables.errors import UserError
-from tuner import logs, status, stop, studies
+from tuner import logs, places, status, stop, studies
 from tuner import mirror as module
 from tuner.exit_codes import CANNOT_BE_MET
 from tuner.glance import glance
@@ -167,6 +169,31 @@ def test_a_checkpoint_in_a_bucket_has_a_copy_of_what_is_shown(bucket: Path, tmp_
     drop(address, "state.pt")
     drop(address, "state.pt")
     assert not (there / "state.pt").exists()
+
+
+def test_what_was_cut_while_it_was_fetched_is_fetched_again(
+    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the network, or by a kill."""
+    there = bucket / "toys/session_01/trial_0000/checkpoint_000000"
+    there.mkdir(parents=True)
+    for name in places.SHOWN:
+        (there / name).write_text(name)
+    copy = places.copy
+    for cut in (OSError("the bucket is away"), KeyboardInterrupt()):
+
+        def half(store: Any, place: str, path: Path, cut: BaseException = cut) -> None:
+            copy(store, place, path)
+            if path.name == places.SHOWN[1]:
+                raise cut
+
+        monkeypatch.setattr(places, "copy", half)
+        with suppress(KeyboardInterrupt):
+            assert not bring(there.as_uri(), tmp_path / "here").exists()
+        monkeypatch.setattr(places, "copy", copy)
+    local = bring(there.as_uri(), tmp_path / "here")
+    assert {path.name for path in local.iterdir()} == set(places.SHOWN)
+    assert list(local.parent.iterdir()) == [local]
 
 
 def test_a_checkpoint_in_a_folder_is_where_it_is(tmp_path: Path) -> None:

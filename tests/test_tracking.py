@@ -767,6 +767,12 @@ def test_what_is_no_tracking_uri_is_refused(tmp_path, uri):
         ("http://me:s3cret@host:5000", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
         ("HTTPS://me:s3c'ret@host", "MLFLOW_TRACKING_PASSWORD"),
         ("postgresql+psycopg://me:s3c/ret@host/mlflow", "PGPASSWORD"),
+        (
+            "postgresql://me@host/mlflow?password=s3cret",
+            "MLflow server .* postgresql://host/mlflow",
+        ),
+        ("postgresql://host/mlflow?sslmode=require&PassWord=s3c%2Fret@", "~/.pgpass"),
+        ("https://host/?token=s3cret", "MLFLOW_TRACKING_PASSWORD"),
     ],
 )
 def test_a_password_on_the_command_line_is_refused_with_the_place_for_it(uri, place):
@@ -781,6 +787,7 @@ def test_a_password_on_the_command_line_is_refused_with_the_place_for_it(uri, pl
     [
         *("http://host:5000", "postgresql://me@host/mlflow", "sqlite:////home/a:b@c/mlflow.db"),
         "mysql+pymysql://me:known@host/mlflow",  # its drivers take it from nowhere else
+        "postgresql://me@host/mlflow?passfile=/home/me/.pgpass&sslmode=require",
     ],
 )
 def test_an_address_without_a_password_is_not_refused(uri):

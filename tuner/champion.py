@@ -17,7 +17,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import ray
+from safetensors import SafetensorError
 
+from trainables.errors import UserError, one_line
 from trainables.evaluation import Scorer, Scores
 from trainables.image_set import ImageSet
 from trainables.tasks import Split
@@ -165,7 +167,8 @@ class Challenge:
         """
         if (breakdown := breakdown_behind(error, self._folder)) is not None:
             raise breakdown from error
-        told = f"the champion could not be met: {reason(error)}"
+        cause = getattr(error, "cause", None)  # what Ray brings from another process
+        told = f"the champion could not be met: {reason(cause or error)}"
         return Gate(name=self._name, crowned=False, decided=False, reason=told)
 
     def _differences(self) -> list[str]:
@@ -213,7 +216,13 @@ def _tested(
             _answer(partial(registry.download, name, version.number, file, Path(folder)))
             for file in FILES
         )
-        config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
-        weights = read_weights(weights_path)
-    stop = int(config["adapt_steps"])
-    return finals.test_model(config["config"], ray.put(weights), scorer, stop=stop)
+        try:
+            told: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
+            config, stop = dict(told["config"]), int(told["adapt_steps"])
+            weights = read_weights(weights_path)
+        except (ValueError, LookupError, TypeError, SafetensorError) as error:
+            raise UserError(
+                f"the files of version {version.number} are damaged ({one_line(error)}): give the "
+                "alias to another version in MLflow, or delete it there"
+            ) from error
+    return finals.test_model(config, ray.put(weights), scorer, stop=stop)

@@ -296,8 +296,8 @@ class _Study:
         setting = self.setting
         samples = kept_samples(setting.folder / CHAMPION)
         if samples is None:
-            gone = f"the study's own pictures are gone from {setting.folder / CHAMPION}"
-            return challenge.undecided(FileNotFoundError(gone))
+            gone = f"the study's own pictures in {setting.folder / CHAMPION} are gone or damaged"
+            return challenge.undecided(UserError(f"{gone}: search on with more --budget"))
         contexts = self._contexts()
         if ray is None:
             _enter(stack, None, self.bereaved)

@@ -145,6 +145,8 @@ class FinalRound:
         others = [r for r in (reference,) if r is not None and r is not winner]
         models = finals.last_models([winner, *others], again=plan.final_seeds + 1, ends=ends)
         champion = finals.test(winner, models[0], scorer, stop=stop)
+        if models[0] is None:  # which was said
+            return Played(contenders=contenders)
         if champion is None:
             setting.say(f"Finals: trial {winner.number} could not be tested, memory is too small")
             return Played(contenders=contenders)

@@ -13,8 +13,10 @@ import ray
 import torch
 from ray import ObjectRef
 from ray.tune import Checkpoint
+from safetensors import SafetensorError
 from torch import Tensor
 
+from trainables.errors import one_line
 from trainables.memory import is_out_of_memory, keep_freed_memory
 from trainables.pipeline import StudyContext, Unfit, load_pipeline
 from trainables.tasks import Part
@@ -34,11 +36,14 @@ DEATHS = (
 T = TypeVar("T")
 
 
-@ray.remote
-def kept_model(checkpoint: str) -> dict[str, Tensor]:
-    """The weights of a checkpoint."""
-    with Checkpoint(checkpoint).as_directory() as folder:
-        return read_weights(Path(folder, "weights.safetensors"))
+@ray.remote(num_returns=2)
+def kept_model(checkpoint: str) -> tuple[dict[str, Tensor] | None, str]:
+    """The weights of a checkpoint; or None, and what is wrong with them."""
+    try:
+        with Checkpoint(checkpoint).as_directory() as folder:
+            return read_weights(Path(folder, "weights.safetensors")), ""
+    except (OSError, ValueError, SafetensorError) as error:
+        return None, one_line(error)
 
 
 @ray.remote

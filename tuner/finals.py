@@ -6,11 +6,13 @@ import json
 import math
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -220,9 +222,9 @@ class Finals:
 
     def last_models(
         self, records: Sequence[TrialRecord], *, again: int, ends: float
-    ) -> list[Model]:
+    ) -> list[Model | None]:
         """Models trained on all classes but the test's, side by side; where that fails, those of
-        the trials' last checkpoints.
+        the trials' last checkpoints, and None where these are damaged, too, which is said.
 
         Args:
             records: trials with at least one scored rung.
@@ -237,9 +239,23 @@ class Finals:
             seconds=ends - time.monotonic() if len(records) <= self.slots else 0.0,
         )
         return [
-            kept_model.remote(record.rungs[-1].checkpoint) if model is None else model
+            self._kept(record) if model is None else model
             for record, model in zip(records, models, strict=True)
         ]
+
+    def _kept(self, record: TrialRecord) -> Model | None:
+        checkpoint = record.rungs[-1].checkpoint
+        asked: Any = kept_model.remote(checkpoint)
+        model: Model = asked[0]
+        why: str | None = got(asked[1])
+        if why == "":
+            return model
+        self._say(
+            f"Finals: trial {record.number} could not be trained again, and its weights in "
+            f"{checkpoint} cannot be used ({why or 'the process that read them died'}): search on "
+            "with --resume and more --budget"
+        )
+        return None
 
     def _trained(
         self,
@@ -282,17 +298,17 @@ class Finals:
         return [model if share else None for (model, _), share in zip(tasks, shares, strict=True)]
 
     def test(
-        self, record: TrialRecord, model: Model, scorer: Scorer, *, stop: int
+        self, record: TrialRecord, model: Model | None, scorer: Scorer, *, stop: int
     ) -> Tested | None:
-        """Adapt a model to every test episode for `stop` steps, and score it; None where some of
-        that failed twice, for want of memory or since a process died.
+        """Adapt a model to every test episode for `stop` steps, and score it; None without one, or
+        where some of that failed twice, for want of memory or since a process died.
 
         Args:
             record: the trial that the model is of.
             model: of `last_models`.
             scorer: of the test part.
         """
-        return self.test_model(record.config, model, scorer, stop=stop)
+        return None if model is None else self.test_model(record.config, model, scorer, stop=stop)
 
     def test_model(
         self, config: Mapping[str, Any], model: Model, scorer: Scorer, *, stop: int
@@ -467,12 +483,12 @@ def save_champion(
 
 
 def kept_samples(folder: Path) -> npt.NDArray[np.uint8] | None:
-    """The pictures of the test that a champion was kept with; None if somebody removed them."""
-    path = folder / SAMPLES
-    if not path.is_file():
+    """The pictures of the test that a champion was kept with; None if they are gone or damaged."""
+    try:
+        with (folder / SAMPLES).open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            samples: npt.NDArray[np.uint8] = kept["samples"]
+    except (OSError, ValueError, LookupError, EOFError, BadZipFile, zlib.error):
         return None
-    with np.load(path, allow_pickle=False) as kept:
-        samples: npt.NDArray[np.uint8] = kept["samples"]
     return samples
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,16 +43,25 @@ def local_copy(checkpoint: str, folder: Path) -> Path:
 
 
 def bring(checkpoint: str, folder: Path) -> Path:
-    """Have what is shown of a checkpoint on this machine, as far as it can be had."""
+    """Have what is shown of a checkpoint on this machine: all that there is of it, or, where the
+    bucket does not answer, nothing yet."""
     local = local_copy(checkpoint, folder)
     if is_address(checkpoint) and not local.exists():
-        local.mkdir(parents=True)
         with suppress(OSError):  # a picture more or less; trials read the bucket themselves
-            store, place = FileSystem.from_uri(checkpoint)
-            for name in SHOWN:
-                with suppress(FileNotFoundError):
-                    copy(store, f"{place}/{name}", local / name)
+            _fetch(checkpoint, local)
     return local
+
+
+def _fetch(checkpoint: str, local: Path) -> None:
+    """Beside, and renamed: a kill or a cut in between leaves nothing that looks whole."""
+    part = local.with_name(f".{local.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # which it left
+    part.mkdir(parents=True)
+    store, place = FileSystem.from_uri(checkpoint)
+    for name in SHOWN:
+        with suppress(FileNotFoundError):
+            copy(store, f"{place}/{name}", part / name)
+    part.rename(local)
 
 
 def drop(checkpoint: str, name: str) -> None:

@@ -19,7 +19,11 @@ SERVERS = ("http", "https")
 UI_PORT = 5000
 ACCOUNT = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"  # of a server
 # Where else a password can be.
-_PASSWORDS = {"http": ACCOUNT, "https": ACCOUNT, "postgresql": "PGPASSWORD, or ~/.pgpass"}
+_PASSWORDS = {
+    "http": ACCOUNT,
+    "https": ACCOUNT,
+    "postgresql": "PGPASSWORD or ~/.pgpass, or to an MLflow server that you name instead",
+}
 
 # Up to the last @, since a password may hold one (or a slash) unescaped; not in sqlite:///path.
 _CREDENTIALS = re.compile(r"""(?<=://)(?!/)[^\s'"]*@""")
@@ -55,9 +59,10 @@ def require_no_password(uri: str) -> None:
         UserError: it has one.
     """
     scheme, _, rest = uri.partition("://")
-    named, at, host = rest.rpartition("@")
+    among_parameters = _IN_QUERY.search(rest) is not None
+    named, _, host = (rest.partition("?")[0] if among_parameters else rest).rpartition("@")
     place = _PASSWORDS.get(scheme_of(uri))
-    if at and ":" in named and place is not None:
+    if (among_parameters or ":" in named) and place is not None:
         raise UserError(
             "`--tracking-uri` must hold no password, since command lines are shown to everybody on "
             f"a machine and kept by Ray; leave it to {place}, for {scheme}://{host}."
@@ -160,8 +165,10 @@ def not_let_in(uri: str) -> UserError:
 def reason(error: BaseException) -> str:
     """One short line, without credentials, for an error whose own text may be a page."""
     root = error
-    while root.__cause__ is not None or root.__context__ is not None:
+    while not isinstance(root, UserError) and (root.__cause__ or root.__context__):
         root = root.__cause__ or root.__context__ or root
+    if isinstance(root, UserError):  # a line already, with the way out at its end
+        return without_secrets(str(root))
     if isinstance(root, ModuleNotFoundError):
         return f"its driver, the Python package {root.name}, is not installed"
     text = str(root).strip() or type(root).__name__
