@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.resources import Node
@@ -54,21 +56,51 @@ def ask_each(
         content: its arguments.
         seconds: after which a node that has not answered counts as one that raised TimeoutError.
     """
-    remote = ray.remote(num_cpus=0, max_retries=0)(question)
-    asked = []
-    for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-        asked.append(remote.options(scheduling_strategy=there).remote(*content))
+    asked = [ask(node, question, *content) for node in nodes]
     answered, _late = ray.wait(asked, num_returns=len(asked), timeout=seconds)
     for node, reference in zip(nodes, asked, strict=True):
-        if reference in answered:
-            yield node, _answer(reference)
-        else:
-            yield node, TimeoutError(f"it did not answer within {seconds:.0f} s")
+        yield node, answer_to(reference) if reference in answered else silent(seconds)
 
 
-def _answer(reference: Any) -> Any:
+def ask(node: Node, question: Callable[..., T], *content: Any) -> Any:
+    """Begin to run `question` on a node -> what `answer_to` takes."""
+    remote = ray.remote(num_cpus=0, max_retries=0)(question)
+    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return remote.options(scheduling_strategy=there).remote(*content)
+
+
+def has_answered(reference: Any) -> bool:
+    """Whether a node has; it is not waited for."""
+    return bool(ray.wait([reference], timeout=0)[0])
+
+
+def answer_to(reference: Any) -> Any:
+    """What a node said, or the exception that it raised."""
     try:
         return ray.get(reference)
     except Exception as error:
         return error
+
+
+def silent(seconds: float) -> TimeoutError:
+    """The answer of a node that gave none."""
+    return TimeoutError(f"it did not answer within {seconds:.0f} s")
+
+
+def elsewhere(nodes: Collection[str]) -> dict[str, str]:
+    """A label selector that keeps what Ray places away from nodes.
+
+    Args:
+        nodes: their ids, at least one.
+    """
+    return {NODE_ID_LABEL_KEY: f"!in({','.join(sorted(nodes))})"}
+
+
+def end_actors_on(nodes: Collection[str]) -> None:
+    """End the actors of this process that live on nodes, by their ids."""
+    worker: Any = ray._private.worker.global_worker
+    there = ray._private.state.actors(job_id=worker.current_job_id, actor_state_name="ALIVE")
+    for name, told in there.items():
+        if told["Address"]["NodeID"] in nodes:
+            with suppress(ray.exceptions.ActorHandleNotFoundError):  # it is being ended
+                worker.core_worker.kill_actor(ray.ActorID.from_hex(name), True)

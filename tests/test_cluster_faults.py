@@ -214,6 +214,29 @@ def test_a_node_that_joins_late_gets_trials(cluster: RealCluster) -> None:
     study.require_whole(again=0)
 
 
+def test_a_node_that_joins_late_with_another_version_gets_no_trials(cluster: RealCluster) -> None:
+    """It says so of one package. One trial more is out than the head has room for: Ray gives it to
+    the node before that has answered, and what it did there is done again elsewhere."""
+    told = cluster.root / "site" / "safetensors-0.0.1.dist-info" / "METADATA"
+    told.parent.mkdir(parents=True)
+    told.write_text("Metadata-Version: 2.1\nName: safetensors\nVersion: 0.0.1\n")
+    cluster.start_head(cpus=4, dashboard=False)
+    study = ToyOnCluster(cluster, seconds=4 * STEP_SECONDS, slots=4)
+    study.until(lambda: " rung " in study.said())
+    paths = f"{told.parents[1]}:{cluster.environment['PYTHONPATH']}"
+    unfit = cluster.start_worker(environment={"PYTHONPATH": paths})
+    study.until(lambda: "gets no trials" in study.said())
+    until(lambda: trials_on(unfit) == [])
+    study.require_whole(again=2)
+    (line,) = (line for line in study.said().splitlines() if "gets no trials" in line)
+    assert "has safetensors 0.0.1, and this command" in line
+    assert "install requirements.lock there" in line
+    assert " slots " not in study.said()
+    assert unfit.processes()  # it is the cluster's, for others
+    assert '"deaths"' not in study.journal()
+    assert not list(study.storage.glob(".few-shot-tuner-*"))
+
+
 def test_an_object_store_that_fills_up_stops_nothing(cluster: RealCluster) -> None:
     """The head's, by somebody else: twice of what it holds, and all of it wanted."""
     cluster.start_head(dashboard=False)

@@ -300,6 +300,20 @@ class Remote:
         return (f"model {len(self.begun)}", task) if isinstance(key, int) else task
 
 
+class Reading:
+    """A task that reads a checkpoint."""
+
+    def __init__(self, read: Callable[[str], tuple[Any, str]]) -> None:
+        self.read = read
+
+    def options(self, **_options: Any) -> Reading:
+        return self
+
+    def remote(self, folder: str) -> tuple[Any, Callable[[], str]]:
+        model, wrong = self.read(folder)
+        return model, lambda: wrong
+
+
 def run_by(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> Rigged:
     monkeypatch.setattr(final_tasks.ray, "get", lambda task: task())
     monkeypatch.setattr(final_tasks.ray, "wait", lambda tasks, **_: (tasks[-1:], tasks[:-1]))
@@ -339,7 +353,7 @@ def test_a_champion_that_cannot_be_trained_is_its_last_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     last = run_by(Remote({}, None), monkeypatch)
-    monkeypatch.setattr(finals.kept_model, "remote", lambda folder: (f"kept {folder}", str))
+    monkeypatch.setattr(finals, "kept_model", Reading(lambda folder: (f"kept {folder}", "")))
     Rigged.losses = {0: [0.1, None], 1: [0.5, 0.6]}
     made = last.last_models([record(0, 0.1), record(1, 0.5)], again=1, ends=math.inf)
     assert made == ["kept ", 0.6]
@@ -350,14 +364,10 @@ def test_a_checkpoint_whose_weights_are_damaged_is_said_and_not_tested(
 ) -> None:
     """A truncated file, and none."""
 
-    def read(folder: str) -> Any:
-        model, wrong = final_tasks.kept_model._function(folder)
-        return model, lambda: wrong
-
     safetensors.torch.save_file({"net": torch.ones(9)}, tmp_path / "weights.safetensors")
     whole = (tmp_path / "weights.safetensors").read_bytes()
     last = run_by(Remote({}, None), monkeypatch)
-    monkeypatch.setattr(finals.kept_model, "remote", read)
+    monkeypatch.setattr(finals, "kept_model", Reading(final_tasks.kept_model._function))
     Rigged.losses = {0: [0.1, None]}
     for content in (whole[:-9], b""):
         (tmp_path / "weights.safetensors").write_bytes(content)

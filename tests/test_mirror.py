@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,8 +26,9 @@ from tuner.places import address_of, bring, drop, local_copy
 
 @pytest.fixture(autouse=True)
 def _no_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for the last one, when the study is let go of."""
+    """But for the last one, when the study is let go of; and nobody to settle with."""
     monkeypatch.setattr(module, "BEAT_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -107,6 +109,41 @@ def test_a_study_has_one_driver(machines: list[Machine], bucket: Path) -> None:
         lease = json.loads((bucket / "toys" / LEASE).read_text())
         assert lease["holder"] == first.mirror._holder
     assert not (bucket / "toys" / LEASE).exists()
+
+
+def test_of_two_that_find_a_study_free_at_once_one_has_it(
+    machines: list[Machine], bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both look before either writes."""
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.3)
+    looked = threading.Barrier(2)
+    look = Mirror._lease
+
+    def slow(self: Mirror, place: str) -> dict[str, Any] | None:
+        lease = look(self, place)
+        if lease is None:
+            looked.wait(10)
+        return lease
+
+    monkeypatch.setattr(Mirror, "_lease", slow)
+    refused: list[str] = []
+    having: list[Mirror] = []
+
+    def take(machine: Machine) -> None:
+        try:
+            machine.mirror._take(f"{machine.mirror._root}/toys", machine.folder / "toys")
+            having.append(machine.mirror)
+        except UserError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=take, args=(machine,)) for machine in machines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(having) == len(refused) == 1
+    assert "is running already, as process" in refused[0]
+    assert json.loads((bucket / "toys" / LEASE).read_text())["holder"] == having[0]._holder
 
 
 def test_a_driver_without_a_sign_of_life_loses_its_study(
@@ -194,6 +231,21 @@ def test_what_was_cut_while_it_was_fetched_is_fetched_again(
     local = bring(there.as_uri(), tmp_path / "here")
     assert {path.name for path in local.iterdir()} == set(places.SHOWN)
     assert list(local.parent.iterdir()) == [local]
+
+
+def test_many_checkpoints_are_brought_at_once(bucket: Path, tmp_path: Path) -> None:
+    named = []
+    for number in range(20):
+        there = bucket / f"toys/session_01/trial_{number:04d}/checkpoint_000000"
+        there.mkdir(parents=True)
+        (there / "grid.png").write_text(str(number))
+        named.append(there.as_uri())
+    told: list[str] = []
+    places.bring_all([*named, "/a/folder"], tmp_path / "here", told.append)
+    assert told[-1] == "20 of 20 checkpoints looked up in the bucket"
+    grids = (tmp_path / "here").glob("session_01/*/checkpoint_000000/grid.png")
+    assert sorted(int(path.read_text()) for path in grids) == list(range(20))
+    places.bring_all(named, tmp_path / "here", lambda _line: pytest.fail("they are here"))
 
 
 def test_a_checkpoint_in_a_folder_is_where_it_is(tmp_path: Path) -> None:

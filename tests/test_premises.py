@@ -75,6 +75,45 @@ def test_what_a_node_lacks_is_told_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("torch", "answered", "line"),
+    [
+        (None, True, None),
+        ("1.0.0", True, "has torch 1.0.0"),
+        (None, False, "did not answer within"),
+    ],
+)
+def test_a_node_that_joins_late_is_asked_the_same_and_nothing_is_left(
+    torch: str | None,
+    answered: bool,
+    line: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: dict[str, Any] = {"missing": None, "shared": True, "unwritable": None}
+    said["versions"] = {name: version(name) for name in SAME} | ({"torch": torch} if torch else {})
+
+    def ask(node: Node, _question: Any, _modules: Any, _names: Any, place: Path) -> Any:
+        assert (place / "driver").is_file()
+        (place / node.id).touch()
+        return said
+
+    monkeypatch.setattr(premises, "ask", ask)
+    monkeypatch.setattr(premises, "has_answered", lambda _asked: answered)
+    monkeypatch.setattr(premises, "answer_to", lambda asked: asked)
+    question = premises.Question(NODES[1], tmp_path)
+    assert question.is_answered() is answered
+    if not answered:
+        monkeypatch.setattr(question, "_until", 0.0)
+        assert question.is_answered()
+    fault = question.fault()
+    assert (fault is None) is (line is None)
+    assert line is None or (fault is not None and line in fault)
+    assert list(tmp_path.iterdir()) == []
+    premises.Question(NODES[1], tmp_path).drop()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_node_looks_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is sent to it, run here."""
     monkeypatch.setattr(ray, "get_runtime_context", lambda: Mock(get_node_id=lambda: "02"))

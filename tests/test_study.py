@@ -3,6 +3,7 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -28,8 +29,10 @@ from trainables.trainable import (
     NodeLeaves,
     require_finite,
 )
+from tuner import recorder as recorder_module
 from tuner.journal import FAILURE, Journal, RungRecord, TrialRecord
 from tuner.known_points import trial_seed
+from tuner.places import local_copy
 from tuner.printed import printed_files
 from tuner.recorder import LOSSES, RETRIES, LeaveLoop, Recorder
 from tuner.rungs import Rungs
@@ -303,7 +306,10 @@ def study(tmp_path):
         )
 
 
-def play(study, number, outcome, metrics, *, done, reason=""):
+CHECKPOINT = "/somewhere/checkpoint_000000"
+
+
+def play(study, number, outcome, metrics, *, done, reason="", checkpoint=CHECKPOINT):
     """What Ray's controller calls for one result of a trial, in its order."""
     result = {
         "outcome": outcome,
@@ -314,9 +320,7 @@ def play(study, number, outcome, metrics, *, done, reason=""):
         "reason": reason,
         "time_this_iter_s": 1.0,
     }
-    trial = SimpleNamespace(
-        config={"trial_number": number}, checkpoint=Checkpoint("/somewhere/checkpoint_000000")
-    )
+    trial = SimpleNamespace(config={"trial_number": number}, checkpoint=Checkpoint(checkpoint))
     common = {"iteration": 0, "trials": [], "trial": trial}
     study.recorder.on_trial_start(**common)
     study.recorder.on_trial_result(**common, result=result)
@@ -449,6 +453,45 @@ def test_a_node_that_is_lost_is_no_fault_of_a_trial_that_comes_further(study, tm
     assert sum(name.startswith("failure/") for name in attrs) == 2 * LOSSES
     study.recorder.on_trial_error(0, [], trial)
     assert states(study)[0][0] == "FAIL"
+
+
+def test_a_slow_bucket_holds_nobody_up_and_changes_no_order(study, monkeypatch):
+    """Rungs of two trials, of which the first one's checkpoint is long on its way."""
+    arrived = threading.Event()
+
+    def bring(checkpoint, folder):
+        assert "trial_0000" not in checkpoint or arrived.wait(30)
+        return local_copy(checkpoint, folder)
+
+    monkeypatch.setattr(recorder_module, "bring", bring)
+    monkeypatch.setattr(study.journal, "bucket", "s3://bucket/study")
+    study.recorder = Recorder(study.journal, [study.watcher])
+    for number in (0, 1):
+        place = f"/bucket/study/session_01/trial_{number:04d}/checkpoint_000002"
+        play(study, number, COMPLETE, metrics_at(2, 1.0), done=True, checkpoint=place)
+    assert [state for state, _ in states(study)] == ["COMPLETE", "COMPLETE", "RUNNING"]
+    study.recorder.on_step_begin(0, [])
+    assert [event[0] for event in study.watcher.heard] == ["started", "tick"]
+    arrived.set()
+    study.recorder.close()
+    ends = ["rung", "ended", "started", "rung", "ended"]
+    assert [event[0] for event in study.watcher.heard] == ["started", "tick", *ends]
+    assert study.watcher.heard[2][:2] == ("rung", 0)
+
+
+def test_what_fails_while_a_node_is_doubted_is_no_fault_of_a_trial(study, tmp_path):
+    file, doubted = tmp_path / "error.txt", [True] * LOSSES
+    file.write_text("Failure # 1 (occurred at 2026-01-01)\nray::x\nModuleNotFoundError: torch\n")
+    trial = SimpleNamespace(config={"trial_number": 0}, error_file=str(file))
+    recorder = Recorder(study.journal, [], doubted=lambda: bool(doubted) and doubted.pop())
+    for _ in range(LOSSES):
+        recorder.on_trial_error(0, [], trial)
+    assert "deaths" not in study.journal.record(0).attrs
+    for _ in range(RETRIES):
+        recorder.on_trial_error(0, [], trial)
+    assert states(study)[0] == ("RUNNING", "")
+    recorder.on_trial_error(0, [], trial)
+    assert states(study)[0] == ("FAIL", "crashed: ModuleNotFoundError: torch")
 
 
 def test_the_first_update_is_told_once(study):

@@ -27,6 +27,8 @@ from tuner.capacity import Capacity
 from tuner.conductor import BROKEN_DOWN, replay
 from tuner.journal import Journal, Space
 from tuner.known_points import KnownPoint
+from tuner.newcomers import Newcomers
+from tuner.premises import Question
 from tuner.result import TrackingPlace
 from tuner.study import StudyRun, run_study
 from tuner.tracking import Tracker
@@ -174,12 +176,16 @@ def main(options: dict[str, Any]) -> StudyRun:
         tracker = [stack.enter_context(tracking(journal, storage, plan))] if tracked else []
         address = options.get("address")
         here = {"cpus": slots, "gpus": gpus} if address is None else {}
-        stack.enter_context(session(address, **here, bereaved=stopped))
+        ray = stack.enter_context(session(address, **here, bereaved=stopped))
         clock._say("ray is up")
-        capacity = None
+        capacity, newcomers = None, None
         if address is not None:
             said = partial(clock._say, "slots")
-            capacity = Capacity(1, 0, grows=False, changed=lambda _nodes, slots: said(slots))
+            newcomers = Newcomers(ray.nodes, partial(Question, storage=storage), clock._say)
+            stack.callback(newcomers.close)
+            capacity = Capacity(
+                1, 0, grows=False, changed=lambda _nodes, slots: said(slots), fit=newcomers.fit
+            )
         try:
             run = run_study(
                 plan,
@@ -192,6 +198,7 @@ def main(options: dict[str, Any]) -> StudyRun:
                 observers=[*tracker, clock],
                 trainable=ToyTrainable,
                 slots=capacity,
+                newcomers=newcomers,
             )
         except Exception:
             if dead := dead_processes():

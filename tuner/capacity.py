@@ -28,6 +28,7 @@ class Capacity:
         *,
         grows: bool,
         changed: Callable[[Sequence[Node], int], None],
+        fit: Callable[[Sequence[Node]], Sequence[Node]] = lambda nodes: nodes,
     ) -> None:
         """Look once.
 
@@ -35,17 +36,18 @@ class Capacity:
             cpus_per_trial, gpus_per_trial: the size of a slot.
             grows: whether there is an autoscaler.
             changed: told of nodes and slots when there are others than before.
+            fit: those of the nodes that may run trials.
         """
         self._share = (cpus_per_trial, gpus_per_trial)
-        self._grows, self._changed = grows, changed
+        self._grows, self._changed, self._fit = grows, changed, fit
         self._looked = time.monotonic()
-        self.slots = self._count(nodes_there())
+        self.slots = self._count(fit(nodes_there()))
 
     def __call__(self) -> int:
         """Trials that may be out: on a node, or waiting for one."""
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
-            nodes = nodes_there()
+            nodes = self._fit(nodes_there())
             before, self.slots = self.slots, self._count(nodes)
             if self.slots != before:
                 self._changed(nodes, self.slots)

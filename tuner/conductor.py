@@ -7,8 +7,9 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ from tuner.journal import DASHBOARD, DELIVERED, PHASE, RESUME, Journal, is_begun
 from tuner.live import LiveTable, newest_line
 from tuner.machine import cpus
 from tuner.mirror import Mirror
+from tuner.newcomers import Newcomers
 from tuner.opening import open_study
-from tuner.places import bring
+from tuner.places import bring_all, local_copy
 from tuner.plan import SCORING_COMPUTE, Plan
-from tuner.premises import packages, require_nodes
+from tuner.premises import Question, packages, require_nodes
 from tuner.ranking import gate_line, print_ranking
 from tuner.request import Request
 from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, versions
@@ -164,6 +166,7 @@ class _Study:
     ) -> None:
         self.setting, self.plan, self.timings, self._mirror = setting, plan, timings, mirror
         self._held = False  # the journal, by this process
+        self._avoided: frozenset[str] = frozenset()  # nodes
 
     def run(self, stack: ExitStack, ray: Session | None, journal: Journal | None) -> int:
         """Start or go on -> exit code."""
@@ -331,6 +334,10 @@ class _Study:
             for key, value in journal.study.user_attrs.items()
             if key.startswith(_RUN)
         }
+        records = journal.records()
+        with newest_line(self.setting.console) as report:
+            named = (rung.checkpoint for record in records for rung in record.rungs)
+            bring_all(named, journal.folder, report)
         replay(journal, tracker)
         return tracker
 
@@ -467,8 +474,9 @@ class _Study:
             console=self.setting.console,
         )
         table.recall(journal.records())
-        slots = self._capacity(table)
-        with table:
+        newcomers = self._newcomers(table)
+        slots = self._capacity(table, newcomers)
+        with table, nullcontext() if newcomers is None else closing(newcomers):
             run = run_study(
                 plan,
                 self.setting.experiment,
@@ -479,19 +487,29 @@ class _Study:
                 doubted=table.rung_doubted,
                 trained=self._trained,
                 slots=slots,
+                newcomers=newcomers,
             )
         clock.stop()
-        if slots is not None:
-            self.plan = replace(plan, slots=slots.slots)  # for the finals
+        if slots is not None and newcomers is not None:  # for the finals
+            self.plan, self._avoided = replace(plan, slots=slots.slots), newcomers.not_fit
         return run
 
-    def _capacity(self, table: LiveTable) -> Capacity | None:
-        """The cluster's, as it changes; a Ray of our own does not."""
-        plan, ray = self.plan, self.setting.ray
+    def _newcomers(self, table: LiveTable) -> Newcomers | None:
+        """A cluster's; a Ray of our own has none."""
+        ray, request = self.setting.ray, self.setting.request
         if ray is None:
             return None
+        ask = partial(Question, storage=request.storage, bucket=request.bucket)
+        return Newcomers(ray.nodes, ask, table.say)
+
+    def _capacity(self, table: LiveTable, newcomers: Newcomers | None) -> Capacity | None:
+        """The cluster's, as it changes; a Ray of our own does not."""
+        plan, ray = self.plan, self.setting.ray
+        if ray is None or newcomers is None:
+            return None
         share = (plan.cpus_per_trial, plan.gpus_per_trial)
-        return Capacity(*share, grows=ray.grows, changed=table.cluster_changed)
+        changed = table.cluster_changed
+        return Capacity(*share, grows=ray.grows, changed=changed, fit=newcomers.fit)
 
     def _finish(
         self,
@@ -504,7 +522,8 @@ class _Study:
         setting = self.setting
         ends = self._ends - self.timings.total()["ray"]  # Ray's start is of the budget, too
         self._enter_phase("finals", ends=time.time() + ends - started)
-        end = FinalRound(setting, self.plan, *contexts).run(run.records, ends=ends)
+        last = FinalRound(setting, self.plan, *contexts, avoided=self._avoided)
+        end = last.run(run.records, ends=ends)
         self.timings.add("finals", end.rematch_seconds)
         self._took("test", started + end.rematch_seconds)
         timings = self.timings.total()
@@ -560,7 +579,7 @@ def replay(journal: Journal, tracker: Tracker) -> None:
         number, began = record.number, record.began
         tracker.trial_started(number, record.label, record.config, record.params, when=began)
         for rung in record.rungs:
-            place = bring(rung.checkpoint, journal.folder)
+            place = local_copy(rung.checkpoint, journal.folder)
             losses = [(float(a), float(b), float(c)) for a, b, c in rung.losses]
             tracker.rung_reached(
                 number, rung.rung, rung.metrics, losses, place, rung.decision, when=rung.when

@@ -66,10 +66,17 @@ class FinalRound:
         setting, plan: of the study.
         search: what its trials shared.
         last: what the test does; all classes but the test's are to train on.
+        avoided: ids of nodes that may run nothing.
     """
 
     def __init__(
-        self, setting: Setting, plan: Plan, search: StudyContext, last: StudyContext
+        self,
+        setting: Setting,
+        plan: Plan,
+        search: StudyContext,
+        last: StudyContext,
+        *,
+        avoided: frozenset[str] = frozenset(),
     ) -> None:
         self.setting, self.plan = setting, plan
         self._contexts: dict[Part, StudyContext] = {"validation": search, "test": last}
@@ -87,6 +94,7 @@ class FinalRound:
             gpus=plan.gpus_per_trial,
             threads=plan.threads,
             console=setting.console,
+            avoided=avoided,
         )
 
     def run(self, records: Sequence[TrialRecord], *, ends: float) -> Ended:

@@ -22,6 +22,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from cluster.nodes import elsewhere
 from trainables.durable import settle
 from trainables.evaluation import Scorer, Scores, augmented_shots
 from trainables.grid import sample_grid
@@ -110,6 +111,7 @@ class Finals:
         slots: models side by side.
         cpus, gpus, threads: of one slot.
         console: where progress goes.
+        avoided: ids of nodes that may run nothing.
     """
 
     pipeline: str
@@ -123,6 +125,7 @@ class Finals:
     gpus: float
     threads: int
     console: Console
+    avoided: frozenset[str] = frozenset()
 
     @property
     def fresh_context(self) -> StudyContext:
@@ -245,7 +248,7 @@ class Finals:
 
     def _kept(self, record: TrialRecord) -> Model | None:
         checkpoint = record.rungs[-1].checkpoint
-        asked: Any = kept_model.remote(checkpoint)
+        asked: Any = kept_model.options(label_selector=self._where()).remote(checkpoint)
         model: Model = asked[0]
         why: str | None = got(asked[1])
         if why == "":
@@ -275,6 +278,7 @@ class Finals:
                 num_gpus=max(self.gpus, record.attrs.get(GPUS, 0.0)),
                 num_returns=2,
                 max_retries=0,
+                label_selector=self._where(),
             ).remote(
                 self._trial(record.config),
                 asdict(context),
@@ -337,6 +341,10 @@ class Finals:
         change = load_pipeline(self.pipeline).augmented
         return augmented_shots(scorer, partial(change, record.config))
 
+    def _where(self) -> dict[str, str] | None:
+        """Which nodes Ray may choose."""
+        return elsewhere(self.avoided) if self.avoided else None
+
     def _trial(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {"pipeline": self.pipeline, "config": dict(config)}
 
@@ -351,7 +359,9 @@ class Finals:
     ) -> npt.NDArray[np.uint8] | None:
         """Pictures of the first `total` episodes -> [stops, E, samples, C, S, S]; None where one
         of the tasks could not draw, twice."""
-        remote = sample.options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)
+        remote = sample.options(
+            num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, label_selector=self._where()
+        )
         trial = self._trial(config)
         part: Part = "test" if context is self.last_context else "validation"
         starts = range(0, total, EPISODES_AT_ONCE)

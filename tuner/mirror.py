@@ -27,6 +27,7 @@ from tuner.setting import CHAMPION, RESULT
 
 BEAT_SECONDS = 5.0  # between looks at what is to be written to the bucket
 LEASE_SECONDS = 90.0  # without a sign of life, after which a study is nobody's
+SETTLE_SECONDS = 2.0  # after which whoever found a study free at the same time has written so
 LEASE = "lease.json"
 _NOT_KEPT = ("session_", ".")  # what the names of folders begin with that stay on this machine
 
@@ -162,13 +163,14 @@ class Mirror:
     def _take(self, place: str, study: Path) -> None:
         lease = self._lease(place)
         if lease is not None and time.time() - lease["when"] < LEASE_SECONDS:
-            host, process, _ = lease["holder"].split()
-            raise UserError(
-                f"The study in {below(self.address, study.name)} is running already, as process "
-                f"{process} on {host}: wait for it, or choose another name."
-            )
+            raise self._taken(study, lease)
         self._store.create_dir(place)
         self._sign(place)
+        # Nothing that we can write to a bucket by has a condition. Of several that found it free at
+        # once the last to write has it, and the others see so: all have written by now.
+        time.sleep(SETTLE_SECONDS)
+        if not self._holds(place):
+            raise self._taken(study, self._lease(place))
         with suppress(FileNotFoundError):
             if not (study / LOG).read_bytes().startswith(self._read(f"{place}/{LOG}")):
                 self._store.delete_file(f"{place}/{LEASE}")
@@ -176,6 +178,16 @@ class Mirror:
                     f"The study in {below(self.address, study.name)} was gone on with by another "
                     "machine meanwhile: run the same command again."
                 )
+
+    def _taken(self, study: Path, lease: dict[str, Any] | None) -> UserError:
+        who = "by another machine"
+        if lease is not None:
+            host, process, _ = lease["holder"].split()
+            who = f"as process {process} on {host}"
+        return UserError(
+            f"The study in {below(self.address, study.name)} is running already, {who}: wait for "
+            "it, or choose another name."
+        )
 
     def _beat(self, place: str, study: Path, over: threading.Event) -> None:
         pause = BEAT_SECONDS

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from pyarrow.fs import FileSystem
 
 from trainables.addresses import below, is_address
+from trainables.durable import settle
 from trainables.published import copy
 
 SHOWN = ("grid.png", "config.json", "weights.safetensors")  # what the driver needs of a checkpoint
+AT_ONCE = 8  # copies
 _DEPTH = 3  # names from a study's folder: session, trial, checkpoint
 
 
@@ -52,6 +57,17 @@ def bring(checkpoint: str, folder: Path) -> Path:
     return local
 
 
+def bring_all(checkpoints: Iterable[str], folder: Path, report: Callable[[str], None]) -> None:
+    """The same for many, some at once; `report` receives how far it is."""
+    missing = [c for c in checkpoints if is_address(c) and not local_copy(c, folder).exists()]
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        for done, _ in enumerate(pool.map(partial(bring, folder=folder), missing), start=1):
+            report(f"{done} of {len(missing)} checkpoints looked up in the bucket")
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _fetch(checkpoint: str, local: Path) -> None:
     """Beside, and renamed: a kill or a cut in between leaves nothing that looks whole."""
     part = local.with_name(f".{local.name}.part")
@@ -61,6 +77,7 @@ def _fetch(checkpoint: str, local: Path) -> None:
     for name in SHOWN:
         with suppress(FileNotFoundError):
             copy(store, f"{place}/{name}", part / name)
+    settle(*part.iterdir(), part)
     part.rename(local)
 
 

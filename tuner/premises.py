@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import cluster
 import search_spaces
 import trainables
 import tuner
-from cluster.nodes import ask_each
+from cluster.nodes import answer_to, ask, ask_each, has_answered, silent
 from cluster.resources import Node
 from trainables.errors import UserError, one_line
 from trainables.pipeline import PIPELINES
@@ -46,17 +47,52 @@ def require_nodes(nodes: Sequence[Node], storage: Path, bucket: str | None = Non
         UserError: a node has not; nothing was started there, and nothing is left behind.
     """
     working = [node for node in nodes if node.cpus or node.gpus]
-    ours = {name: _public(version(name)) for name in SAME}
-    with _folder_beside(storage) if bucket is None else nullcontext(bucket) as place:
+    with _shared(storage, bucket) as place:
         answers = ask_each(working, _look(), MODULES, SAME, place, seconds=ANSWER_SECONDS)
         faults = [
             fault
             for node, answer in answers
-            if (fault := _fault(node, answer, ours, place, bucket or storage)) is not None
+            if (fault := _fault(node, answer, place, bucket or storage)) is not None
         ]
     if faults:
         others = f" (and {len(faults) - 1} more of {len(working)})" if faults[1:] else ""
         raise UserError(faults[0] + others)
+
+
+class Question:
+    """The same to one node, which answers while something else is done."""
+
+    def __init__(self, node: Node, storage: Path, bucket: str | None = None) -> None:
+        """Ask; as `require_nodes`.
+
+        Raises:
+            OSError: the storage cannot be written.
+        """
+        self._node, self._storage = node, bucket or storage
+        self._until = time.monotonic() + ANSWER_SECONDS
+        self._left = ExitStack()
+        self._place = self._left.enter_context(_shared(storage, bucket))
+        self._asked = ask(node, _look(), MODULES, SAME, self._place)
+
+    def is_answered(self) -> bool:
+        """Whether it has, or is not waited for any more."""
+        return has_answered(self._asked) or time.monotonic() > self._until
+
+    def fault(self) -> str | None:
+        """What the node lacks, and the way out; None where it has all."""
+        late = not has_answered(self._asked)
+        answer = silent(ANSWER_SECONDS) if late else answer_to(self._asked)
+        with self._left:
+            return _fault(self._node, answer, self._place, self._storage)
+
+    def drop(self) -> None:
+        """Leave nothing behind of a question whose answer nobody wants any more."""
+        self._left.close()
+
+
+def _shared(storage: Path, bucket: str | None) -> AbstractContextManager[Path | str]:
+    """What a node looks for."""
+    return _folder_beside(storage) if bucket is None else nullcontext(bucket)
 
 
 @contextmanager
@@ -111,7 +147,6 @@ def _look() -> Any:
 def _fault(
     node: Node,
     answer: Mapping[str, Any] | Exception,
-    ours: Mapping[str, str],
     place: Path | str,
     storage: Path | str,
 ) -> str | None:
@@ -125,9 +160,9 @@ def _fault(
             "environment, see README."
         )
     for name, found in answer["versions"].items():
-        if _public(found) != ours[name]:
+        if _public(found) != (ours := _public(version(name))):
             return (
-                f"Node {node.name} has {name} {found}, and this command {ours[name]}: install "
+                f"Node {node.name} has {name} {found}, and this command {ours}: install "
                 "requirements.lock there, or submit the command as a job with a runtime "
                 "environment, see README."
             )

@@ -6,7 +6,10 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,7 +20,7 @@ from trainables.durable import settle
 from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME, NodeLeaves
 from tuner.breakdown import disk_full, is_full_disk, require_machine
 from tuner.journal import FAILURE, GPUS, Decision, Journal, RungRecord, TrialRecord, ending_of
-from tuner.places import address_of, bring
+from tuner.places import AT_ONCE, address_of, bring, local_copy
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.25
@@ -91,17 +94,28 @@ class Recorder(tune.Callback):
         observers: Sequence[Observer],
         *,
         trained: Callable[[float], None] | None = None,
+        doubted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """A recorder for one session; `trained` as in `run_study`."""
+        """A recorder for one session.
+
+        Args:
+            journal: of the study.
+            observers: told after it.
+            trained: as in `run_study`.
+            doubted: whether a node is there that may be the reason of what fails.
+        """
         self.leave = False
         self.error: Exception | None = None
         self._journal, self._observers, self._trained = journal, observers, trained
+        self._doubted = doubted
         self._results: dict[int, dict[str, Any]] = {}  # reported, checkpoint still to come
         self._endings: dict[int, tuple[Literal["COMPLETE", "PRUNED", "FAIL"], str]] = {}
         self._started: set[int] = set()
         self._paused: set[int] = set()
         self._silenced: set[tuple[int, str]] = set()
         self._ticked = 0.0
+        self._pool = None if journal.bucket is None else ThreadPoolExecutor(AT_ONCE)
+        self._untold: deque[tuple[Future[None] | None, str, tuple[Any, ...]]] = deque()
         self._checkpoint_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,7 +129,8 @@ class Recorder(tune.Callback):
         if time.monotonic() - self._ticked >= _TICK_SECONDS:
             self._ticked = time.monotonic()
             self._require_machine()
-            self._tell("tick")
+            self._tell_what_is_there()
+            self._tell_now("tick")
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has a process; after a crash of that process, or a pause, again."""
@@ -149,11 +164,9 @@ class Recorder(tune.Callback):
         result = self._results.pop(number, None)
         if result is None:
             return
-        folder = self._journal.folder
         rung = _rung(result, address_of(trial.checkpoint.path, self._journal.bucket))
-        local = bring(rung.checkpoint, folder)
-        self._checkpoint_bytes = max(self._checkpoint_bytes, _size(local))
-        if not self._write(_settle_on_disk, local, folder):
+        brought = self._brought(rung.checkpoint)
+        if brought is None:
             return
         if self._write(self._journal.add_rung, number, rung):
             self._tell(
@@ -162,14 +175,31 @@ class Recorder(tune.Callback):
                 rung.rung,
                 rung.metrics,
                 rung.losses,
-                local,
+                local_copy(rung.checkpoint, self._journal.folder),
                 rung.decision,
+                after=brought,
             )
         ending = ending_of(rung)
         if ending is not None:
             self._endings[number] = ending
         elif rung.decision == "pause":
             self._paused.add(number)
+
+    def _brought(self, checkpoint: str) -> Future[None] | None:
+        """Over when what observers look at is on this machine; None if the disk does not take it.
+
+        A bucket may take seconds, for which no other trial waits.
+        """
+        folder = self._journal.folder
+        if self._pool is not None:
+            return self._pool.submit(self._measure, partial(bring, checkpoint, folder))
+        self._measure(lambda: Path(checkpoint))
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done if self._write(_settle_on_disk, Path(checkpoint), folder) else None
+
+    def _measure(self, have: Callable[[], Path]) -> None:
+        self._checkpoint_bytes = max(self._checkpoint_bytes, _size(have()))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ray is done with a trial that reported its own end."""
@@ -194,7 +224,7 @@ class Recorder(tune.Callback):
         record = self._journal.record(number)
         crashes = sum(name.startswith(FAILURE) for name in record.attrs)
         self._note(number, f"{FAILURE}{crashes + 1}", failure[-TOLD:])
-        if any(words in failure for words in _OF_THE_NODE):
+        if self._doubted() or any(words in failure for words in _OF_THE_NODE):
             self._lose_node(record, why)
         elif (deaths := record.attrs.get("deaths", 0)) < RETRIES:
             self._note(number, "deaths", deaths + 1)
@@ -238,7 +268,25 @@ class Recorder(tune.Callback):
             return False
         return True
 
-    def _tell(self, event: str, *content: Any) -> None:
+    def _tell(self, event: str, *content: Any, after: Future[None] | None = None) -> None:
+        """Observers hear in order: what waits for a file has the rest wait, but for ticks."""
+        self._untold.append((after, event, content))
+        self._tell_what_is_there()
+
+    def _tell_what_is_there(self) -> None:
+        while self._untold and ((after := self._untold[0][0]) is None or after.done()):
+            _, event, content = self._untold.popleft()
+            self._tell_now(event, *content)
+
+    def close(self) -> None:
+        """Tell what is on its way still; after an interruption the next session tells it."""
+        cut = self.leave or self.error is not None
+        if self._pool is not None:
+            self._pool.shutdown(wait=not cut, cancel_futures=cut)
+        if not cut:
+            self._tell_what_is_there()
+
+    def _tell_now(self, event: str, *content: Any) -> None:
         for observer in self._observers:
             try:
                 getattr(observer, event)(*content)

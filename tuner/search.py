@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ray import tune
@@ -45,6 +45,7 @@ class JournalSearch(Searcher):
         common: Mapping[str, Any],
         gpus: float = 0.0,
         slots: Callable[[], int] = lambda: MOST_AT_ONCE,
+        avoided: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """A searcher for one session.
 
@@ -60,12 +61,13 @@ class JournalSearch(Searcher):
             common: what every trial's Ray config holds beside its own part.
             gpus: that a trial gets, or the share of one, if that is not too small for it.
             slots: how many trials may be out now.
+            avoided: ids of nodes that get none.
         """
         super().__init__()
         self._journal, self._rungs = journal, rungs
         self._space, self._base = space, base
         self._seed, self._deadline, self._common = seed, deadline, common
-        self._gpus, self._slots = gpus, slots
+        self._gpus, self._slots, self._avoided = gpus, slots, avoided
         self._unfinished = journal.settle()
         begun = sum(record.state != "WAITING" for record in journal.records())
         self._new = max(0, trials - begun)
@@ -127,6 +129,7 @@ class JournalSearch(Searcher):
             "rungs_done": len(record.rungs),
             "part": self._parts[record.number],
             "gpus": self._share(),
+            "avoided": sorted(self._avoided()),
         }
 
     def _share(self) -> float:

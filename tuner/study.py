@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,12 +16,14 @@ from typing import Any, Protocol
 
 from ray import tune
 
+from cluster.nodes import elsewhere
 from cluster.resources import Card
 from trainables.trainable import TrialTrainable
 from tuner.asha import Asha
 from tuner.checkpoints import CheckpointCap
 from tuner.journal import Journal, Space, TrialRecord
 from tuner.known_points import KnownPoint
+from tuner.newcomers import Newcomers
 from tuner.printed import PRINTED, folder_name
 from tuner.recorder import LeaveLoop, Observer, Recorder
 from tuner.rungs import Rungs
@@ -140,6 +142,7 @@ def run_study(
     trained: Callable[[float], None] | None = None,
     trainable: type[TrialTrainable] = TrialTrainable,
     slots: Callable[[], int] | None = None,
+    newcomers: Newcomers | None = None,
 ) -> StudyRun:
     """Run what is left of a study, in the Ray that this process is connected to.
 
@@ -159,6 +162,7 @@ def run_study(
             seconds as its process has them.
         trainable: the Ray adapter; a subclass may know pipelines of its own.
         slots: how many trials may be out now, where that changes; the plan's number if None.
+        newcomers: which nodes get trials, where some may join.
     Raises:
         UserError: a known point outside of the space.
         OSError: the journal could not be written.
@@ -187,19 +191,22 @@ def run_study(
         },
         gpus=plan.gpus_per_trial,
         slots=(lambda: plan.slots) if slots is None else slots,
+        avoided=tuple if newcomers is None else lambda: newcomers.unfit,
     )
     cap = CheckpointCap(journal, full=plan.rungs[-1])
-    recorder = Recorder(journal, [*observers, cap], trained=trained)
-    if time.time() < deadline:
-        _fit(plan, search, Asha(rungs), recorder, journal, deadline, trainable)
-    if recorder.error is not None:
-        raise recorder.error
-    if not recorder.leave:
-        for record in journal.records():
-            if record.paused:
-                recorder.end(record.number, "PRUNED", f"asha: rung {record.rungs[-1].rung}")
-            elif record.state == "RUNNING":  # ended by force: it never reported
-                recorder.end(record.number, "PRUNED", "time")
+    recorder = Recorder(
+        journal,
+        [*observers, cap],
+        trained=trained,
+        doubted=(lambda: False) if newcomers is None else lambda: newcomers.are_doubted,
+    )
+    with closing(recorder):
+        if time.time() < deadline:
+            _fit(plan, search, Asha(rungs), recorder, journal, deadline, trainable)
+        if recorder.error is not None:
+            raise recorder.error
+        if not recorder.leave:
+            _end_rest(journal, recorder)
     records = journal.records()
     return StudyRun(
         records=records,
@@ -209,6 +216,15 @@ def run_study(
         paused=rungs.paused,
         fidelity=rungs.fidelity(),
     )
+
+
+def _end_rest(journal: Journal, recorder: Recorder) -> None:
+    """Nobody goes on with what is paused, or ran when the time was over."""
+    for record in journal.records():
+        if record.paused:
+            recorder.end(record.number, "PRUNED", f"asha: rung {record.rungs[-1].rung}")
+        elif record.state == "RUNNING":  # ended by force: it never reported
+            recorder.end(record.number, "PRUNED", "time")
 
 
 def rebuilt_rungs(
@@ -251,8 +267,11 @@ def _fit(
     cpus, gpus = plan.cpus_per_trial, plan.gpus_per_trial
 
     def resources(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-        """A trial's own: some need more of a card than others."""
-        return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": config.get("gpus", gpus)}])
+        """A trial's own: some need more of a card than others, some may not run everywhere."""
+        bundle = {"CPU": cpus, "GPU": config.get("gpus", gpus)}
+        if not (avoided := config.get("avoided")):
+            return tune.PlacementGroupFactory([bundle])
+        return tune.PlacementGroupFactory([bundle], bundle_label_selector=[elsewhere(avoided)])
 
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
