@@ -46,6 +46,11 @@ def run_as_job(
         job: str = client.submit_job(entrypoint=shlex.join(words), runtime_env=whole)
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
+        if "Failed to connect" in reason:
+            reason = (
+                "no Ray dashboard answers there: name the one that `ray start --head` tells of "
+                "(http://HEAD:8265 as a rule), or leave the address out to use this machine."
+            )
         raise ConnectionError(f"Cannot submit a job to {address}: {reason}") from error
     say(f"Job        {job}; it goes on without this terminal. To stop it: ray job stop {job}")
     if not follow:

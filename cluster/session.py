@@ -327,7 +327,10 @@ def require_answer(address: str) -> None:
     """Ray itself retries a dead address for two minutes and then ends the process."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
-        raise ValueError(f"A Ray address is auto or host:port, got {address!r}.")
+        raise ValueError(
+            "A Ray address must be auto or host:port (6379 is the port of a head that was told no "
+            f"other), got {address!r}."
+        )
     if not _is_there(address):
         raise ConnectionError(
             f"No Ray answers at {address}: start one there with `ray start --head`, "

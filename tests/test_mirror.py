@@ -72,7 +72,8 @@ def test_a_study_goes_on_where_another_machine_left_it(
     machines: list[Machine], bucket: Path
 ) -> None:
     first, second = machines
-    first.work(result_json="{}", champion__grid="png", session_01__state="cp")
+    files = {"champion__grid": "png", "champion.new__grid": "half", "session_01__state": "cp"}
+    first.work(result_json="{}", **files)
     there = {str(path.relative_to(bucket / "toys")) for path in bucket.glob("toys/**/*")}
     assert there == {"journal.log", "result.json", "champion", "champion/grid"}
     second.mirror.pull()
@@ -144,6 +145,20 @@ def test_of_two_that_find_a_study_free_at_once_one_has_it(
     assert len(having) == len(refused) == 1
     assert "is running already, as process" in refused[0]
     assert json.loads((bucket / "toys" / LEASE).read_text())["holder"] == having[0]._holder
+
+
+@pytest.mark.parametrize(
+    "said", ["", "[]", '{"holder": 7}', '{"holder": "a b c", "since": 1, "when": 1}']
+)
+def test_a_lease_that_nobody_of_ours_has_written_is_nobodys(
+    machines: list[Machine], bucket: Path, said: str
+) -> None:
+    first, _ = machines
+    first.work()
+    (bucket / "toys" / LEASE).write_text(said)
+    first.mirror.look("toys")
+    first.work()
+    assert first.trials() == 2
 
 
 def test_a_driver_without_a_sign_of_life_loses_its_study(

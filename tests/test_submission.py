@@ -90,7 +90,10 @@ def test_no_cluster_there_is_one_line_within_seconds(
     words = ["reptile_omniglot", "--storage", "/nfs", "--address", f"{scheme}://127.0.0.1:1"]
     assert launch.main(words) == 2
     assert time.monotonic() - began < 30
-    assert "127.0.0.1:1" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"Cannot submit a job to {scheme}://127.0.0.1:1: " in told
+    assert told.endswith("or leave the address out to use this machine.\n")
+    assert told.count("\n") == 1
 
 
 def test_ray_takes_the_runtime_environment_that_comes_with_it(

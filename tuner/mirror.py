@@ -29,7 +29,8 @@ BEAT_SECONDS = 5.0  # between looks at what is to be written to the bucket
 LEASE_SECONDS = 90.0  # without a sign of life, after which a study is nobody's
 SETTLE_SECONDS = 2.0  # after which whoever found a study free at the same time has written so
 LEASE = "lease.json"
-_NOT_KEPT = ("session_", ".")  # what the names of folders begin with that stay on this machine
+# What the names of folders begin with that stay on this machine; a champion is renamed into place.
+_NOT_KEPT = ("session_", ".", f"{CHAMPION}.")
 
 
 class Mirror:
@@ -237,11 +238,14 @@ class Mirror:
         return lease is not None and lease["holder"] == self._holder
 
     def _lease(self, place: str) -> dict[str, Any] | None:
+        """Nobody's where there is none, or what nobody of ours has written."""
         try:
-            lease: dict[str, Any] = json.loads(self._read(f"{place}/{LEASE}"))
-        except FileNotFoundError:
+            told = json.loads(self._read(f"{place}/{LEASE}"))
+            host, process, nonce = told["holder"].split()
+            holder = f"{host} {int(process)} {nonce}"
+            return {"holder": holder, "since": float(told["since"]), "when": float(told["when"])}
+        except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError):
             return None
-        return lease
 
     def _read(self, place: str) -> bytes:
         with self._store.open_input_stream(place) as stream:
