@@ -242,7 +242,7 @@ def test_a_study_whose_pictures_are_gone_is_delivered_without_a_meeting(
     gate = load(path).gate
     assert gate is not None
     assert not gate.decided
-    assert "pictures are gone" in gate.reason
+    assert "are gone or damaged" in gate.reason
     assert champion_of(setting).run_id == champion
     said = capsys.readouterr().out
     assert said.count("is not decided (a plain --resume asks again)") == 2

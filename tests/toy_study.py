@@ -181,7 +181,8 @@ def main(options: dict[str, Any]) -> StudyRun:
         capacity, newcomers = None, None
         if address is not None:
             said = partial(clock._say, "slots")
-            newcomers = Newcomers(ray.nodes, partial(Question, storage=storage), clock._say)
+            known = [n for n in ray.nodes if n.cpus >= options.get("known_from_cpus", 0)]
+            newcomers = Newcomers(known, partial(Question, storage=storage), clock._say)
             stack.callback(newcomers.close)
             capacity = Capacity(
                 1, 0, grows=False, changed=lambda _nodes, slots: said(slots), fit=newcomers.fit

@@ -300,7 +300,7 @@ class _Study:
         samples = kept_samples(setting.folder / CHAMPION)
         if samples is None:
             gone = f"the study's own pictures in {setting.folder / CHAMPION} are gone or damaged"
-            return challenge.undecided(UserError(f"{gone}: search on with more --budget"))
+            return challenge.undecided(UserError(gone))
         contexts = self._contexts()
         if ray is None:
             _enter(stack, None, self.bereaved)

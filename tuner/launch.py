@@ -147,7 +147,9 @@ def build_parser(more: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     place.add_argument("--study", help="name of the study (default: the experiment's, numbered)")
     place.add_argument(
-        "--tracking-uri", help="MLflow server or store (default: SQLite in the storage folder)"
+        "--tracking-uri",
+        help="MLflow server or store, which trials' nodes need not reach; passwords come from the "
+        "environment (default: SQLite in the storage folder)",
     )
     place.add_argument(
         "--address",
