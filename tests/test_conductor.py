@@ -460,7 +460,7 @@ def test_the_final_round_ends_earlier_by_the_start_of_ray(
     def begin(_records: Any, *, ends: float) -> None:
         raise Begun(ends)
 
-    monkeypatch.setattr(conductor, "FinalRound", lambda *_a: SimpleNamespace(run=begin))
+    monkeypatch.setattr(conductor, "FinalRound", lambda *_a, **_b: SimpleNamespace(run=begin))
     study = _Study(setting, planned(setting), Timings(0.0))
     study.timings.add("ray", 4.0)
     study._ends, study._journal = 100.0, Mock()
