@@ -328,8 +328,8 @@ def require_answer(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         raise ValueError(
-            "A Ray address must be auto or host:port (6379 is the port of a head that was told no "
-            f"other), got {address!r}."
+            "A Ray address must be auto or host:port (6379, or 10001 after ray://, of a head that "
+            f"was told no others), got {address!r}."
         )
     if not _is_there(address):
         raise ConnectionError(
