@@ -336,6 +336,6 @@ def test_a_search_logs_into_it_and_tells_nobody_the_password(server, tmp_path, r
         json={"experiment_ids": [place.experiment_id]},
         timeout=60,
     )
-    assert len(answer.json()["runs"]) >= 3, "the study and its trials"
+    assert len(answer.json()["runs"]) >= 2, "the study and a trial at least"
     assert server.password not in answer.text
     assert holders(server.log.parent, server.password) == []
