@@ -132,7 +132,7 @@ def test_ctrl_c_before_it_has_begun_ends_both(child: Path, tmp_path: Path) -> No
     [
         (["reptile_omniglt"], "Did you mean 'reptile_omniglot'?"),
         (["reptile_omniglot", "--budget", "0"], "--budget must be a positive time"),
-        (["--replay", "0123456789abcdef0123456789abcdef"], "--detach out"),
+        (["--replay", "0123456789abcdef0123456789abcdef"], "--on-finish out"),
     ],
 )
 def test_bad_requests_are_answered_in_the_terminal(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from search_spaces.reptile import paper_space
 from search_spaces.transfer import transfer_space
 from trainables.reptile import ReptileConfig, build_gan
 from trainables.transfer import TransferConfig
+from tuner import cards
 from tuner.cards import largest, probed, speed_beside
 from tuner.experiments import find_experiment
 from tuner.machine import Training
@@ -78,3 +81,73 @@ def test_speed_is_measured_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None
         beside=2,
     )
     assert speed_beside(tiny) > 0
+
+
+class Gpu:
+    """A simulated card, and how often its memory was tried."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+        self.tried = 0
+        self.needs: Card | None = card(40)
+        self.name = "a card"
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: self.name)
+        monkeypatch.setattr(
+            torch.cuda, "get_device_properties", lambda _n: SimpleNamespace(total_memory=100)
+        )
+        monkeypatch.setattr(cards, "user_cache", lambda: cache)
+        monkeypatch.setattr(cards, "_tried", self._try)
+
+    def _try(self, *_asked: Any) -> Card | None:
+        self.tried += 1
+        return self.needs
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    return Gpu(monkeypatch, tmp_path)
+
+
+ASKED: dict[str, Any] = {"episodes": 5, "samples": 16, "fast": True}
+
+
+def test_a_card_is_tried_once_and_known_from_then_on(gpu: Gpu) -> None:
+    experiment = find_experiment("reptile_omniglot")("paper")
+    assert [probed(experiment, **ASKED) for _ in range(3)] == [card(40)] * 3
+    assert gpu.tried == 1
+
+
+@pytest.mark.parametrize("change", ["name", "space", "base", "versions", *ASKED])
+def test_what_its_figures_depend_on_is_tried_anew(
+    gpu: Gpu, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, asked = find_experiment("reptile_omniglot")("paper"), dict(ASKED)
+    probed(experiment, **asked)
+    gpu.needs = card(50)
+    if change == "name":
+        gpu.name = "another card"
+    elif change == "space":
+        experiment = replace(experiment, space=find_experiment("reptile_omniglot")("cpu").space)
+    elif change == "base":
+        experiment = replace(experiment, base=replace(experiment.base, size=64))
+    elif change == "versions":
+        monkeypatch.setattr(cards, "installed", lambda: {"torch": "another"})
+    else:
+        asked[change] = False if change == "fast" else 7
+    assert probed(experiment, **asked) == card(50)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"total": 1}', '{"total": -1}', "null"])
+def test_a_damaged_record_is_tried_anew(gpu: Gpu, content: str, tmp_path: Path) -> None:
+    experiment = find_experiment("reptile_omniglot")("paper")
+    probed(experiment, **ASKED)
+    (path,) = (tmp_path / "cards").iterdir()
+    path.write_text(content)
+    assert probed(experiment, **ASKED) == card(40)
+    assert gpu.tried == 2
+
+
+def test_what_fits_on_no_card_is_not_kept(gpu: Gpu, tmp_path: Path) -> None:
+    gpu.needs = None
+    assert probed(find_experiment("reptile_omniglot")("paper"), **ASKED) is None
+    assert not (tmp_path / "cards").exists()

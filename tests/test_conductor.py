@@ -328,7 +328,7 @@ def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
     def cut(plan: Plan, *_rest: Any, journal: Journal, deadline: float, **more: Any) -> None:
         planned.append((plan.budget_seconds, deadline - time.time()))
         table, *_, clock = more["observers"]
-        assert "2 trials over" in table._footer(list(table._rows.values()))
+        assert "2 of about" in table._counts(list(table._rows.values()))
         more["doubted"](0, 0.1)
         clock.rung_reached()
         took.append(journal.attr("timings"))
@@ -491,7 +491,7 @@ def test_ctrl_c_once_more_while_everything_is_closed(
     def impatient() -> None:
         raise KeyboardInterrupt
 
-    def interrupted(_request: Request, stack: ExitStack, _began: float) -> int:
+    def interrupted(_request: Request, stack: ExitStack, *_more: Any) -> int:
         stack.callback(impatient)
         return INTERRUPTED
 
@@ -509,7 +509,7 @@ def test_ctrl_c_amid_a_callback_while_everything_is_closed_is_no_traceback(
         def __del__(self) -> None:
             raise self.error
 
-    def interrupted(_request: Request, stack: ExitStack, _began: float) -> int:
+    def interrupted(_request: Request, stack: ExitStack, *_more: Any) -> int:
         for error in (KeyboardInterrupt, KeyError):
             stack.callback(lambda e=error: Impatient(e) and None)
         return INTERRUPTED
@@ -553,7 +553,7 @@ def test_a_disk_that_is_full_while_everything_is_closed_changes_no_exit_code(
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def stopped(_request: Request, stack: ExitStack, _began: float) -> int:
+    def stopped(_request: Request, stack: ExitStack, *_more: Any) -> int:
         stack.callback(full)
         return BROKEN_DOWN
 

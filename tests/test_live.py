@@ -44,13 +44,19 @@ def play(table: LiveTable) -> None:
 
 def make(out: io.StringIO, *, width: int = 100, **options: object) -> LiveTable:
     console = Console(file=out, width=width, **options)
-    return LiveTable(trials=12, slots=2, rungs=3, deadline=time.time() + 90.5, console=console)
+    ends = time.time() + 90.5
+    return LiveTable(trials=12, slots=2, rungs=3, deadline=ends, study="a_study", console=console)
 
 
 def rendered(table: LiveTable, width: int) -> str:
     out = io.StringIO()
     Console(file=out, width=width).print(table.render())
     return out.getvalue()
+
+
+def numbers(text: str) -> list[str]:
+    """Of the trials in a table: two lines are above its head, two below its last row."""
+    return [line.split()[0] for line in text.splitlines()[4:-2]]
 
 
 def test_without_a_terminal_every_event_is_one_plain_line():
@@ -81,8 +87,8 @@ def test_a_trial_that_the_clock_cut_has_not_come_to_the_next_rung(rung, place, c
 
 def test_quiet_says_nothing():
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True)
-    with LiveTable(trials=1, slots=1, rungs=3, deadline=0.0, console=console, quiet=True) as table:
+    console = Console(file=out, force_terminal=True, quiet=True)
+    with LiveTable(trials=1, slots=1, rungs=3, deadline=0.0, console=console) as table:
         play(table)
         table.say("nothing")
     assert out.getvalue() == ""
@@ -94,7 +100,9 @@ def test_a_cluster_that_grows_is_told_of_and_planned_with():
         play(table)
         table.cluster_changed([Node(cpus=2), Node(cpus=2)], 4)
         # 3 of 12 are over, and the other 9 take half of their time
-        assert "3 trials over (21 planned), 1 of 4 slots busy" in rendered(table, 120)
+        shown = rendered(table, 120)
+        assert "3 of about 21 trials over" in shown
+        assert "1 of 4 slots busy" in shown
     told = "The cluster has 2 nodes, 4 CPUs, 0 GPUs now: 4 trials side by side, about 21 in all\n"
     assert told in out.getvalue()
 
@@ -113,21 +121,44 @@ def test_a_rung_that_foretells_too_little_is_told_of_while_the_search_runs(termi
 def test_running_trials_come_first_then_the_furthest_and_the_best_is_marked():
     table = make(io.StringIO())
     play(table)
-    numbers = [line.split()[0] for line in rendered(table, 100).splitlines()[2:6]]
     # 3 runs, 1 finished, 0 was stopped at rung 1 (its lower L does not compare), 2 failed
-    assert numbers == ["3", "*1", "0", "2"]
+    assert numbers(rendered(table, 100)) == ["3", "*1", "0", "2"]
 
 
-def test_the_footer_counts_trials_time_and_what_is_paused():
+def test_around_the_table_stand_the_phase_the_time_the_best_and_what_became_of_trials():
     table = make(io.StringIO())
+    lines = rendered(table, 120).splitlines()
+    assert lines[0].rstrip() == "search · 1:30 left · 0 of 2 slots busy · a_study"
+    assert lines[1].startswith("best so far: none yet")
     play(table)
     table.rung_reached(3, 0, scores(0.5), [], HERE, "pause")
-    paused = "0 of 2 slots busy · paused 1 at rung 1 · 1 failed"
-    assert f"01:30 left · 3 trials over (12 planned), {paused}" in rendered(table, 120)
-    table.trial_promoted(3)
-    assert "01:30 left · 3 trials over (12 planned), 1 of 2 slots busy · 1 failed" in rendered(
-        table, 120
+    head, best, *_, counts, lately = map(str.rstrip, rendered(table, 120).splitlines())
+    assert head == "search · 1:30 left · 0 of 2 slots busy · a_study"
+    assert best == "best so far: trial 1, L 1.50, J .30 at rung 3/3, w8"
+    each = "1 done, 1 stopped, 1 failed"
+    assert counts == f"3 of about 12 trials over · {each} · paused 1 at rung 1"
+    assert lately == (
+        "lately: trial 3 paused at rung 1, L .50; trial 2 failed: diverged: critic loss is nan; "
+        "trial 1 done; trial 0 stopped: a…"
     )
+    table.trial_promoted(3)
+    shown = rendered(table, 120)
+    assert "1 of 2 slots busy" in shown
+    assert "paused 1 at" not in shown
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 20), (40, 12), (30, 8)])
+def test_all_of_it_fits_the_terminal_without_scrolling(width, height):
+    table = make(io.StringIO(), width=width, height=height)
+    for number in range(40):
+        table.trial_started(number, "", {}, {"architecture": "figr_dcgan", "width": number})
+        table.rung_reached(number, 0, scores(float(number)), [], HERE, "pause")
+    lines = rendered(table, width).splitlines()
+    assert len(lines) < height  # the last line is the cursor's
+    assert all(len(line) <= width for line in lines)
+    assert lines[0].startswith("search · 1:30 left")
+    assert lines[-2].startswith("0 of about 12 trials over")
+    assert len(numbers("\n".join(lines))) == min(14, height - 7)
 
 
 def test_after_a_resume_the_table_knows_what_earlier_sessions_did():
@@ -140,15 +171,16 @@ def test_after_a_resume_the_table_knows_what_earlier_sessions_did():
         table.recall([*told, record(3, state="WAITING")])
         assert out.getvalue() == ""
         shown = rendered(table, 120)
-        assert "2 trials over (12 planned), 0 of 2 slots busy · 1 failed" in shown
-        assert [line.split()[0] for line in shown.splitlines()[2:-1]] == ["*0", "2", "1"]
+        assert "2 of about 12 trials over · 1 done, 1 failed" in shown
+        assert "0 of 2 slots busy" in shown
+        assert numbers(shown) == ["*0", "2", "1"]
         table.trial_started(2, "", {}, {"width": 8})
-        assert "2 trials over (12 planned), 1 of 2 slots busy" in rendered(table, 120)
+        assert "1 of 2 slots busy" in rendered(table, 120)
 
 
 def test_time_left_never_turns_negative():
     table = LiveTable(trials=1, slots=1, rungs=1, deadline=0.0, console=Console(file=io.StringIO()))
-    assert "00:00 left" in rendered(table, 80)
+    assert "0:00 left" in rendered(table, 80)
 
 
 @pytest.mark.parametrize("width", [30, 48, 58, 64, 72, 80, 120])
@@ -164,13 +196,13 @@ def test_narrow_terminals_lose_columns_and_never_digits(width):
 
 
 def test_at_most_so_many_rows_are_shown():
-    table = make(io.StringIO())
+    table = make(io.StringIO(), height=100)
     for number in range(100):
         table.trial_started(number, "", {}, {"width": number})
         table.rung_reached(number, 0, scores(float(number)), [], HERE, "pause")
-    lines = [line for line in rendered(table, 100).splitlines() if "paused" in line]
-    assert len(lines) == 14 + 1  # and the footer
-    assert "paused 100 at rung 1" in lines[-1]
+    shown = rendered(table, 100)
+    assert len(numbers(shown)) == 14
+    assert "paused 100 at rung 1" in shown
 
 
 def test_on_a_terminal_the_table_is_drawn_and_removed_and_messages_stay():

@@ -11,7 +11,7 @@ import pytest
 
 from trainables.configs import ReptileConfig, TransferConfig
 from tuner import machine
-from tuner.machine import Speed, Training, gpus, kept_speed, measured_speed
+from tuner.machine import Speed, Training, gpus, kept_speed, measured_speed, shared_speed
 
 TINY = Training(
     pipeline="reptile",
@@ -59,7 +59,7 @@ def test_the_speed_of_another_training_is_not_taken(other: dict[str, Any]) -> No
     assert kept_speed(replace(TINY, **other)) is None
 
 
-@pytest.mark.parametrize("change", ["cpus", "_processor", "installed"])
+@pytest.mark.parametrize("change", ["cpus", "processor", "installed"])
 def test_nor_that_of_another_machine_or_version(
     change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +79,20 @@ def test_a_damaged_file_is_no_speed(content: str, tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
     (tmp_path / "speeds").write_text("in the way")
     assert measured_speed(TINY).flops_per_second > 0
+    assert kept_speed(TINY) is None
+
+
+def test_beside_others_on_a_card_the_kept_speed_serves_every_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = shared_speed(TINY)
+    monkeypatch.setattr(machine, "measured_speed", None)  # calling it would raise
+    assert shared_speed(TINY) == replace(first, earlier=True)
+
+
+def test_the_speed_on_another_card_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_speed(TINY)
+    monkeypatch.setattr(machine, "card_name", lambda _device: "another card")
     assert kept_speed(TINY) is None
 
 

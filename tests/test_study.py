@@ -168,6 +168,7 @@ def test_the_first_update_has_its_moment():
     before = time.time()
     first, second = (trial := toy(seconds=0.05)).step(), trial.step()
     assert before < first["first_update"] < before + 0.05 + 5
+    assert 10e6 < first["resident_bytes"] <= second["resident_bytes"] < 100e9
     assert second["first_update"] == first["first_update"]
     assert toy(seconds=0.0).step()["first_update"] is None  # it was asked once
 
@@ -186,13 +187,14 @@ def test_a_checkpoint_holds_everything_and_restores(tmp_path):
     assert load_file(tmp_path / "weights.safetensors")["done"].item() == 1
     assert json.loads((tmp_path / "config.json").read_text())["trial_config"] == {"x": OPTIMUM}
     assert torch.load(tmp_path / "state.pt", weights_only=True) == {"done": 1}
-    second = trial.step() | {"first_update": None}  # of another process
+    own = {"first_update": None, "resident_bytes": 0}  # of a process
+    second = trial.step() | own
 
     restored = toy()
     restored.load_checkpoint(str(tmp_path))  # after a crash, by Ray
-    assert restored.step() | {"first_update": None} == second
+    assert restored.step() | own == second
     resumed = toy(resume_from=str(tmp_path))  # in a later session, by us
-    assert resumed.step() | {"first_update": None} == second
+    assert resumed.step() | own == second
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -502,6 +504,14 @@ def test_the_first_update_is_told_once(study):
         result = {"outcome": RUNG, "metrics": metrics_at(0, 1.0), "first_update": when}
         recorder.on_trial_result(0, [], trial, result)
     assert told == [7.0]
+
+
+def test_the_largest_process_of_a_trial_is_known(study):
+    trial = SimpleNamespace(config={"trial_number": 0})
+    for size in (2**30, 2**31, 2**29):
+        result = {"outcome": RUNG, "metrics": metrics_at(0, 1.0), "resident_bytes": size}
+        study.recorder.on_trial_result(0, [], trial, result)
+    assert study.recorder.process_bytes == 2**31
 
 
 def test_a_journal_that_cannot_be_written_ends_the_run(study, monkeypatch):

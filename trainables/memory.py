@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
 
 import torch
@@ -29,6 +30,12 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc, "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK)
         libc.mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
+
+
+def resident_peak() -> int:
+    """Bytes that this process had resident at most, so far; what it shares with others counts."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def share_card(share: float) -> None:

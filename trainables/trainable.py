@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from ray import tune
 
-from trainables.memory import is_out_of_memory, keep_freed_memory, share_card
+from trainables.memory import is_out_of_memory, keep_freed_memory, resident_peak, share_card
 from trainables.pipeline import Diverged, Pipeline, StudyContext, Unfit, load_pipeline
 from trainables.weights import read_state
 
@@ -40,9 +40,10 @@ class TrialTrainable(tune.Trainable):
     or the share of one) and gpu_overhead (the share that a process takes beside its tensors).
 
     A result holds "outcome" (above), "metrics" (finite floats), "losses", "first_update" (Unix
-    seconds at which this process had done the trial's first one) and, when failed, "reason". What a
-    pipeline foresees (divergence, memory) ends its trial and the actor lives on; after any other
-    exception the trial goes on in a fresh process.
+    seconds at which this process had done the trial's first one), "resident_bytes" (of this process
+    at most, so far) and, when failed, "reason". What a pipeline foresees (divergence, memory) ends
+    its trial and the actor lives on; after any other exception the trial goes on in a fresh
+    process.
     """
 
     @staticmethod
@@ -121,6 +122,7 @@ class TrialTrainable(tune.Trainable):
             "episodes": episodes,
             "losses": report.losses,
             "first_update": self._first_update,
+            "resident_bytes": resident_peak(),
             "done": outcome != RUNG,
         }
 

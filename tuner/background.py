@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from tuner.events import SILENT, Events
+
 OUTPUT = "output.log"  # in a study's folder
 WORD = "FEW_SHOT_TUNER_BEGUN"  # names the pipe for the word that the study has begun
 COMMAND = [sys.executable, "-m", "tuner.launch"]
@@ -89,8 +91,8 @@ class _Relay:
         self._stream.flush()
 
 
-def leave_terminal(folder: Path, ways_on: str) -> None:
-    """The study has begun: say the ways on, and take all output to its folder.
+def leave_terminal(folder: Path, ways_on: str, events: Events = SILENT) -> None:
+    """The study has begun: say the ways on, if any, and take all output to its folder.
 
     May be repeated: with a second study, the output moves to its folder.
     """
@@ -98,7 +100,9 @@ def leave_terminal(folder: Path, ways_on: str) -> None:
     first = is_background()
     if first:
         os.write(kept, os.pread(1, os.fstat(1).st_size, 0))  # what was said before belongs to it
-        print(ways_on)
+        if ways_on:
+            print(ways_on)
+    events.go_on_in(folder, with_earlier=first)
     sys.stdout.flush()
     sys.stderr.flush()
     for stream in (1, 2):

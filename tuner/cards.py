@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, astuple
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import torch
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 
 from cluster.resources import Card
+from trainables.datasets import user_cache
 from trainables.probe import meet, memory_of, speed_of
 from tuner.experiments import Experiment
-from tuner.journal import Space
+from tuner.journal import Space, installed
 from tuner.known_points import Probe, parameters_of
-from tuner.machine import Training
-from tuner.plugins import again, load_again
+from tuner.machine import Training, write_whole
+from tuner.plugins import again, load_again, records
 
 SPEED_SECONDS = 5.0  # of training, when several are timed side by side
 _SPAWN = get_context("spawn")  # CUDA bears no fork
 
 
 def probed(experiment: Experiment, *, episodes: int, samples: int, fast: bool) -> Card | None:
-    """What this machine's GPU holds and the largest trials of an experiment need.
+    """What this machine's GPU holds and the largest trials of an experiment need; tried out once,
+    which takes a minute or two, and kept for the commands after that.
 
     Args:
         episodes, samples, fast: as `Pipeline.heaviest` has them.
@@ -36,19 +42,48 @@ def probed(experiment: Experiment, *, episodes: int, samples: int, fast: bool) -
     """
     if not torch.cuda.is_available():
         return None
+    wanted = {"episodes": episodes, "samples": samples, "fast": fast}
+    place = _place(experiment, wanted)
+    card = _kept(place)
+    if card is None and (card := _tried(experiment, wanted)) is not None:
+        with suppress(OSError):  # the next command can try again
+            write_whole(place, asdict(card))
+    return card
+
+
+def _place(experiment: Experiment, wanted: Mapping[str, Any]) -> Path:
+    """The file of a card, named after all that its figures depend on."""
+    space = parameters_of(experiment.space, experiment.base).all
+    key = {
+        "card": [torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory],
+        "pipeline": experiment.pipeline,
+        "base": asdict(experiment.base),
+        "space": {name: distribution_to_json(one) for name, one in space.items()},
+        "wanted": dict(wanted),
+        "versions": installed(),
+        "plugins": records(),
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return user_cache() / "cards" / f"{experiment.pipeline}-{digest[:16]}.json"
+
+
+def _kept(place: Path) -> Card | None:
+    try:
+        sizes = json.loads(place.read_text(encoding="utf-8"))
+        card = Card(**{name: int(size) for name, size in sizes.items()})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return card if min(astuple(card)) > 0 else None
+
+
+def _tried(experiment: Experiment, wanted: Mapping[str, Any]) -> Card | None:
     with ProcessPoolExecutor(
         1, mp_context=_SPAWN, initializer=load_again, initargs=(again(),)
     ) as pool:
 
         def measure(config: Any) -> Card | None:
-            found = pool.submit(
-                memory_of,
-                experiment.pipeline,
-                asdict(config),
-                episodes=episodes,
-                samples=samples,
-                fast=fast,
-            ).result()
+            work = partial(memory_of, experiment.pipeline, asdict(config), **wanted)
+            found = pool.submit(work).result()
             if found is None:
                 return None
             total, overhead, peak = found

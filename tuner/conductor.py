@@ -27,16 +27,20 @@ from tuner.background import leave_terminal
 from tuner.breakdown import Breakdown, breakdown_behind, is_full_disk, ray_died
 from tuner.capacity import Capacity
 from tuner.champion import Challenge
+from tuner.earlier import keep, kind_of, machine_of
+from tuner.events import TrialEvents
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED, NOTHING_SUCCEEDED
 from tuner.final_round import FinalRound, challenge_of, own_identity
 from tuner.finals import kept_samples
 from tuner.hold import heeding_stop
-from tuner.journal import DASHBOARD, DELIVERED, PHASE, RESUME, Journal, is_begun
+from tuner.journal import DASHBOARD, DELIVERED, FORECAST, PHASE, RESUME, Journal, is_begun
+from tuner.last_words import finished_facts, forecast_line, last_lines
 from tuner.live import LiveTable, newest_line
 from tuner.machine import cpus
 from tuner.mirror import Mirror
 from tuner.newcomers import Newcomers
-from tuner.opening import open_study
+from tuner.on_finish import OnFinish
+from tuner.opening import open_study, plan_facts
 from tuner.places import bring_all, local_copy
 from tuner.plan import SCORING_COMPUTE, Plan
 from tuner.premises import Question, packages, require_nodes
@@ -65,13 +69,23 @@ def conduct(request: Request, timings: Timings | None = None) -> int:
         UserError: it cannot be met; nothing was started.
     """
     timings = Timings(time.monotonic()) if timings is None else timings
+    on_finish, code = OnFinish(request.on_finish), None
+    try:
+        code = _conduct_closed(request, timings, on_finish)
+    finally:
+        on_finish.run(code)
+    return code
+
+
+def _conduct_closed(request: Request, timings: Timings, on_finish: OnFinish) -> int:
+    """The same up to where all is closed."""
     code: int | None = None
     before = {number: signal.getsignal(number) for number in SIGNALS}
     hook = sys.unraisablehook
     _heed_sigterm()
     try:
         with ExitStack() as stack:
-            code = _conduct(request, stack, timings)
+            code = _conduct(request, stack, timings, on_finish)
             _heed(signal.default_int_handler)  # closing may take long
             sys.unraisablehook = _unless_interrupted
     except KeyboardInterrupt:  # once more, while everything is closed
@@ -104,7 +118,7 @@ def _heed_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _conduct(request: Request, stack: ExitStack, timings: Timings) -> int:
+def _conduct(request: Request, stack: ExitStack, timings: Timings, on_finish: OnFinish) -> int:
     mirror = None if request.bucket is None else Mirror(request.bucket, request.storage)
     if mirror is not None:
         mirror.pull()
@@ -113,7 +127,9 @@ def _conduct(request: Request, stack: ExitStack, timings: Timings) -> int:
     def bereaved(dead: Sequence[str]) -> int:
         if study is not None:
             return study.bereaved(dead)
-        sys.stderr.write(f"Stopped: {ray_died(dead)}, then run the same command again\n")
+        stopped = f"Stopped: {ray_died(dead)}, then run the same command again"
+        sys.stderr.write(f"{stopped}\n")
+        request.events.tell("error", error=stopped, exit_code=BROKEN_DOWN)
         return BROKEN_DOWN
 
     if request.address is not None:
@@ -124,7 +140,7 @@ def _conduct(request: Request, stack: ExitStack, timings: Timings) -> int:
         return 0
     if mirror is not None and journal is not None:
         stack.enter_context(mirror.holding(journal))
-    study = _Study(setting, plan, timings, mirror)
+    study = _Study(setting, plan, timings, mirror, on_finish)
     if journal and is_finished(setting):
         return study.deliver(stack, ray, journal)
     return study.run(stack, ray, journal)
@@ -134,7 +150,8 @@ def _with_a_node(ray: Session, request: Request) -> Session:
     """Where an autoscaler has stopped all nodes, one is needed to plan with."""
     if not ray.grows or any(node.cpus for node in ray.nodes):
         return ray
-    print("Waiting    for the cluster's first node", flush=True)
+    if not request.quiet:
+        print("Waiting    for the cluster's first node", flush=True)
     cpus_each, gpus_each = request.cpus_per_trial or 1.0, request.gpus_per_trial or 0.0
     try:
         return ray.with_first_node(cpus=cpus_each, gpus=gpus_each)
@@ -162,9 +179,15 @@ class _Study:
     """One study from its plan to its end."""
 
     def __init__(
-        self, setting: Setting, plan: Plan, timings: Timings, mirror: Mirror | None = None
+        self,
+        setting: Setting,
+        plan: Plan,
+        timings: Timings,
+        mirror: Mirror | None = None,
+        on_finish: OnFinish | None = None,
     ) -> None:
         self.setting, self.plan, self.timings, self._mirror = setting, plan, timings, mirror
+        self._on_finish = OnFinish(()) if on_finish is None else on_finish
         self._held = False  # the journal, by this process
         self._avoided: frozenset[str] = frozenset()  # nodes
 
@@ -175,14 +198,24 @@ class _Study:
             opened = self._begin(stack) if journal is None else journal
             self._take(stack, opened)
             tracker = self._open(stack, opened, patient=True)
-            if self.setting.request.detach:
-                leave_terminal(self.setting.folder, ways_on(self.setting))
+            self._say_it_begins(resumed=journal is not None)
             if journal is not None:
                 search_on(journal, self.setting)
             return self._search_and_finish(stack, ray, tracker)
 
         self._held = journal is not None
         return self._in_order(work)
+
+    def _say_it_begins(self, *, resumed: bool) -> None:
+        setting, request = self.setting, self.setting.request
+        facts = plan_facts(self.plan, setting)
+        self._event("begun", **facts, folder=str(setting.folder), resumed=resumed)
+        if request.detach:
+            ways = "" if request.quiet else ways_on(setting)
+            leave_terminal(setting.folder, ways, request.events)
+
+    def _event(self, event: str, **facts: Any) -> None:
+        self.setting.request.events.tell(event, study=self.setting.study, **facts)
 
     def deliver(self, stack: ExitStack, ray: Session | None, journal: Journal) -> int:
         """Tell MLflow what it does not have yet of a finished study -> the study's exit code."""
@@ -209,7 +242,9 @@ class _Study:
         way_on = "run the same command again"
         if self._has_begun():
             way_on = f"go on with: {resume_command(self.setting)}"
-        sys.stderr.write(f"Stopped: {breakdown}, then {way_on}\n")
+        stopped = f"Stopped: {breakdown}, then {way_on}"
+        sys.stderr.write(f"{stopped}\n")
+        self._event("error", error=stopped, exit_code=BROKEN_DOWN)
         return BROKEN_DOWN
 
     def bereaved(self, dead: Sequence[str]) -> int:
@@ -220,6 +255,7 @@ class _Study:
         """
         self.setting.console.show_cursor()
         code = self._stopped(ray_died(dead))
+        self._on_finish.run(code)
         sys.stdout.flush()
         sys.stderr.flush()
         return code
@@ -281,7 +317,7 @@ class _Study:
         self.setting.say(
             f"Study {self.setting.study!r} is finished, see {path}: add --budget to search on."
         )
-        return 0 if result.best is not None else NOTHING_SUCCEEDED
+        return self._finished(result)
 
     def _gate_again(
         self, result: StudyResult, stack: ExitStack, ray: Session | None, journal: Journal
@@ -316,6 +352,7 @@ class _Study:
     def _take(self, stack: ExitStack, journal: Journal) -> None:
         """This process holds the study, and can be asked to let go of it."""
         self._journal = journal
+        self._on_finish.folder = self.setting.folder
         stack.enter_context(heeding_stop(journal.folder))
 
     def _open(self, stack: ExitStack, journal: Journal, *, patient: bool) -> Tracker:
@@ -351,6 +388,7 @@ class _Study:
     def _enter_phase(self, name: str, *, ends: float | None = None) -> None:
         """Note for whoever looks from outside what is done from now on; `ends` in Unix seconds."""
         self._journal.set_attr(PHASE, {"name": name, "since": time.time(), "ends": ends})
+        self._event("phase", phase=name, ends=ends)
 
     def _took(self, part: str, started: float) -> None:
         """Note what a part of the run took, for the result of whichever session gets there."""
@@ -379,7 +417,7 @@ class _Study:
             )
             | {"sampler": self.plan.sampler},
             remember=self._remember,
-            report=setting.say,
+            report=setting.warn,
             deliver=resume_command(self.setting),
             place=None if known is None else TrackingPlace(**{"uri": ""} | known),
             patient=patient,
@@ -410,6 +448,8 @@ class _Study:
         journal.set_attr("split", split_record(setting.images, setting.split))
         journal.set_attr("plugins", plugins.records())
         plugins.keep_copies(setting.folder)
+        forecast = setting.forecast
+        journal.set_attr(FORECAST, None if forecast is None else forecast.to_dict())
         journal.set_attr("plan", self.plan.to_dict())
 
     def _prepare(self) -> tuple[StudyContext, StudyContext]:
@@ -427,7 +467,7 @@ class _Study:
         setting, plan = self.setting, self.plan
         bucket, store = setting.request.bucket, setting.request.storage / "pretrained"
         for line in damaged_sources(store):
-            setting.say(line)
+            setting.warn(line)
         with newest_line(setting.console) as report:
             nets = prepare_scorer(
                 setting.images,
@@ -466,11 +506,13 @@ class _Study:
         self._fitting = time.monotonic()
         self._enter_phase("search", ends=deadline)
         clock = _Clock(journal, used, self._took)
+        told = TrialEvents(self.setting.request.events, self.setting.study)
         table = LiveTable(
             trials=plan.trials,
             slots=plan.slots,
             rungs=len(plan.rungs),
             deadline=deadline,
+            study=self.setting.study,
             console=self.setting.console,
         )
         table.recall(journal.records())
@@ -483,7 +525,7 @@ class _Study:
                 journal=journal,
                 context=asdict(context),
                 deadline=deadline,
-                observers=(table, tracker, clock),
+                observers=(table, tracker, told, clock),
                 doubted=table.rung_doubted,
                 trained=self._trained,
                 slots=slots,
@@ -524,6 +566,7 @@ class _Study:
         self._enter_phase("finals", ends=time.time() + ends - started)
         last = FinalRound(setting, self.plan, *contexts, avoided=self._avoided)
         end = last.run(run.records, ends=ends)
+        self._event("finals", finalists=[c.record.number for c in end.played.contenders])
         self.timings.add("finals", end.rematch_seconds)
         self._took("test", started + end.rematch_seconds)
         timings = self.timings.total()
@@ -549,16 +592,29 @@ class _Study:
                 command=" && ".join(self._journal.attr("commands", [])),
                 resume=resume_command(self.setting, "--budget", f"{self.plan.budget_seconds:.0f}s"),
                 dashboard=_dashboard(ray),
+                forecast=None if setting.forecast is None else setting.forecast.to_dict(),
+                machine=machine_of(setting),
             ),
         )
         self._journal.set_attr(DELIVERED, False)
         result.write(setting.folder / RESULT)
+        keep(kind_of(setting, result.plan), result.to_dict())
         self._tell(result, tracker)
         print_ranking(result, setting.console)
+        if told := forecast_line(result):
+            setting.say(told)
         if setting.request.timings:
             setting.say(end_table(self.timings.total()))
         self._say_who_meets(end.gate)
-        return 0 if run.best is not None else NOTHING_SUCCEEDED
+        return self._finished(result)
+
+    def _finished(self, result: StudyResult) -> int:
+        """Tell what scripts want to know -> exit code."""
+        code = 0 if result.best is not None else NOTHING_SUCCEEDED
+        self._event("finished", **finished_facts(result), exit_code=code)
+        if self.setting.console.quiet:
+            print(*last_lines(result), sep="\n", flush=True)
+        return code
 
     def _tell(self, result: StudyResult, tracker: Tracker) -> None:
         if tracker.study_ended(result, own_identity(self.setting)):
@@ -566,7 +622,9 @@ class _Study:
 
     def _interrupted(self) -> int:
         _heed(signal.SIG_IGN)  # once more would lose the line
-        sys.stderr.write(f"Interrupted; go on with:\n  {resume_command(self.setting)}\n")
+        way_on = resume_command(self.setting)
+        sys.stderr.write(f"Interrupted; go on with:\n  {way_on}\n")
+        self._event("interrupted", exit_code=INTERRUPTED, resume=way_on)
         return INTERRUPTED
 
 

@@ -102,6 +102,7 @@ def _conduct_held(request: Request, names: tuple[str, ...]) -> int:
         _say_what_is_left(request)
         if isinstance(error, UserError):
             raise
+        request.events.tell("interrupted", exit_code=INTERRUPTED)
         return INTERRUPTED
     except Exception as error:  # the record could not be written
         from tuner.breakdown import breakdown_behind  # and with it Ray
@@ -111,6 +112,7 @@ def _conduct_held(request: Request, names: tuple[str, ...]) -> int:
             raise
         then = "" if record.written else ", then run the same command again"
         print(f"Stopped: {breakdown}{then}", file=sys.stderr)
+        request.events.tell("error", error=f"Stopped: {breakdown}", exit_code=BROKEN_DOWN)
         if record.written:
             _say_what_is_left(request)
         return BROKEN_DOWN
@@ -138,11 +140,11 @@ def _conduct_all(
     done = [name for name in names if _is_done(request.storage, record.studies.get(name))]
     left = len(names) - len(done)
     for number, name in enumerate(names, start=1):
-        print(f"\n{number} of {len(names)}: {name}", flush=True)
+        _say(request, f"\n{number} of {len(names)}: {name}")
         study = record.studies.get(name)
         if name in done:
             path_of_result = request.storage / str(study) / RESULT
-            print(f"done, see {path_of_result}")
+            _say(request, f"done, see {path_of_result}")
             worst = max(worst, _code(path_of_result))
             if not request.dry_run and _is_untold(request.storage, str(study)):
                 own = replace(request, experiment=name, study=study, trials=None)
@@ -164,8 +166,13 @@ def _conduct_all(
         left -= not request.dry_run  # which spends nothing
     if not request.dry_run:
         report = [sys.executable, "-m", "tuner.report", "table1", "--storage", str(request.storage)]
-        print(f"\nTable 1: {shlex.join(report)}")
+        _say(request, f"\nTable 1: {shlex.join(report)}")
     return worst
+
+
+def _say(request: Request, line: str) -> None:
+    if not request.quiet:
+        print(line, flush=True)
 
 
 def _timed(request: Request, record: _Record, path: Path) -> int:
@@ -244,4 +251,5 @@ def _is_untold(storage: Path, study: str) -> bool:
 def _say_what_is_left(request: Request) -> None:
     words = [sys.executable, "-m", "tuner.launch", "all", "--resume"]
     words += ["--storage", request.bucket or str(request.storage)]
+    words += ["--on-finish", shlex.join(request.on_finish)] if request.on_finish else []
     print(f"All that is left: {shlex.join(words)}", file=sys.stderr)

@@ -30,6 +30,7 @@ Decision = Literal["continue", "pause", "done"]
 PHASE = "phase"  # attribute of a study: "name" of what it does, "since" when, and when it "ends"
 RESUME = "resume"  # attribute of a study: the command that goes on with it
 DASHBOARD = "dashboard"  # attribute of a study: Ray's, while it runs
+FORECAST = "forecast"  # attribute of a study: what it should take, as `outlook.Forecast` has it
 DELIVERED = "delivered"  # attribute of a study with a result: whether MLflow has all of it
 FAILURE = "failure/"  # attributes of a trial, before a number: what Ray says of its crashes
 GPUS = "gpus"  # attribute of a trial: those it needs, where the plan's share of one was too small

@@ -9,7 +9,9 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from trainables.addresses import is_address
 from trainables.errors import UserError
 from tuner.background import is_background, run_in_background
 from tuner.command_line import OneLineParser
+from tuner.events import SILENT, Events, events_on_stdout
 from tuner.exit_codes import CANNOT_BE_MET, INTERRUPTED
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ SAMPLERS = ("tpe", "gp", "cmaes", "nsgaii", "random", "sobol")
 ALL = "all"  # in place of a name
 OF_ONE = ("study", "data", "base", "target", "point", "warm_start", "plugin")  # not for all
 SIZES = (32, 64, 128)
+FAULT = 1  # Python's exit code after a traceback
 
 DESCRIPTION = """\
 Search the hyperparameters of a few-shot image generator: plan, train and compare trials on this
@@ -53,6 +57,7 @@ examples:
   python -m tuner.launch reptile_mnist --warm-start reptile_omniglot
   python -m tuner.launch all --budget 6h                  one after another, an hour each
   python -m tuner.launch my_gan --plugin my_gan.py        an experiment, nets or data of your own
+  python -m tuner.launch reptile_omniglot --on-finish 'sh -c "mail -s $TUNER_STUDY me"'
   python -m tuner.launch --replay RUN_ID                  a trial once more, bit for bit
 
 Exit codes: 0 done; 1 nothing succeeded, or a replay differs; 2 a request that cannot be met;
@@ -175,7 +180,27 @@ def build_parser(more: Sequence[str] = ()) -> argparse.ArgumentParser:
         help="go on in the background once the study has begun: see tuner.status, tuner.logs and "
         "tuner.stop",
     )
-    parser.add_argument(
+    told = parser.add_argument_group("what is told")
+    told.add_argument(
+        "--quiet",
+        action="store_true",
+        help="warnings, errors, and at the end where the result is and which trial is the champion",
+    )
+    told.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object an event on stdout, all else on stderr; see docs/events.md. With "
+        "--dry-run, one object; with --detach, events.jsonl in the study's folder goes on",
+    )
+    told.add_argument(
+        "--on-finish",
+        metavar="CMD",
+        help="run this, without a shell and for at most a minute, when the study has ended in any "
+        "way (with `all`: after each), with TUNER_STUDY, TUNER_OUTCOME, TUNER_RESULT and "
+        "TUNER_REPORT in its environment, as far as there are such; it is not kept with the study: "
+        "a resume needs it again, and the command that is printed to go on has it",
+    )
+    told.add_argument(
         "--timings", action="store_true", help="show what the parts of the start and the run take"
     )
     parser.add_argument(
@@ -203,8 +228,26 @@ def _add_plugin_option(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line -> its exit code."""
     began = time.monotonic()
+    words = _joined(sys.argv[1:] if argv is None else argv)
+    with _events(words) as events:
+        return _answer(words, began, events)
+
+
+@contextmanager
+def _events(words: Sequence[str]) -> Iterator[Events]:
+    """Who is told what happens: on stdout, if that was asked for."""
+    if "--json" not in words:
+        yield SILENT
+    elif "--detach" in words and not is_background():
+        yield Events(sys.stdout.fileno())  # of bad input; the other process tells the rest
+    else:
+        with events_on_stdout() as events:
+            yield events
+
+
+def _answer(words: list[str], began: float, events: Events) -> int:
+    """Do what the words say -> exit code; what cannot be done is one line, and one event."""
     try:
-        words = _joined(sys.argv[1:] if argv is None else argv)
         arguments = build_parser(_experiments_to_list(words)).parse_args(words)
         _load_plugins(arguments)
         if arguments.tracking_uri is not None:
@@ -216,23 +259,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_address(arguments.address or ""):
             from tuner.submission import submit
 
-            return submit(arguments, words)
+            return submit(arguments, words, events)
         if arguments.detach and not is_background():
             return run_in_background(words)
-        request = _request(arguments)
-        if request.experiment == ALL:
-            from tuner.every import conduct_all
-
-            return conduct_all(request, NAMES)
-        from tuner.opening import conduct
-
-        return conduct(request, began)
+        return _conduct(replace(_request(arguments), events=events), began)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        events.tell("error", error=str(error), exit_code=CANNOT_BE_MET)
         return CANNOT_BE_MET
     except KeyboardInterrupt:
         print("Interrupted before any trial began: run the same command again.", file=sys.stderr)
+        events.tell("interrupted", exit_code=INTERRUPTED)
         return INTERRUPTED
+    except Exception as error:  # one of ours, of which Python tells on
+        events.tell("error", error=f"{type(error).__name__}: {error}", exit_code=FAULT)
+        raise
+
+
+def _conduct(request: Request, began: float) -> int:
+    if request.experiment == ALL:
+        from tuner.every import conduct_all
+
+        return conduct_all(request, NAMES)
+    from tuner.opening import conduct
+
+    return conduct(request, began)
 
 
 def _experiments_to_list(words: Sequence[str]) -> tuple[str, ...]:
@@ -261,10 +312,11 @@ def _load_plugins(arguments: argparse.Namespace) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    if arguments.experiment is not None or arguments.detach:
+    more = (arguments.experiment, arguments.detach, arguments.json, arguments.on_finish)
+    if any(more):
         raise UserError(
-            "--replay takes everything from its run, and ends soon: leave the experiment's name "
-            "and --detach out."
+            "--replay takes everything from its run, and ends soon: leave the experiment's name, "
+            "--detach, --json and --on-finish out."
         )
     from rich.console import Console
 
@@ -290,6 +342,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     """The options, checked as far as they go without looking at the machine."""
     from tuner.experiments import find_experiment
     from tuner.objectives import parse_objectives
+    from tuner.on_finish import parse_command
     from tuner.plan import parse_budget
     from tuner.request import RULE, Request, is_name, is_study_name
     from tuner.storage import parse_storage
@@ -348,6 +401,8 @@ def _request(arguments: argparse.Namespace) -> Request:
         fast_gpu=arguments.fast_gpu,
         detach=arguments.detach,
         plugins=tuple(map(Path, arguments.plugin)),
+        quiet=arguments.quiet,
+        on_finish=() if arguments.on_finish is None else parse_command(arguments.on_finish),
     )
 
 

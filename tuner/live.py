@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tuner.plan import hardware
+from tuner.plan import clock, hardware
 from tuner.ranking import COLUMNS, SCORE_WIDTHS, describe, fitted_table
 from tuner.ranking import number as two_decimals
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 STATES = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed"}
 WAITING = "waiting"  # cut off with an earlier session, and to be taken up again
 REFRESH_PER_SECOND = 2
+LATELY = 4  # trials of which it is told what became of them
+AROUND_ROWS = 7  # lines of a terminal that no trial has: four above, two below, and the cursor's
 QUIET_SECONDS = 15.0  # between lines of progress that no terminal can overwrite
 # Columns that go first when the terminal is narrow, and the width that each one needs.
 OPTIONAL = {"recognisability": 72, "J": 64, "state": 58, "coverage": 48, "rung": 40}
@@ -54,8 +56,8 @@ class LiveTable:
     """Shows a study's trials: running ones, then the best ones. Use it as a context manager.
 
     On a terminal, a table redrawn twice a second by a thread of its own; elsewhere one plain line
-    an event, without control characters; nothing at all if quiet. The observer methods only note
-    what they are told.
+    an event, without control characters; nothing at all on a console that is quiet. The observer
+    methods only note what they are told.
     """
 
     def __init__(
@@ -65,8 +67,8 @@ class LiveTable:
         slots: int,
         rungs: int,
         deadline: float,
+        study: str = "",
         console: Console | None = None,
-        quiet: bool = False,
         rows: int = 14,
     ) -> None:
         """Prepare; nothing is shown before the `with` block begins.
@@ -76,19 +78,20 @@ class LiveTable:
             slots: trials side by side.
             rungs: a full trial has.
             deadline: Unix time at which the search ends.
+            study: its name.
             console: where to; a new one on stdout by default.
-            quiet: show nothing.
-            rows: of trials at most.
+            rows: of trials at most; fewer where the terminal is low.
         """
         self._console = Console() if console is None else console
         self._trials, self._slots = trials, slots
         self._rungs, self._deadline, self._limit = rungs, deadline, rows
-        self._quiet = quiet
+        self._study = study
         self._rows: dict[int, _Row] = {}
+        self._lately: deque[str] = deque(maxlen=LATELY)  # what became of trials, the newest first
         self._lock = threading.Lock()
         self._began = time.time()
         self._live: Live | None = None
-        if self._console.is_terminal and not quiet:
+        if self._console.is_terminal and not self._console.quiet:
             # Transient: the ranking that follows says it all again.
             self._live = Live(
                 console=self._console,
@@ -119,8 +122,7 @@ class LiveTable:
 
     def say(self, line: str) -> None:
         """Print a line, above the table if there is one."""
-        if not self._quiet:
-            self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Text(line), soft_wrap=True)
 
     def trial_started(
         self,
@@ -151,6 +153,8 @@ class LiveTable:
             row.reach(rung, metrics)
             if decision == "pause":
                 row.state = "paused"
+                loss = two_decimals(row.loss)
+                self._lately.appendleft(f"trial {number} paused at rung {rung + 1}, L {loss}")
         self._line(f"trial {number} {told_rung(rung, self._rungs, metrics)} -> {decision}")
 
     def trial_promoted(self, number: int) -> None:
@@ -165,7 +169,9 @@ class LiveTable:
         """A trial is over."""
         with self._lock:
             self._rows[number].state = STATES[state]
-        self._line(f"trial {number} {STATES[state]}" + (f": {reason}" if reason else ""))
+            told = f"trial {number} {STATES[state]}" + (f": {reason}" if reason else "")
+            self._lately.appendleft(told)
+        self._line(told)
 
     def rung_doubted(self, rung: int, correlation: float) -> None:
         """A rung foretells too little of the last one to stop a trial by."""
@@ -193,17 +199,26 @@ class LiveTable:
         """The study is over; its ranking is printed elsewhere."""
 
     def render(self) -> RenderableType:
-        """The table and its footer as they stand."""
+        """How things stand, as many trials as the terminal has room for, and what became of others;
+        never higher than the terminal, which would not show what is below."""
         with self._lock:
             rows = [_copy(row) for row in self._rows.values()]
+            lately = "; ".join(self._lately)
         best = _best(rows)
         table = self._empty_table()
         columns = [str(column.header) for column in table.columns]
-        for row in self._order(rows)[: self._limit]:
+        room = max(1, self._console.height - AROUND_ROWS)
+        for row in self._order(rows)[: min(self._limit, room)]:
             cells = self._cells(row, marked=best is not None and row.number == best.number)
             style = "bold" if row.number == (best.number if best else None) else ""
             table.add_row(*(cells[heading] for heading in columns), style=style)
-        return Group(table, Text(self._footer(rows), style="dim"))
+        return Group(
+            _one_line(self._header(rows), "bold"),
+            _one_line(f"best so far: {self._told(best)}"),
+            table,
+            _one_line(self._counts(rows), "dim"),
+            _one_line(f"lately: {lately}" if lately else "", "dim"),
+        )
 
     def _line(self, text: str) -> None:
         if self._live is None:
@@ -235,21 +250,30 @@ class LiveTable:
             **scores,
         }
 
-    def _footer(self, rows: list[_Row]) -> str:
+    def _header(self, rows: list[_Row]) -> str:
+        """What matters most comes first: a narrow terminal cuts the end off."""
+        left = clock(max(0, int(self._deadline - time.time())))
+        busy = sum(row.state == "running" for row in rows)
+        parts = ["search", f"{left} left", f"{busy} of {self._slots} slots busy", self._study]
+        return " · ".join(filter(None, parts))
+
+    def _told(self, best: _Row | None) -> str:
+        if best is None:
+            return "none yet, no trial has come to its first rung"
+        loss, joint = two_decimals(best.metrics["L"]), two_decimals(best.metrics.get("J"))
+        place = f"rung {best.rung + 1}/{self._rungs}"
+        return f"trial {best.number}, L {loss}, J {joint} at {place}, {best.title}"
+
+    def _counts(self, rows: list[_Row]) -> str:
         states = Counter(row.state for row in rows)
-        minutes, seconds = divmod(max(0, int(self._deadline - time.time())), 60)
         paused = Counter(row.rung for row in rows if row.state == "paused")
-        ended = sum(states[state] for state in STATES.values())
-        parts = [
-            f"{minutes:02}:{seconds:02} left",
-            f"{ended} trials over ({self._trials} planned), "
-            f"{states['running']} of {self._slots} slots busy",
-        ]
+        over = sum(states[state] for state in STATES.values())
+        each = [f"{states[state]} {state}" for state in STATES.values() if states[state]]
+        parts = [f"{over} of about {self._trials} trials over"]
+        parts += [", ".join(each)] if each else []
         if paused:
             counts = ", ".join(f"{paused[rung]} at rung {rung + 1}" for rung in sorted(paused))
             parts.append(f"paused {counts}")
-        if states["failed"]:
-            parts.append(f"{states['failed']} failed")
         return " · ".join(parts)
 
 
@@ -270,6 +294,10 @@ def _best(rows: list[_Row]) -> _Row | None:
     """The lowest L among those that came furthest."""
     scored = [row for row in rows if row.metrics and row.state != "failed"]
     return min(scored, key=lambda row: (-row.rung, row.loss), default=None)
+
+
+def _one_line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _copy(row: _Row) -> _Row:

@@ -105,9 +105,16 @@ def measured_speed(training: Training) -> Speed:
         ),
         when=time.time(),
     )
+    content = {name: value for name, value in asdict(speed).items() if name != "earlier"}
     with suppress(OSError):  # a dry run can measure again
-        _keep(_place(training), speed)
+        write_whole(_place(training), content)
     return speed
+
+
+def shared_speed(training: Training) -> Speed:
+    """The kept one, if any, else measured: beside others that share a card, that takes a minute,
+    and a card is less at the mercy of what else runs than cores are."""
+    return kept_speed(training) or measured_speed(training)
 
 
 def _flops_per_second(training: Training) -> float:
@@ -138,7 +145,8 @@ def _place(training: Training) -> Path:
     what else the machine does is left out."""
     key: dict[str, Any] = {
         "training": asdict(training),
-        "machine": [platform.node(), platform.machine(), _processor(), cpus()],
+        "machine": [platform.node(), platform.machine(), processor(), cpus()],
+        "card": card_name(training.device),
         "versions": installed(),
     }
     if used := records():
@@ -147,7 +155,7 @@ def _place(training: Training) -> Path:
     return user_cache() / "speeds" / f"{training.pipeline}-{digest[:16]}.json"
 
 
-def _processor() -> str:
+def processor() -> str:
     """Model of the CPU, where Linux tells it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -156,10 +164,22 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _keep(path: Path, speed: Speed) -> None:
-    """Write it, whole or not at all."""
+def card_name(device: str) -> str:
+    """Model of the GPU that a torch device is of; empty for CPUs, and where there is none."""
+    if device == "cpu":
+        return ""
+    import torch
+
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else ""
+
+
+def write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file of JSON, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {name: value for name, value in asdict(speed).items() if name != "earlier"}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump(content, file)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import glob
+import re
 import time
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from trainables.datasets import user_cache
 from trainables.errors import UserError
 from trainables.tasks import EPISODES, Split, large_classes, samples_wanted
-from tuner.journal import Journal
-from tuner.machine import Speed, kept_speed, measured_speed
-from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan
+from tuner.earlier import courses, kind_of
+from tuner.journal import FORECAST, Journal
+from tuner.last_words import told_forecast
+from tuner.machine import Speed, kept_speed, measured_speed, shared_speed
+from tuner.outlook import Forecast, busyness, course_of, forecast
+from tuner.plan import DEFAULT_BUDGET_SECONDS, Plan, describe, make_plan, too_short
 from tuner.request import Request
 from tuner.resumption import recorded_plan, reopened
 from tuner.setting import Setting, look_around, only_planned_on
@@ -70,17 +76,59 @@ def open_study(
             stack.enter_context(journal)
             speed, plan = None, recorded_plan(journal, setting)
             setting = replace(setting, split=Split.from_dict(journal.attr("split")))
+        setting = replace(setting, forecast=_forecast(setting, plan, journal, timings))
     show(plan, setting, speed)
+    if request.dry_run:
+        request.events.tell("plan", study=setting.study, **plan_facts(plan, setting))
     return setting, plan, journal
 
 
+def _forecast(
+    setting: Setting, plan: Plan, journal: Journal | None, timings: Timings
+) -> Forecast | None:
+    """Of a new study; the one that a study began with, if it goes on by the same budget."""
+    if journal is not None:
+        kept = journal.attr(FORECAST)
+        other = _asks_for_more(setting) or journal.attr("asked")
+        return None if kept is None or other else Forecast.from_dict(kept)
+    document, request = plan.to_dict(), setting.request
+    spent = 0.0 if request.dry_run else time.monotonic() - timings.began
+    busy = busyness(timings.seconds.get("imports"))
+    said = course_of(document, spent=spent, prepared=_nets_are_there(setting), busy=busy)
+    kind = kind_of(setting, document)
+    return forecast(said, courses(kind, request.storage, plan.budget_seconds))
+
+
+def _asks_for_more(setting: Setting) -> bool:
+    return setting.request.budget_seconds is not None or setting.request.trials is not None
+
+
+def _nets_are_there(setting: Setting) -> bool:
+    """Whether scoring nets of these pictures are kept; to know of which classes takes torch."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", setting.images.name)[:40]
+    size = setting.images.images.shape[-1]
+    return any((user_cache() / "scorers").glob(f"scorer-{glob.escape(name)}-{size}-*"))
+
+
+def plan_facts(plan: Plan, setting: Setting) -> dict[str, Any]:
+    """What the events hold of a study that is planned."""
+    return {
+        "experiment": setting.experiment.name,
+        "storage": setting.request.bucket or str(setting.request.storage),
+        "data": asdict(setting.data),
+        "plan": plan.to_dict(),
+        "forecast": None if setting.forecast is None else setting.forecast.to_dict(),
+    }
+
+
 def _speed(setting: Setting, shares: Shares) -> Speed:
-    """For a study as the machine is now; a dry run answers at once if it was measured before."""
+    """For a study as the machine is now; a dry run answers at once if it was measured before, and
+    so does every command whose trials share cards."""
     training = training_of(setting, shares)
     kept = kept_speed(training) if setting.request.dry_run else None
     if kept is not None:
         return kept
-    measure = partial(measured_speed, training)
+    measure = partial(shared_speed if training.beside > 1 else measured_speed, training)
     return setting.where_trials_run(measure, cpus=shares.cpus, gpus=shares.gpus)
 
 
@@ -143,19 +191,24 @@ def show(plan: Plan, setting: Setting, speed: Speed | None) -> None:
             f"without network, runs on the stand-in {images.name}, as this plan does)"
         )
     elif images.stand_in:
-        setting.say(
+        setting.warn(
             f"STAND-IN   {images.name} is embedded and stands in for {setting.experiment.data}: "
             "its scores say nothing about the real set"
         )
     if len(split.train) < FEW_CLASSES:
-        setting.say(
+        setting.warn(
             f"Caution    scores of so few classes say little: {len(split.train)} to train on, "
             f"better are {FEW_CLASSES} or more"
         )
     for line in describe(plan, setting.nodes, grows=setting.grows):
         setting.say(line)
+    for line in too_short(plan):
+        setting.warn(line)
+    if setting.forecast is not None:
+        setting.say(told_forecast(setting.forecast))
     if speed is not None and setting.request.dry_run:
-        run = "; a run measures anew" if speed.earlier else ""
+        anew = speed.earlier and not 0 < plan.gpus_per_trial < 1
+        run = "; a run measures anew" if anew else ""
         setting.say(f"Speed      of this machine, {speed.told}{run}")
     if setting.request.points or setting.request.warm_start:
         labels = [point.label for point in setting.experiment.known_points]

@@ -257,7 +257,7 @@ def describe(plan: Plan, nodes: Sequence[Node], *, grows: bool = False) -> list[
     rate = plan.flops_per_second / 1e9
     more = " or more" if plan.most_trials > plan.trials else ""
     searched = ", ".join(f"{name} ({OBJECTIVES[name]}d)" for name in plan.objectives)
-    most = "asked for" if _too_short(plan) else "at most"
+    most = "asked for" if too_short(plan) else "at most"
     several = [f"Search     for what nothing beats in all of {searched}; ASHA goes by L"]
     return [
         f"Hardware   {hardware(nodes)}: {plan.slots} trials side by side, each with "
@@ -272,7 +272,6 @@ def describe(plan: Plan, nodes: Sequence[Node], *, grows: bool = False) -> list[
         f"then the best {plan.finalists} meet again, trained with other seeds, and the winner is "
         "tested on classes nobody has seen",
         *(several if len(plan.objectives) > 1 else []),
-        *_too_short(plan),
     ]
 
 
@@ -298,7 +297,7 @@ def _gpus(plan: Plan) -> list[str]:
     ]
 
 
-def _too_short(plan: Plan) -> list[str]:
+def too_short(plan: Plan) -> list[str]:
     """A warning where the search takes a share of the budget that start and finish need."""
     needed = plan.search_seconds + plan.rest_seconds
     if needed <= TOLERANCE * plan.budget_seconds:

@@ -84,6 +84,7 @@ class Recorder(tune.Callback):
 
     Attributes:
         leave: set to True to leave Ray's loop at its next turn.
+        process_bytes: that the largest process of a trial had resident.
         error: what went wrong in writing the journal or with the machine, if anything; the loop is
             left then too.
     """
@@ -105,6 +106,7 @@ class Recorder(tune.Callback):
             doubted: whether a node is there that may be the reason of what fails.
         """
         self.leave = False
+        self.process_bytes = 0
         self.error: Exception | None = None
         self._journal, self._observers, self._trained = journal, observers, trained
         self._doubted = doubted
@@ -145,6 +147,7 @@ class Recorder(tune.Callback):
     ) -> None:
         """Keep a result until its checkpoint is there. Ray has set "done" if ASHA paused it."""
         number = _number(trial)
+        self.process_bytes = max(self.process_bytes, result.get("resident_bytes", 0))
         if self._trained is not None and (when := result.get("first_update")) is not None:
             tell, self._trained = self._trained, None
             tell(when)

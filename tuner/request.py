@@ -10,6 +10,7 @@ from typing import Literal
 
 from trainables.added_data import ADDED
 from trainables.datasets import PUBLISHED
+from tuner.events import SILENT, Events
 
 SIZE = 32  # pixels a side, unless asked for otherwise
 # Of studies and registered models; it becomes a folder, and part of what databases are asked.
@@ -48,6 +49,9 @@ class Request:
     detach: bool = False
     plugins: tuple[Path, ...] = ()  # files, as they were named
     bucket: str | None = None  # address that `storage` is a mirror of
+    quiet: bool = False
+    on_finish: tuple[str, ...] = ()  # words of a command
+    events: Events = SILENT  # for `--json`
 
 
 def is_study_name(text: str) -> bool:

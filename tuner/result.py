@@ -211,6 +211,8 @@ class StudyResult:
     commands: dict[str, str]
     pareto: Pareto | None = None  # files of older studies have none
     null_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)  # nor
+    forecast: dict[str, Any] | None = None  # nor
+    actual: dict[str, Any] | None = None  # nor
 
     def to_dict(self) -> dict[str, Any]:
         """The document, plain JSON types only.

@@ -29,6 +29,7 @@ def resume_command(setting: Setting, *more: str) -> str:
         *_subject(request),
         ("--address", request.address),
         ("--tracking-uri", uri and strip_credentials(resolve_uri(uri, request.storage))),
+        ("--on-finish", shlex.join(request.on_finish) or None),
     )
     return shlex.join([*words, *more])
 

@@ -29,6 +29,7 @@ from trainables.tasks import Split, split_classes
 from tuner.experiments import Experiment, Scale, find_experiment
 from tuner.journal import is_begun, is_free
 from tuner.machine import cpus, gpus
+from tuner.outlook import Forecast
 from tuner.request import SIZE, Request, is_name
 from tuner.result import Data
 from tuner.warm_start import known_settings
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LONGEST_TITLE = 94  # a study's name has at most 100 letters, its number included
 RESULT = "result.json"  # of a finished study, in its folder
+REPORT = "report.html"  # of it, there
 CHAMPION = "champion"  # folder of its best model, there
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
@@ -57,6 +59,7 @@ class Setting:
     nodes: tuple[Node, ...]
     console: Console
     ray: Session | None = None  # joined already
+    forecast: Forecast | None = None  # of what it takes, once there is a plan
 
     @property
     def cpus(self) -> float:
@@ -86,6 +89,10 @@ class Setting:
     def say(self, line: str) -> None:
         _say(self.console, line)
 
+    def warn(self, line: str) -> None:
+        """Say it even to those who want to hear nothing else."""
+        _say(Console(stderr=True) if self.console.quiet else self.console, line)
+
     def where_trials_run(self, work: Callable[[], T], *, cpus: float, gpus: float) -> T:
         """What `work` returns on a node that has room for a trial: not the head of a cluster, whose
         hardware may be another, or none."""
@@ -102,7 +109,7 @@ def look_around(request: Request, ray: Session | None) -> Setting:
     automatic: Scale = "paper" if any(node.gpus for node in nodes) else "cpu"
     scale: Scale = automatic if request.scale == "auto" else request.scale
     experiment = find_experiment(request.experiment)(scale)
-    console = Console()
+    console = Console(quiet=request.quiet)
     images, data = _open_data(request, experiment, lambda line: _say(console, line))
     size, channels = images.images.shape[-1], images.images.shape[1]
     title = _title(experiment, images, request)

@@ -120,6 +120,7 @@ class StudyRun:
         seconds: wall time of this session inside Ray Tune.
         paused: trials that ASHA paused and never promoted, by rung.
         fidelity: Spearman's rank correlation of a rung's scores with the last rung's.
+        process_bytes: that the largest process of a trial had resident; 0 where none was scored.
     """
 
     records: tuple[TrialRecord, ...]
@@ -128,6 +129,7 @@ class StudyRun:
     seconds: float
     paused: tuple[int, ...]
     fidelity: dict[int, float]
+    process_bytes: int = 0
 
 
 def run_study(
@@ -215,6 +217,7 @@ def run_study(
         seconds=time.monotonic() - started,
         paused=rungs.paused,
         fidelity=rungs.fidelity(),
+        process_bytes=recorder.process_bytes,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,13 +13,14 @@ from cluster.job import SCHEMES, run_as_job
 from cluster.session import AUTO
 from trainables.addresses import is_address
 from trainables.errors import UserError
+from tuner.events import Events
 from tuner.exit_codes import INTERRUPTED
 from tuner.plugins import environment
 from tuner.premises import packages
 from tuner.tracking_uri import strip_credentials
 
 
-def submit(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+def submit(arguments: argparse.Namespace, argv: Sequence[str], events: Events) -> int:
     """Run a command line on the cluster at its `--address`, and follow it -> its exit code.
 
     Paths are the cluster's, where they are looked at.
@@ -51,7 +53,7 @@ def submit(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
                 address,
                 words,
                 packages(),
-                lambda line: print(line, flush=True),
+                partial(_show, events if arguments.json else None),
                 environment=more,
                 follow=not arguments.detach,
             )
@@ -60,3 +62,12 @@ def submit(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; the job goes on.\n")
         return INTERRUPTED
+
+
+def _show(events: Events | None, lines: str) -> None:
+    """What the job printed; its streams come as one, of which the events are JSON objects."""
+    for line in lines.splitlines():
+        if events is not None and line.startswith("{") and line.endswith("}"):
+            events.relay(line)
+        else:
+            print(line, flush=True)

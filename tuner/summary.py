@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.evaluation import Scores
+from trainables.memory import resident_peak
 from tuner.finals import INTERVALS, Contender, Kept, Tested, margin
 from tuner.journal import RungRecord, TrialRecord
 from tuner.known_points import trial_seed
@@ -62,6 +63,8 @@ class Facts:
     command: str  # or commands, that the study was run by
     resume: str
     dashboard: str
+    forecast: dict[str, Any] | None
+    machine: tuple[str, float, float]  # the driver's CPU, and all cores and cards
 
 
 def summarise(run: StudyRun, facts: Facts) -> StudyResult:
@@ -97,6 +100,8 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
         reference=_reference(facts),
         gate=facts.gate,
         pareto=_pareto(run, facts.plan),
+        forecast=facts.forecast,
+        actual=_actual(run, facts),
         verdict=_verdict(facts),
         versions=versions(),
         git_commit=git_commit(),
@@ -109,6 +114,19 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
             "search_on": facts.resume,
         },
     )
+
+
+def _actual(run: StudyRun, facts: Facts) -> dict[str, Any]:
+    """What came, beside the forecast."""
+    largest = run.process_bytes
+    return {
+        "seconds": facts.wall_seconds,
+        "trials": sum(record.state != "WAITING" for record in run.records),
+        "finished": sum(record.state == "COMPLETE" for record in run.records),
+        "memory_bytes": resident_peak() + facts.plan.slots * largest if largest else None,
+        "disk_bytes": sum(p.stat().st_size for p in facts.folder.rglob("*") if p.is_file()),
+        "machine": list(facts.machine),
+    }
 
 
 def _verdict(facts: Facts) -> str:
