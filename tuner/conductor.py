@@ -42,7 +42,7 @@ from tuner.newcomers import Newcomers
 from tuner.on_finish import OnFinish
 from tuner.opening import open_study, plan_facts
 from tuner.places import bring_all, local_copy
-from tuner.plan import SCORING_COMPUTE, Plan
+from tuner.plan import SCORING_COMPUTE, Plan, clock
 from tuner.premises import Question, packages, require_nodes
 from tuner.ranking import gate_line, print_ranking
 from tuner.request import Request
@@ -564,6 +564,8 @@ class _Study:
         setting = self.setting
         ends = self._ends - self.timings.total()["ray"]  # Ray's start is of the budget, too
         self._enter_phase("finals", ends=time.time() + ends - started)
+        left = clock(max(0.0, ends - started))
+        setting.say(f"Finals: the best trials meet again, then the tests; {left} left")
         last = FinalRound(setting, self.plan, *contexts, avoided=self._avoided)
         end = last.run(run.records, ends=ends)
         self._event("finals", finalists=[c.record.number for c in end.played.contenders])
