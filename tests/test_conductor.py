@@ -411,6 +411,27 @@ def test_a_ray_that_nobody_noticed_dying_is_one_line_with_the_way_on(
     assert said.count("\n") == 1
 
 
+def test_a_ray_that_does_not_come_up_leaves_a_study_that_goes_on(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def ray(*_content: Any, **_more: Any) -> Iterator[None]:
+        raise ConnectionError("Ray did not start on this machine: it timed out.")
+        yield
+
+    without_ray(monkeypatch)
+    monkeypatch.setattr(conductor, "session", ray)
+    monkeypatch.setattr(conductor, "_enter", _enter)
+    assert conductor.conduct(setting.request) == BROKEN_DOWN
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "Stopped: Ray did not start on this machine: it timed out; end other programs that keep it "
+        "busy, then go on with: "
+    )
+    assert "--resume" in said
+    assert said.count("\n") == 1
+
+
 def test_sigterm_is_ctrl_c_while_all_is_closed_after_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def ray(_address: None, **_more: Any) -> Iterator[None]:

@@ -290,7 +290,7 @@ class _Study:
         context, last = self._prepare()
         started = time.monotonic()
         if ray is None:
-            ray = _enter(stack, None, self.bereaved)
+            ray = self._ray_here(stack)
         self._took("ray", started)
         self.setting.say(f"Dashboard  {_dashboard(ray)}")
         self.setting.say(f"Reachable  {_reachable(ray, tracker.uri)}")
@@ -299,6 +299,18 @@ class _Study:
         if run.interrupted:
             return self._interrupted()
         return self._finish(run, (context, last), tracker, ray)
+
+    def _ray_here(self, stack: ExitStack) -> Session:
+        """A Ray of our own, for a study that has begun.
+
+        Raises:
+            Breakdown: it does not come up in time.
+        """
+        try:
+            return _enter(stack, None, self.bereaved)
+        except UserError as error:
+            told = str(error).rstrip(".")
+            raise Breakdown(f"{told}; end other programs that keep it busy") from error
 
     def _deliver(self, stack: ExitStack, ray: Session | None, journal: Journal) -> int:
         self._take(stack, journal)
@@ -339,7 +351,7 @@ class _Study:
             return challenge.undecided(UserError(gone))
         contexts = self._contexts()
         if ray is None:
-            _enter(stack, None, self.bereaved)
+            self._ray_here(stack)
         return FinalRound(setting, self.plan, *contexts).meet_late(challenge, samples)
 
     def _say_who_meets(self, gate: Gate | None) -> None:
