@@ -178,6 +178,13 @@ def rank_statistic(samples: Floats, reals: Floats) -> tuple[Floats, Floats]:
 
 
 def copy_distances(samples: Bytes, shots: Bytes, *, shift: int = 2) -> Floats:
+    """Pixel difference of every sample to the nearest shot, [n]; see `nearest_copies`."""
+    return nearest_copies(samples, shots, shift=shift)[0]
+
+
+def nearest_copies(
+    samples: Bytes, shots: Bytes, *, shift: int = 2
+) -> tuple[Floats, npt.NDArray[np.intp]]:
     """Pixel difference to the nearest shot, mirrored and shifted copies of it included.
 
     The mean squared difference is divided by the mean square of the shot. Without that, the
@@ -189,7 +196,7 @@ def copy_distances(samples: Bytes, shots: Bytes, *, shift: int = 2) -> Floats:
         shift: pixels that a copy may be moved by, on either axis; background comes in, which in
             colour is what the edge has.
     Returns:
-        [n]: 0 is a copy, 1 an empty picture.
+        differences [n], 0 a copy and 1 an empty picture; and which shot is the nearest [n].
     """
     size, pixels = shots.shape[-1], shots[0].size
     margins = ((0, 0), (0, 0), (shift, shift), (shift, shift))
@@ -202,7 +209,9 @@ def copy_distances(samples: Bytes, shots: Bytes, *, shift: int = 2) -> Floats:
     ink = (shots.reshape(-1, pixels).astype(np.float32) / 255) ** 2
     each = np.tile(ink.sum(1), 2 * len(moves))  # the order of `copies`: shots, mirrors, moves
     distances = squared_distances(flat, copies) / np.maximum(each, 1)  # 1: a single white pixel
-    return np.asarray(distances.min(1))
+    nearest = distances.argmin(1)
+    least = np.take_along_axis(distances, nearest[:, None], 1)[:, 0]
+    return least, nearest % len(shots)
 
 
 def nearest_shot(samples: Bytes, shots: Bytes) -> tuple[Floats, Floats]:

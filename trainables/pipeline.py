@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -120,6 +120,36 @@ class Pipeline(Protocol):
             episodes: which of them; the same pictures whatever range an episode comes in,
                 if ranges begin at multiples of `EPISODES_AT_ONCE`.
             stops: steps of adaptation at which to draw, ascending.
+        """
+        ...
+
+    @staticmethod
+    def imagine(
+        config: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        shots: npt.NDArray[np.uint8],
+        *,
+        stops: Sequence[int],
+        count: int,
+        seed: int,
+        device: str,
+        progress: Callable[[int], None],
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        """What a kept model makes of any pictures of one class -> uint8 [count, C, S, S] a stop.
+
+        A stop's pictures do not depend on which other stops there are.
+
+        Args:
+            config: that the model was trained with.
+            weights: as `weights` gave them.
+            shots: the given pictures, uint8 [n, C, S, S].
+            stops: steps of adaptation at which to draw, ascending, from 0: not adapted at all.
+            count: pictures at each stop.
+            seed: of everything random.
+            device: to adapt on.
+            progress: is told the number of steps done, after each.
+        Raises:
+            ValueError: the weights belong to other networks.
         """
         ...
 

@@ -178,23 +178,23 @@ class InnerLoop:
             critic_loss = self._critic_step()
         return critic_loss, self._generator_step()
 
-    def draw(self, count: int, weights: Weights | None = None) -> Tensor:
+    def draw(
+        self, count: int, weights: Weights | None = None, rng: torch.Generator | None = None
+    ) -> Tensor:
         """New pictures of every task -> [T, count, C, S, S] in [-1, 1]; `weights` of the generator
-        are those the loop stands at if None."""
-        inputs = self.gan.draw(self._prior, count, self.rng)
+        are those the loop stands at if None, and `rng` the loop's own."""
+        rng = self.rng if rng is None else rng
+        inputs = self.gan.draw(self._prior, count, rng)
         weights = self.generator if weights is None else weights
         with torch.no_grad(), arithmetic(self.shots.device, fast=False):
             pictures = self.gan.generator.forward(weights, inputs.latent)
-            return self._changed(pictures, self._layer)
+            return _changed(pictures, self._layer, rng)
 
     def _generated(self, inputs: Drawn) -> Tensor:
-        return self._changed(self._generate(self.generator, inputs.latent), self._layer)
-
-    def _changed(self, pictures: Tensor, change: Change) -> Tensor:
-        return augment(pictures.flatten(0, 1), change, self.rng).view(pictures.shape)
+        return _changed(self._generate(self.generator, inputs.latent), self._layer, self.rng)
 
     def _critic_step(self) -> Tensor:
-        real = self._changed(self.shots, self.config.change)
+        real = _changed(self.shots, self.config.change, self.rng)
         inputs = self.gan.draw(self._prior, real.shape[1], self.rng)
         with torch.no_grad():
             fake = self._generated(inputs)
@@ -240,6 +240,10 @@ class InnerLoop:
         gradients = _gradients(loss, self.generator)
         _descend(self.generator, gradients, self._generator_optimizer)
         return loss.detach()
+
+
+def _changed(pictures: Tensor, change: Change, rng: torch.Generator) -> Tensor:
+    return augment(pictures.flatten(0, 1), change, rng).view(pictures.shape)
 
 
 def reptile_update(start: Tensor, adapted: Tensor, *, step: float) -> Tensor:
@@ -359,6 +363,8 @@ def adapt(
     stops: Sequence[int],
     count: int,
     fast: bool = False,
+    noise: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Iterator[Tensor]:
     """Algorithm 2 for T tasks at once: `count` new pictures a task at every stop.
 
@@ -371,6 +377,9 @@ def adapt(
         shots: the given pictures [T, n, C, S, S] in [-1, 1].
         stops: numbers of inner steps after which to generate, ascending.
         fast: see `cuda_step`; what is drawn is drawn in float32.
+        noise: seed of what pictures are drawn from, the same at every stop, so that a stop's
+            pictures do not depend on which others there are; None draws from `rng`.
+        progress: is told the number of inner steps done, after each.
     Yields:
         Pictures [T, count, C, S, S] in [-1, 1], one batch a stop.
     """
@@ -384,8 +393,11 @@ def adapt(
             weight = newest_weight(step, config.adapt_averaging)
             for name, newest in loop.generator.items():
                 average[name].lerp_(newest.detach(), weight)
+            if progress is not None:
+                progress(step)
         done = stop
-        yield loop.draw(count, average)
+        drawing = None if noise is None else torch.Generator(rng.device).manual_seed(noise)
+        yield loop.draw(count, average, drawing)
 
 
 @lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -168,6 +168,26 @@ class ReptileTrial:
             device=context.device,
             fast=context.fast_gpu,
         )
+
+    @staticmethod
+    def imagine(
+        config: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        shots: npt.NDArray[np.uint8],
+        *,
+        stops: Sequence[int],
+        count: int,
+        seed: int,
+        device: str,
+        progress: Callable[[int], None],
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        gan, own, start = load_model(config, weights, device)
+        given = to_tensor(shots)[None].to(device)
+        rng = torch.Generator(device).manual_seed(seed)
+        for pictures in adapt(
+            gan, own, start, given, rng, stops=stops, count=count, noise=seed, progress=progress
+        ):
+            yield to_uint8(pictures[0])
 
     @staticmethod
     def augmented(

@@ -131,16 +131,18 @@ class AdversarialSteps:
             critic_loss = self._critic_step()
         return critic_loss, self._generator_step()
 
-    def draw(self, count: int) -> Tensor:
-        """New pictures of every task by the averaged generator -> [T, count, C, S, S]."""
-        drawn = self.gan.draw(self.prior, count, self.rng)
-        with torch.no_grad(), arithmetic(self.rng.device, fast=False):
+    def draw(self, count: int, rng: torch.Generator | None = None) -> Tensor:
+        """New pictures of every task by the averaged generator -> [T, count, C, S, S]; `rng` is
+        that of the steps if None."""
+        rng = self.rng if rng is None else rng
+        drawn = self.gan.draw(self.prior, count, rng)
+        with torch.no_grad(), arithmetic(rng.device, fast=False):
             pictures = self.gan.generator.forward(self.average, drawn.latent)
-            return self._changed(pictures, self.config.layer)
+            return _changed(pictures, self.config.layer, rng)
 
     def _generated(self, drawn: Drawn) -> Tensor:
         pictures = self._generate(self.generator, drawn.latent)
-        return self._changed(pictures, self.config.layer)
+        return _changed(pictures, self.config.layer, self.rng)
 
     def _critic_step(self) -> Tensor:
         gan, config, weights = self.gan, self.config, self.critic
@@ -185,10 +187,7 @@ class AdversarialSteps:
 
     def _shown(self, pictures: Tensor) -> Tensor:
         """What the critic gets to see: real and fake pictures changed in the same ways."""
-        return self._changed(pictures, Change.affine(self.config.shared_strength))
-
-    def _changed(self, pictures: Tensor, change: Change) -> Tensor:
-        return augment(pictures.flatten(0, 1), change, self.rng).view(pictures.shape)
+        return _changed(pictures, Change.affine(self.config.shared_strength), self.rng)
 
     def _descend(self, which: int, loss: Tensor) -> None:
         weights, source = self._trained[which], self._source[which]
@@ -218,6 +217,10 @@ class AdversarialSteps:
             optimizer.load_state_dict(saved)
         self.rng.set_state(state["rng"].cpu())
         self.steps = state["steps"]
+
+
+def _changed(pictures: Tensor, change: Change, rng: torch.Generator) -> Tensor:
+    return augment(pictures.flatten(0, 1), change, rng).view(pictures.shape)
 
 
 def _copies(named: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:

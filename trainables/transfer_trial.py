@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -99,8 +99,7 @@ class TransferTrial:
         return _fine_tuning(
             self.config,
             self._source,
-            self._images,
-            self._episodes,
+            _shots(self._images, self._episodes),
             rng,
             device,
             fast=self.context.fast_gpu,
@@ -141,7 +140,7 @@ class TransferTrial:
             "score_seconds": self._score_seconds,
             "score_steps": float(self._score_steps),
         }
-        shots = np.stack([self._images.images[list(e.shots)] for e in self._episodes])
+        shots = _shots(self._images, self._episodes)
         return Report(
             metrics=metrics,
             episodes=scores.contributions("L").tolist(),
@@ -225,9 +224,8 @@ class TransferTrial:
         for first in range(0, len(chosen), EPISODES_AT_ONCE):
             chunk = chosen[first : first + EPISODES_AT_ONCE]
             rng = torch.Generator(context.device).manual_seed(chunk[0].seed)
-            tuning = _fine_tuning(
-                own, source, images, chunk, rng, context.device, fast=context.fast_gpu
-            )
+            shots = _shots(images, chunk)
+            tuning = _fine_tuning(own, source, shots, rng, context.device, fast=context.fast_gpu)
             drawn = []
             for stop in stops:
                 while tuning.steps < stop:
@@ -235,6 +233,29 @@ class TransferTrial:
                 drawn.append(to_uint8(tuning.draw(context.samples)))
             chunks.append(np.stack(drawn))
         return np.concatenate(chunks, axis=1)
+
+    @staticmethod
+    def imagine(
+        config: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        shots: npt.NDArray[np.uint8],
+        *,
+        stops: Sequence[int],
+        count: int,
+        seed: int,
+        device: str,
+        progress: Callable[[int], None],
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        own = TransferConfig(**config)
+        source = source_of(own, weights, len(weights["means"]))
+        rng = torch.Generator(device).manual_seed(seed)
+        tuning = _fine_tuning(own, source, shots[None], rng, device, fast=False)
+        for stop in stops:
+            while tuning.steps < stop:
+                tuning.step()
+                progress(tuning.steps)
+            drawing = torch.Generator(device).manual_seed(seed)  # the same at every stop
+            yield to_uint8(tuning.draw(count, drawing)[0])
 
     @staticmethod
     def augmented(
@@ -302,11 +323,15 @@ def _blank_tuning(
     return fine_tuning(gan, config, start, means.to(device), shots.to(device), rng, fast=fast)
 
 
+def _shots(images: ImageSet, episodes: Sequence[Episode]) -> npt.NDArray[np.uint8]:
+    """What is adapted to, [E, n, C, S, S]."""
+    return np.stack([images.images[list(episode.shots)] for episode in episodes])
+
+
 def _fine_tuning(
     config: TransferConfig,
     source: Source,
-    images: ImageSet,
-    episodes: Sequence[Episode],
+    shots: npt.NDArray[np.uint8],
     rng: torch.Generator,
     device: str,
     *,
@@ -314,5 +339,5 @@ def _fine_tuning(
 ) -> AdversarialSteps:
     gan = build_gan(config, len(source.means))
     start = Pair(source.weights.generator.to(device), source.weights.critic.to(device))
-    shots = to_tensor(np.stack([images.images[list(e.shots)] for e in episodes])).to(device)
-    return fine_tuning(gan, config, start, source.means.to(device), shots, rng, fast=fast)
+    given = to_tensor(shots).to(device)
+    return fine_tuning(gan, config, start, source.means.to(device), given, rng, fast=fast)

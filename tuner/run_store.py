@@ -12,7 +12,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -39,6 +39,7 @@ from tuner.tracking_uri import (
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -88,12 +89,19 @@ class Models:
         silence()
         self._client = _open_client(uri)
 
-    def champion(self, name: str) -> Version | None:
-        """The version of a registered model that bears the alias `@champion`."""
+    def champion(self, name: str, alias: str = CHAMPION) -> Version | None:
+        """The version of a registered model that bears an alias."""
+        return self._version(lambda: self._client.get_model_version_by_alias(name, alias))
+
+    def version(self, name: str, number: int) -> Version | None:
+        """A version of a registered model."""
+        return self._version(lambda: self._client.get_model_version(name, str(number)))
+
+    def _version(self, ask: Callable[[], ModelVersion]) -> Version | None:
         from mlflow.exceptions import MlflowException
 
         try:
-            found = self._client.get_model_version_by_alias(name, CHAMPION)
+            found = ask()
         except MlflowException as error:
             # A model without the alias is an invalid value for MLflow, no model is a missing one;
             # by status they would be as a broken database, and as any page of a proxy's.
