@@ -70,8 +70,8 @@ def test_the_rematch_has_what_trainings_and_tests_leave(
     context, finals = StudyContext(**toy_context()), FakeFinals()
     last = FinalRound(setting, planned(setting), context, context)
     last._finals = finals  # type: ignore[assignment]
-    monkeypatch.setattr(last, "_scorer", lambda *_a: SimpleNamespace(episodes=range(5)))
-    monkeypatch.setattr(final_round, "save_champion", lambda *_a: None)
+    monkeypatch.setattr(last, "_scorer", lambda *_a: SimpleNamespace(episodes=range(5), reals=None))
+    monkeypatch.setattr(final_round, "save_champion", lambda *_a, **_k: None)
     played = last._play(records, ends=time.monotonic() + 100, gate=True)
     assert finals.asked == [
         ("rematch", 100 - 3 * 15 - 2 * 9),

@@ -396,13 +396,21 @@ def test_pictures_of_a_champion_that_are_damaged_count_as_gone(
 
 
 def keep(folder: Path, width: int) -> None:
-    pictures = np.full((1, 4, 1, 2, 2), width, np.uint8)
+    pictures = np.full((1, 4, 1, 16, 16), width, np.uint8)
     tested = SimpleNamespace(
         adapt_steps=7, shots=pictures, samples=pictures, grid=np.zeros((2, 2, 3), np.uint8)
     )
     kept = replace(record(0, 0.5), config={"width": width})
     model: Any = {"generator": torch.full((3,), float(width))}
-    finals.save_champion("toy", kept, model, tested, folder)  # type: ignore[arg-type]
+    finals.save_champion(
+        "toy",
+        kept,
+        model,
+        tested,  # type: ignore[arg-type]
+        folder,
+        data="toys",
+        reals=pictures,
+    )
 
 
 def width_kept(folder: Path) -> set[float]:

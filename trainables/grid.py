@@ -50,3 +50,29 @@ def sample_grid(
         canvas[top : top + height, left : left + width] = block
     large = canvas.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
     return large if channels == 3 else large.repeat(3, axis=2)
+
+
+def shots_grid(
+    shots: npt.NDArray[np.uint8], samples: npt.NDArray[np.uint8], *, columns: int = 8
+) -> npt.NDArray[np.uint8]:
+    """A picture of any few shots, a line, and all that was made of them.
+
+    Args:
+        shots: [n, C, S, S], C 1 or 3.
+        samples: [m, C, S, S].
+        columns: pictures side by side.
+    Returns:
+        uint8 [H, W, 3].
+    """
+    top, below = (_tile(_filled(pictures, columns), columns) for pictures in (shots, samples))
+    line = np.full((2 * LINE, *top.shape[1:]), LINE_GREY, np.uint8)
+    canvas = np.concatenate([top, line, below])
+    large = canvas.repeat(2 * ENLARGED, axis=0).repeat(2 * ENLARGED, axis=1)
+    return large if canvas.shape[2] == 3 else large.repeat(3, axis=2)
+
+
+def _filled(pictures: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uint8]:
+    """With grey ones to the end of the last row."""
+    missing = -len(pictures) % columns
+    grey = np.full((missing, *pictures.shape[1:]), GAP_GREY, np.uint8)
+    return np.concatenate([pictures, grey])

@@ -158,8 +158,16 @@ class FinalRound:
         if champion is None:
             setting.say(f"Finals: trial {winner.number} could not be tested, memory is too small")
             return Played(contenders=contenders)
-        folder, plugins = setting.folder / CHAMPION, finals.context.plugins
-        kept = save_champion(finals.pipeline, winner, models[0], champion, folder, plugins)
+        kept = save_champion(
+            finals.pipeline,
+            winner,
+            models[0],
+            champion,
+            setting.folder / CHAMPION,
+            data=setting.data.name,
+            reals=scorer.reals,
+            plugins=finals.context.plugins,
+        )
         tested = [(r, finals.test(r, models[1], scorer, stop=own_stop(r))) for r in others]
         return Played(
             contenders=contenders,

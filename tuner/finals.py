@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cluster.nodes import elsewhere
+from trainables.data_card import DataCard
 from trainables.durable import settle
 from trainables.evaluation import Scorer, Scores, augmented_shots
 from trainables.grid import sample_grid
@@ -461,14 +462,21 @@ def save_champion(
     model: Model,
     tested: Tested,
     folder: Path,
+    *,
+    data: str,
+    reals: npt.NDArray[np.uint8],
     plugins: Sequence[Mapping[str, str]] = (),
 ) -> Kept:
     """Keep the champion outside of its trial's folder, where people look for it.
 
     Writes grid.png, samples.npz (shots and samples, uint8), weights.safetensors and config.json:
-    the pipeline, the trial's config, the steps of adaptation after which to draw, and `plugins`,
-    the records of those that it needs. A champion that is there is replaced when all of these are
-    whole.
+    the pipeline, the trial's config, the steps of adaptation after which to draw, `plugins`, and a
+    `DataCard`. A champion that is there is replaced when all of these are whole.
+
+    Args:
+        data: name of the data set.
+        reals: other pictures of the test's classes, uint8 [E, m, C, S, S].
+        plugins: the records of those that it needs.
     """
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)  # a kill left it
@@ -480,6 +488,7 @@ def save_champion(
         "config": dict(record.config),
         "adapt_steps": tested.adapt_steps,
         "plugins": list(plugins),
+        "data": DataCard.of(data, tested.shots, reals[: len(tested.shots)]).to_dict(),
     }
     (new / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     np.savez_compressed(new / SAMPLES, shots=tested.shots, samples=tested.samples)

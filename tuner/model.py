@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -106,14 +107,15 @@ class Model:
         Raises:
             UserError: there is no such model, or its files are damaged or of another kind.
         """
-        folder = _folder_of(source)
+        registered = _REGISTERED.fullmatch(source)
+        folder = None if registered else _folder_of(source)
         if folder is not None:
             return _read(folder, str(folder))
         place, address = parse_storage(STORAGE if storage is None else storage)
         uri = resolve_uri(tracking_uri, place)
-        if registered := _REGISTERED.fullmatch(source):
+        if registered is not None:
             name, alias, number = registered.groups()
-            model = _registered(uri, name, alias, number)
+            model = _registered(uri, name, alias, number, place)
             if model is None:
                 raise UserError(f"There is no model {source!r} in {strip_credentials(uri)}.")
             return model
@@ -122,7 +124,8 @@ class Model:
                 "MODEL must be an experiment, a study, models:/NAME@ALIAS, models:/NAME/VERSION "
                 f"or a champion's folder, got {source!r}."
             )
-        return _registered(uri, source, CHAMPION, None) or _kept(source, place, address, uri)
+        model = _registered(uri, source, CHAMPION, None, place)
+        return _kept(source, place, address, uri) if model is None else model
 
     def draw(
         self,
@@ -222,6 +225,16 @@ class Model:
             )
 
 
+def as_png(picture: Bytes) -> bytes:
+    """A picture, uint8 [C, S, S], as a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    plain = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+    Image.fromarray(plain).save(file, "PNG")
+    return file.getvalue()
+
+
 def _folder_of(source: str) -> Path | None:
     """The champion's folder, if a folder is named at all: it, or that of its study."""
     path = Path(source).expanduser()
@@ -253,7 +266,9 @@ def _kept(study: str, storage: Path, address: str | None, uri: str) -> Model:
     return _read(folder, study)
 
 
-def _registered(uri: str, name: str, alias: str | None, number: str | None) -> Model | None:
+def _registered(
+    uri: str, name: str, alias: str | None, number: str | None, storage: Path
+) -> Model | None:
     """A registered model, by alias or version number; None if there is no such one."""
     if scheme_of(uri) == "sqlite" and not sqlite_path(uri).is_file():
         return None
@@ -264,7 +279,9 @@ def _registered(uri: str, name: str, alias: str | None, number: str | None) -> M
         found = models.version(name, int(number)) if number else models.champion(name, str(alias))
         if found is None:
             return None
-        return _read(_downloaded(models, name, found, Path(folder)), f"{name} {found.number}")
+        study = storage / found.tags.get("study", "")  # may be older than this reading
+        files = _downloaded(models, name, found, Path(folder))
+        return _read(files, f"{name} version {found.number}", study)
 
 
 def _downloaded(models: Models, name: str, version: Version, folder: Path) -> Path:
@@ -273,9 +290,13 @@ def _downloaded(models: Models, name: str, version: Version, folder: Path) -> Pa
     return path.parent
 
 
-def _read(folder: Path, title: str) -> Model:
+def _read(folder: Path, title: str, study: Path | None = None) -> Model:
     """A model from its two files, and the samples beside them if it is older than data cards.
 
+    Args:
+        folder: with the files.
+        title: of the model.
+        study: folder of its study, which may have the samples that a registered model lacks.
     Raises:
         UserError: they are damaged, or of another kind.
     """
@@ -298,9 +319,10 @@ def _read(folder: Path, title: str) -> Model:
             f"A champion must be a whole {' and '.join(FILES)}, got {title!r} ({one_line(error)}); "
             "name another."
         ) from error
+    there = study is not None and (study / CHAMPION / SAMPLES).is_file()
     raise UserError(
-        f"Model {title!r} was kept before models said what their pictures look like: name the "
-        f"folder of its study, which has {SAMPLES}, or search again."
+        f"{title} is older than the numbers that say what a model's pictures look like: "
+        f"{f'name its study, {str(study)!r}' if there else 'search again, and use the new model'}."
     )
 
 
