@@ -28,6 +28,7 @@ BLUR = 1.5  # pixels of `WORK`: noise of cameras, blocks of JPEG
 FAINTEST = 0.1  # contrast of ink, in shares of the paper's tone
 NOISE = 5.0  # times the paper's own roughness, at least
 LEAST, MOST_INK = 2e-4, 0.5  # share of a picture that is ink
+ALONG = 0.06  # share of the frame that no stroke lies on
 SPECK = 0.2  # of the square of a stroke's thickness: less is dirt
 FINE = 8  # times the model's size: the canvas on which ink is drawn again
 CLEAN = 12  # levels by which a ground may differ from the data's
@@ -183,8 +184,9 @@ def _ink(plain: Grey) -> Mask:
         contrast = (paper - smooth if dark else smooth - paper) / np.maximum(reach, 32)
         rough = 1.4826 * float(np.median(np.abs(contrast - np.median(contrast))))
         high = max(float(threshold_otsu(contrast)), NOISE * rough, FAINTEST)  # type: ignore[no-untyped-call]
-        ink = apply_hysteresis_threshold(contrast, 0.7 * high, high)  # type: ignore[no-untyped-call]
-    ink = _without_specks(_inside(ink))
+        found = apply_hysteresis_threshold(contrast, 0.7 * high, high)  # type: ignore[no-untyped-call]
+        ink = _inside(found)
+    ink = _without_specks(ink)
     share = float(ink.mean())
     if share < LEAST:
         raise Blank("shows no ink: draw with a darker pen, or come nearer")
@@ -205,20 +207,32 @@ def _paper(plain: Grey, free: Mask | None) -> Floats:
     from skimage.morphology import disk
 
     shape = (max(1, plain.shape[1] // COARSE), max(1, plain.shape[0] // COARSE))
-    small = np.array(Image.fromarray(plain).resize(shape, Image.Resampling.BOX))
+    small = np.asarray(Image.fromarray(plain).resize(shape, Image.Resampling.BOX))
+    # Mirrored in tone, too, at the frame: light that falls off goes on falling off.
+    wide = np.pad(small.astype(np.int16), PAPER_RADIUS, "reflect", reflect_type="odd")
     known = None
     if free is not None:
         rest = Image.fromarray(free.astype(np.uint8) * 255).resize(shape, Image.Resampling.BOX)
-        known = np.array(rest) == 255
-    median = rank.median(small, disk(PAPER_RADIUS), mask=known)  # type: ignore[no-untyped-call]
-    large = Image.fromarray(median).resize(plain.shape[::-1], Image.Resampling.BILINEAR)
+        known = np.pad(np.asarray(rest) == 255, PAPER_RADIUS, "reflect")
+    around = wide.clip(0, 255).astype(np.uint8)
+    median = rank.median(around, disk(PAPER_RADIUS), mask=known)  # type: ignore[no-untyped-call]
+    inner = median[PAPER_RADIUS:-PAPER_RADIUS, PAPER_RADIUS:-PAPER_RADIUS]
+    large = Image.fromarray(inner).resize(plain.shape[::-1], Image.Resampling.BILINEAR)
     return np.asarray(large, np.float32)
 
 
 def _inside(ink: Mask) -> Mask:
-    """Without what touches the frame, the table's edge or a shadow, unless that is most of it."""
+    """Without what lies along the frame, as a table beside the paper; and without what else touches
+    it, a shadow or another drawing, unless that is most of all."""
+    from skimage.measure import label
     from skimage.segmentation import clear_border
 
+    parts = label(ink)  # type: ignore[no-untyped-call]
+    frame = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+    along = np.bincount(frame, minlength=int(parts.max()) + 1) > ALONG * len(frame)
+    along[0] = False
+    free = ink & ~along[parts]
+    ink = free if free.any() else ink
     inner: Mask = clear_border(ink)  # type: ignore[no-untyped-call]
     return inner if inner.sum() > 0.3 * ink.sum() else ink
 

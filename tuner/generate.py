@@ -76,8 +76,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     )
     shots = read_shots(files, model.card)
     steps = model.steps if arguments.steps is None else arguments.steps
-    print(f"{model.title}: {steps} steps of adaptation to {len(shots)} shots", flush=True)
     pictures = _drawn(model, shots, arguments.count, arguments.seed, steps)
+    print(f"{model.title}: {steps} steps of adaptation to {len(shots)} shots")
     for line in told(model.scores(shots, pictures)):
         print(line)
     if arguments.out is not None:
@@ -93,8 +93,8 @@ def told(copying: Copying) -> list[str]:
     """How near new pictures come to the shots, for people."""
     copies, count = int(copying.copies.sum()), len(copying.copies)
     return [
-        f"{copies} of {count} are near copies of a shot: {copying.copy_share:.0%}, of real pictures "
-        f"{copying.real_copy_share:.0%}",
+        f"{copies} of {count} are near copies of a shot: {copying.copy_share:.0%}, "
+        f"of real pictures {copying.real_copy_share:.0%}",
         f"distance to the nearest shot {copying.distance:.2f}, of real pictures "
         f"{copying.real_distance:.2f} (medians; 0 is a copy, 1 an empty picture)",
     ]
@@ -106,7 +106,8 @@ def _drawn(model: Model, shots: Bytes, count: int, seed: int, steps: int) -> Byt
     from rich.progress import Progress
 
     torch.set_num_threads(1)  # sums of several threads differ from machine to machine
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("adapting", total=max(1, steps))
         drawn = model.draw(
             shots,

@@ -86,6 +86,8 @@ class Model:
             settings: of config.json: "pipeline", "config" and "adapt_steps".
             weights: by name.
             card: of its data.
+        Raises:
+            ValueError, KeyError, TypeError: these are not of one model.
         """
         self.title, self.card = title, card
         self.channels, self.size = card.channels, card.size
@@ -93,6 +95,10 @@ class Model:
         self.max_steps = STRETCH * self.steps
         self._pipeline, self._config = str(settings["pipeline"]), dict(settings["config"])
         self._weights = dict(weights)
+        shape = (1, self.channels, self.size, self.size)
+        ((_, drawn),) = self._drawn(np.zeros(shape, np.uint8), 1, 0, [0], None)
+        if drawn.shape != shape or self.steps < 1:
+            raise ValueError(f"it draws {drawn.shape}, not {shape}, in {self.steps} steps")
 
     @staticmethod
     def open(source: str, *, storage: str | None = None, tracking_uri: str | None = None) -> Model:
@@ -312,7 +318,8 @@ def _read(folder: Path, title: str, study: Path | None = None) -> Model:
         card = _card(settings, folder)
         if card is not None:
             weights = read_weights(folder / FILES[1])
-            what = f"{settings['pipeline']} on {card.name}, {card.size} x {card.size} pixels"
+            method = settings["config"].get("method", settings["pipeline"])
+            what = f"{method} on {card.name}, {card.size} x {card.size} pixels"
             return Model(f"{title} ({what})", settings, weights, card)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(
