@@ -315,6 +315,8 @@ def _read(folder: Path, title: str, study: Path | None = None) -> Model:
         if (size := path.stat().st_size) > LARGEST_CONFIG:
             raise ValueError(f"{path.name} has {size:,} bytes")
         settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise TypeError(f"{path.name} holds no settings")
         card = _card(settings, folder)
         if card is not None:
             weights = read_weights(folder / FILES[1])

@@ -26,6 +26,7 @@ from filelock import FileLock
 from trainables.built_once import build_once
 from trainables.datasets import user_cache
 from trainables.errors import UserError
+from tuner.mlmodel import mlmodel
 from tuner.tracking_uri import (
     SERVERS,
     not_let_in,
@@ -260,8 +261,6 @@ class RunStore(Models):
         What MLflow needs to serve it is added to the files.
         """
         from mlflow.exceptions import MlflowException
-
-        from tuner.served import mlmodel
 
         condition = f"name = {_quoted(name)} and run_id = {_quoted(run_id)}"
         for there in self._client.search_model_versions(condition):

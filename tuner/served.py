@@ -26,49 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model as Description
-from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from mlflow.pyfunc import add_to_model
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from trainables.errors import UserError
+from tuner.mlmodel import OWN_STEPS
 from tuner.model import Model, as_png
 
 if TYPE_CHECKING:
     import pandas as pd
-
-OWN_STEPS = -1  # of adaptation: those that the model's study chose
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, "shot")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "picture"),
-            ColSpec(DataType.long, "nearest_shot"),
-            ColSpec(DataType.double, "distance"),
-            ColSpec(DataType.boolean, "copy"),
-        ]
-    ),
-    params=ParamSchema(
-        [
-            ParamSpec("count", DataType.long, 64),
-            ParamSpec("seed", DataType.long, 0),
-            ParamSpec("steps", DataType.long, OWN_STEPS),
-        ]
-    ),
-)
-
-
-def mlmodel(run_id: str, folder: str) -> str:
-    """The `MLmodel` file that goes beside a registered model's files.
-
-    Args:
-        run_id: of the run that has them.
-        folder: of its artifacts.
-    """
-    description = Description(artifact_path=folder, run_id=run_id, signature=SIGNATURE)
-    add_to_model(description, loader_module=__name__, data=".")  # type: ignore[no-untyped-call]
-    return str(description.to_yaml())  # type: ignore[no-untyped-call]
 
 
 def _load_pyfunc(path: str) -> Served:
