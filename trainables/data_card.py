@@ -113,7 +113,9 @@ class DataCard:
         Raises:
             TypeError, ValueError: something else.
         """
-        known = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         return DataCard(**known)
 
 

@@ -10,7 +10,7 @@ Sources: FIGR, arXiv:1901.02199; Reptile, arXiv:1803.02999; WGAN-GP, arXiv:1704.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
