@@ -1,197 +1,279 @@
-"""Table 1 over finished studies: which are taken, what is shown, what is written."""
+"""The report's page and its twin: whole, safe, and made of any study, whatever became of it."""
 
 from __future__ import annotations
 
-import io
+import json
+import re
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
-from rich.console import Console
-from test_result import result
+from PIL import Image
+from test_looking_on import enters, running, study
+from test_result import result, trial
 
 from trainables.errors import UserError
 from tuner import report
 from tuner.journal import Journal
-from tuner.report import (
-    PUBLISHED,
-    SCORES,
-    Row,
-    find_results,
-    print_table,
-    remarks,
-    sections,
-    table1,
-    unfinished,
-)
-from tuner.result import StudyResult
+from tuner.pictures import compared, copying_of, grid_of
+from tuner.plots import plots_of
+from tuner.report_page import report_on, write_report
+from tuner.result import FrontTrial, Pareto, Rung, StudyResult
+
+__all__ = ["study"]  # a fixture
+HOSTILE = "<script>alert(1)</script>[x](javascript:y)|`</title>\"'&<img src=http://h/x>"
 
 
-def study(storage: Path, name: str, **changes: object) -> StudyResult:
-    made = result(storage / name, study=name, experiment="reptile_omniglot")
-    made = replace(made, data=replace(made.data, name="omniglot", stand_in=False), **changes)
-    made.write(storage / name / "result.json")
-    return made
+class Page(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.scripts: list[str] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        elif "style" not in self.open:
+            self.words += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_the_newest_study_on_the_real_data_is_taken(tmp_path: Path) -> None:
-    study(tmp_path, "reptile_omniglot", created="2026-01-02T00:00:00+00:00")
-    study(tmp_path, "reptile_omniglot-2", created="2026-01-03T00:00:00+00:00")
-    study(tmp_path, "reptile_omniglot-3", created="2026-01-01T00:00:00+00:00")
-    other = study(tmp_path, "mine", created="2026-01-09T00:00:00+00:00")
-    stand_in = replace(other, data=replace(other.data, name="strokes", stand_in=True))
-    stand_in.write(tmp_path / "mine" / "result.json")
-    assert find_results(tmp_path)[0]["reptile_omniglot"].study == "reptile_omniglot-2"
+def many(folder: Path, **changes: Any) -> StudyResult:
+    """A study with enough trials to be compared by their settings."""
+    trials = [
+        trial(
+            number,
+            params={"lr": 10.0**-number, "net": "ab"[number % 2], "steps": number + 1},
+            rungs=tuple(
+                Rung(
+                    rung=k,
+                    train_flops=3.0**k * 1e12,
+                    metrics=trial(0).rungs[0].metrics | {"L": 3.0 - k - number / 10},
+                )
+                for k in range(2)
+            ),
+        )
+        for number in range(8)
+    ]
+    return result(folder, trials=tuple(trials), **changes)
 
 
-def test_a_short_try_replaces_no_study(tmp_path: Path) -> None:
-    long = study(tmp_path, "reptile_omniglot", created="2026-01-01T00:00:00+00:00")
-    study(tmp_path, "try", created="2026-01-02T00:00:00+00:00", trials=long.trials[:1])
-    results, _ = find_results(tmp_path)
-    assert results["reptile_omniglot"].study == "reptile_omniglot"
-    assert any("study reptile_omniglot:" in line for line in remarks(results))
+def written(made: StudyResult, **more: Any) -> tuple[Page, str]:
+    page = write_report(made, (), storage="runs", **more)
+    return Page(page.read_text("utf-8")), page.with_name("report.md").read_text("utf-8")
 
 
-def test_a_folder_or_classes_of_ones_own_make_no_row(tmp_path: Path) -> None:
-    made = study(tmp_path, "reptile_omniglot")
-    assert made.gate is not None
-    other = replace(made.gate, name="reptile_omniglot-classes-0123abcd")
-    study(tmp_path, "classes", created="2026-02-01T00:00:00+00:00", gate=other)
-    assert find_results(tmp_path)[0]["reptile_omniglot"].study == "reptile_omniglot"
+def drawn(folder: Path) -> None:
+    """A champion's files, of 2 episodes of 5 samples."""
+    rng = np.random.default_rng(0)
+    champion = folder / "champion"
+    champion.mkdir(parents=True)
+    shots = rng.integers(0, 255, (2, 4, 1, 8, 8), np.uint8)
+    samples = rng.integers(0, 255, (2, 5, 1, 8, 8), np.uint8)
+    samples[1, 3] = shots[1, 2]
+    np.savez(champion / "samples.npz", shots=shots, samples=samples, copy_thresholds=[0.1, 0.1])
+    Image.fromarray(rng.integers(0, 255, (20, 40, 3), np.uint8)).save(champion / "grid.png")
 
 
-def test_a_result_that_cannot_be_read_is_skipped_and_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study(tmp_path, "reptile_omniglot")
-    (tmp_path / "torn").mkdir()
-    (tmp_path / "torn" / "result.json").write_text('{"format": 1', encoding="utf-8")
-    assert report.main(["table1", "--storage", str(tmp_path)]) == 0
-    told = capsys.readouterr()
-    assert "our champion" in told.out
-    assert told.err.startswith("Skipped: ")
-    assert "torn" in told.err
-    assert told.err.count("\n") == 1
+def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
+    drawn(tmp_path)
+    made = many(tmp_path)
+    assert made.best is not None
+    made = replace(made, best=replace(made.best, grid="champion/grid.png"))
+    page, twin = written(made)
+    assert page.open == []
+    assert page.all("html") == [{"lang": "en"}]
+    for landmark in ("header", "main", "nav", "footer", "h1"):
+        assert len(page.all(landmark)) == 1
+    assert all(image["alt"] for image in page.all("img"))
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+    assert all(head["scope"] in ("col", "row") for head in page.all("th"))
+    places = {a[name] for _, a in page.tags for name in ("src", "href") if a.get(name)}
+    assert all(place.startswith(("data:", "#")) for place in places)
+    anchors = {a["id"] for _, a in page.tags if "id" in a}
+    assert {place[1:] for place in places if place.startswith("#")} <= anchors
+    policy = next(m["content"] for m in page.all("meta") if "http-equiv" in m)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert policy.count("'sha256-") == 2
+    assert "unsafe-eval" not in policy
+    assert len(page.scripts[-1]) < 2000 < len(page.scripts[-2]), "plotly's script once, and ours"
+    assert sum(len(script) > 1_000_000 for script in page.scripts) == 1
+    assert "won: J 0.39" in page.words
+    assert "counts as a copy" in page.words
+    assert "![In every block four shots on top, and below the line twelve" in twin
+    assert "(champion/grid.png)" in twin
 
 
-def test_what_has_begun_is_not_finished_yet(tmp_path: Path) -> None:
-    for name in ("reptile_mnist-2", "dcgan_fashion_mnist-64px"):
-        with Journal(tmp_path, name) as journal:
-            journal.set_attr("plan", {})
-    Journal(tmp_path, "reptile_omniglot").close()  # cut off before its plan
-    lines = remarks({}, unfinished(tmp_path))
-    assert "Not finished yet: Reptile, MNIST." in lines
-    assert "DCGAN, FashionMNIST" in lines[-1]
-    assert lines[-1].startswith("Not run yet")
+def test_figures_are_of_every_trial_and_setting(tmp_path: Path) -> None:
+    page, twin = written(many(tmp_path))
+    figures = [json.loads(script) for script in page.scripts[:-2]]
+    assert len(figures) == len(page.all("figure")) == 1 + 1 + 3 + 1
+    curves = figures[0]
+    assert [note["text"] for note in curves["layout"]["annotations"]] == ["rung 1", "rung 2"]
+    assert curves["layout"]["annotations"][0]["x"] == pytest.approx(3.0)  # of 1000 GFLOP
+    texts = [t for trace in curves["data"] for t in trace["text"] if t]
+    assert len({text.partition(" ·")[0] for text in texts}) == 8
+    for name in ("lr", "net", "steps"):
+        assert f"L at the first rung by {name}" in page.words
+        assert re.search(rf"^\| {name} \| 0\.\d\d \|$", twin, re.M)
 
 
-@pytest.mark.parametrize("width", [80, 100, 150])
-def test_every_score_is_shown_in_a_narrow_terminal(tmp_path: Path, width: int) -> None:
-    study(tmp_path, "reptile_omniglot")
-    out = io.StringIO()
-    print_table(table1(find_results(tmp_path)[0]), Console(file=out, width=width))
-    assert all(heading in out.getvalue() for heading in SCORES.values())
-    assert max(map(len, out.getvalue().splitlines())) <= width
-    assert "…" not in out.getvalue()
-    assert "[0.33, 0.45]" in out.getvalue()  # J
-    assert "[1.00, 1.50]" in out.getvalue()  # L
+def test_tables_of_the_twin_are_tables(tmp_path: Path) -> None:
+    _, twin = written(result(tmp_path))
+    lines = twin.splitlines()
+    heads = [n for n, line in enumerate(lines) if re.fullmatch(r"\|(---:?\|)+", line)]
+    assert len(heads) > 5
+    for head in heads:
+        assert lines[head - 2] == ""
+        assert lines[head - 1].count("|") == lines[head].count("|") == lines[head + 1].count("|")
+    for n, line in enumerate(lines):
+        if line.startswith(("#", "!", "**")):
+            assert lines[n - 1 : n] in ([], [""]), line
 
 
-def test_a_champion_without_a_label_reads_well(tmp_path: Path) -> None:
-    study(tmp_path, "reptile_omniglot")
-    told = sections(find_results(tmp_path)[0])["reptile_omniglot"].champion
-    assert told.startswith("The champion is trial 1, drawn after 100 steps")
-    assert "Searched: width 16. Beside these: inner_lr 0.001, latent 64." in told
-
-
-def test_a_study_is_told_with_the_commands_it_was_run_by(tmp_path: Path) -> None:
-    typed = "python -m tuner.launch reptile_omniglot --budget 600s --seed 3 --sampler gp"
-    made = study(tmp_path, "reptile_omniglot", timings={"search": 330.0})
-    replace(made, commands=made.commands | {"searched_by": typed}).write(
-        tmp_path / "reptile_omniglot" / "result.json"
-    )
-    section = sections(find_results(tmp_path)[0])["reptile_omniglot"]
-    assert section.command == typed
-    assert "(5.5 of search on 2 slots)" in section.told
-    assert typed in section.markdown("grid.png")
-    assert typed in section.html("grid.png")
-
-
-def test_baselines_have_intervals(tmp_path: Path) -> None:
-    study(tmp_path, "reptile_omniglot", null_intervals={"real": {"J": (0.85, 0.87)}})
-    assert report.main(["table1", "--storage", str(tmp_path), "--out", str(tmp_path / "o")]) == 0
-    row = next(
-        line
-        for line in (tmp_path / "o" / "results.md").read_text().splitlines()
-        if "real pictures" in line
-    )
-    assert "[0.85, 0.87]" in row
-
-
-def test_nothing_is_less_than_nothing() -> None:
-    row = Row("MNIST", "real pictures", {"L": -0.001, "kid": -0.3}, {"L": (-0.04, -0.0)})
-    assert row.cells(("kid", "L"), ("L",)) == ["0", "0.00 [-0.04, 0.00]"]
-
-
-def test_titles_that_hold_commas_are_told_apart() -> None:
-    assert any("Reptile, MNIST; Reptile, Omniglot; " in line for line in remarks({}))
-
-
-def test_no_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="finished studies"):
-        find_results(tmp_path)
-    assert report.main(["table1", "--storage", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_every_published_row_is_there_and_what_was_run_beside_it(tmp_path: Path) -> None:
-    made = study(tmp_path, "reptile_omniglot")
-    rows = table1(find_results(tmp_path)[0])
-    published = [row for row in rows if row.what == "paper, as published"]
-    assert len(published) == len(PUBLISHED)
-    assert made.test is not None
-    champion = next(row for row in rows if row.what == "our champion")
-    assert champion.scores["J"] == made.test.metrics["J"]
-    assert champion.intervals == made.test.intervals
-
-
-def test_the_files_hold_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = study(tmp_path, "reptile_omniglot")
-    assert report.main(["table1", "--storage", str(tmp_path), "--out", str(tmp_path / "o")]) == 0
-    assert "our champion" in capsys.readouterr().out
-    assert made.test is not None
-    read = pd.read_csv(tmp_path / "o" / "results.csv")
-    row = read[read["what"] == "our champion"].iloc[0]
-    assert row["J"] == pytest.approx(made.test.metrics["J"])
-    for suffix in ("md", "html"):
-        text = (tmp_path / "o" / f"results.{suffix}").read_text()
-        assert f"{made.test.metrics['J']:.2f}" in text
-        assert "4,321" in text  # the paper's MSE on Omniglot
-        assert "Not few-shot as published" in text
-        assert "Not run yet" in text
-
-
-def test_what_a_result_says_is_text_in_every_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script = "<script>alert(1)</script>[red]`"
-    made = study(tmp_path, "reptile_omniglot", verdict=script)
+def test_what_a_study_says_is_text(tmp_path: Path) -> None:
+    made = many(tmp_path)
     assert made.best is not None
     hostile = replace(
         made,
-        best=replace(made.best, label=script, params={script: script}),
-        commands={"searched_by": script},
-        git_commit=script,
+        study=HOSTILE,
+        experiment=HOSTILE,
+        verdict=HOSTILE,
+        trials=tuple(
+            replace(t, label=HOSTILE, params={HOSTILE: f"{HOSTILE}{t.number % 2}", "lr": t.number})
+            for t in made.trials
+        ),
+        best=replace(made.best, label=HOSTILE, params={HOSTILE: HOSTILE}),
+        data=replace(made.data, name=HOSTILE, source=HOSTILE, stand_in=True),
+        commands={"searched_by": HOSTILE, "mlflow_page": "javascript:alert(1)", "x": HOSTILE},
+        versions={HOSTILE: HOSTILE},
     )
-    hostile.write(tmp_path / "reptile_omniglot" / "result.json")
-    out = tmp_path / "o"
-    assert report.main(["table1", "--storage", str(tmp_path), "--out", str(out)]) == 0
-    page = (out / "results.html").read_text()
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 4
-    text = (out / "results.md").read_text()
-    code = "`<script>alert(1)</script>[red]'`"  # where Markdown knows no HTML
-    assert text.count(code) == 1
-    assert "<script" not in text.replace(code, "")
-    assert "[red]" in capsys.readouterr().out, "the terminal shows it, and obeys nothing"
+    page, twin = written(hostile)
+    assert {tag for tag, _ in page.tags if tag in ("iframe", "object", "a", "img")} == {"a"}
+    assert len(page.scripts) == 2 + len(page.all("figure"))
+    assert not any("alert(1)</script" in script for script in page.scripts)
+    assert all("<script>alert" not in figure for figure in page.scripts[:-2])
+    assert page.words.count(HOSTILE) > 8
+    assert all(a["href"].startswith("#") for a in page.all("a"))
+    outside = [line for line in twin.splitlines() if not line.startswith("    ")]
+    assert not any("<" in line or "[x](" in line for line in outside)
+
+
+@pytest.mark.parametrize("outcome", ["finished", "interrupted", "nothing succeeded"])
+def test_a_study_without_a_score_has_a_page(tmp_path: Path, outcome: Any) -> None:
+    made = result(tmp_path, outcome=outcome, best=None, test=None, reference=None, gate=None)
+    page, twin = written(replace(made, trials=made.trials[3:], null_baselines={}, rematch=None))
+    assert page.scripts == [], "no figure, no script"
+    assert page.all("figure") == []
+    assert "failed" in page.words
+    assert "failed" in twin
+    page, _ = written(replace(made, trials=(), null_baselines={}, rematch=None))
+    assert page.open == []
+
+
+def test_several_objectives_have_their_fronts(tmp_path: Path) -> None:
+    front = (FrontTrial(number=7, values={"L": 1.25, "coverage": 0.4, "copy_share": 0.05}),)
+    objectives = {"L": "minimize", "coverage": "maximize", "copy_share": "minimize"}
+    made = many(tmp_path, pareto=Pareto(objectives=objectives, front=front))
+    assert [plot.title for plot in plots_of(made).pareto] == [
+        "L and coverage: the Pareto front",
+        "L and copy_share: the Pareto front",
+    ]
+    assert "Trade-offs" in written(made)[0].words
+
+
+def test_few_or_equal_trials_are_not_compared_by_their_settings(tmp_path: Path) -> None:
+    assert plots_of(result(tmp_path)).importance is None
+    alike = tuple(trial(number) for number in range(9))
+    assert plots_of(result(tmp_path, trials=alike)).importance is None
+
+
+def test_samples_are_seen_beside_their_nearest_shots() -> None:
+    shots = np.zeros((1, 4, 1, 8, 8), np.uint8)
+    for k in range(4):
+        shots[0, k, 0, 2 + k] = 255
+    samples = np.stack([shots[0, 3], shots[0, 1] // 2, np.zeros_like(shots[0, 0])])[None]
+    # The empty picture is nearest to a shot of which two of eight pixels are moved out.
+    found = compared(shots, samples, np.array([0.1]))
+    assert [pair.copied for pair in found.closest] == [True, False, False]
+    assert [pair.distance for pair in found.closest] == pytest.approx([0, 0.25, 0.75], abs=0.01)
+    assert (found.sheets[0].samples, found.sheets[0].copies) == (3, 1)
+    assert compared(shots, samples, None).closest[0].copied is None
+
+
+def test_files_outside_of_the_study_or_damaged_are_not_shown(tmp_path: Path) -> None:
+    drawn(tmp_path / "other")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    assert grid_of(mine / "../other/champion/grid.png", mine) is None
+    assert copying_of(mine / "../other/champion/samples.npz", mine) is None
+    (mine / "grid.png").write_bytes(b"\x89PNG\r\n")
+    (mine / "samples.npz").write_bytes(b"PK")
+    assert grid_of(mine / "grid.png", mine) is None
+    assert copying_of(mine / "samples.npz", mine) is None
+    np.savez(mine / "samples.npz", shots=np.zeros(3), samples=np.zeros(3))
+    assert copying_of(mine / "samples.npz", mine) is None
+
+
+@pytest.fixture
+def begun(study: Path) -> Path:
+    with Journal(study.parent, study.name) as journal:
+        journal.set_attr(
+            "data", {"name": "omniglot", "stand_in": False, "fingerprint": "0", "source": "/d"}
+        )
+    return study
+
+
+def test_a_study_that_is_not_over_has_a_report(
+    begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main([str(begun)]) == 0
+    assert str(begun / "report.html") in capsys.readouterr().out
+    words = Page((begun / "report.html").read_text("utf-8")).words
+    assert "interrupted before its end. Go on with: python -m tuner.launch" in words
+    assert "leads so far: J 0.50, L 0.50" in words
+    assert "paused" in words
+    with running(begun):
+        enters(begun, "search", 100.0)
+        page = report_on(begun, storage="runs", out=begun.parent / "elsewhere")
+    assert "This study is running" in Page(page.read_text("utf-8")).words
+
+
+def test_a_result_that_cannot_be_read_is_told_from_the_journal(begun: Path) -> None:
+    (begun / "result.json").write_text('{"format": 1}', encoding="utf-8")
+    words = Page(report_on(begun, storage="runs").read_text("utf-8")).words
+    assert "since the result cannot be read" in words
+    assert "leads so far" in words
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["nothing", "--storage", str(tmp_path)]) == 2
+    Journal(tmp_path, "early").close()
+    assert report.main(["early", "--storage", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 2
+    assert "has no plan yet" in told
+    assert not (tmp_path / "early" / "report.html").exists()
+    with pytest.raises(UserError, match="no plan"):
+        report_on(tmp_path / "early", storage="runs")

@@ -6,7 +6,6 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -16,6 +15,7 @@ from rich.console import Console
 from test_study import record
 
 from trainables.errors import UserError
+from tuner.interim import trial_result
 from tuner.ranking import describe, number, print_ranking, ranked, short_parameters
 from tuner.result import (
     Best,
@@ -39,7 +39,6 @@ from tuner.result import (
     validate,
     versions,
 )
-from tuner.summary import _trial
 
 SCORES = {"L": 1.25, "J": 0.3, "recognisability": 0.7, "coverage": 0.4, "copy_share": 0.05}
 PLAN = {
@@ -336,11 +335,11 @@ def test_a_trial_tells_its_point_its_overrides_and_where_the_clock_cut_it(tmp_pa
     cut = replace(full.rungs[1], metrics={**full.rungs[1].metrics, "complete": 0.0})
     attrs = {"point": {"lr": 0.1}, "overrides": {"mode": "faithful"}}
     paper = replace(full, rungs=(full.rungs[0], cut), attrs=attrs)
-    facts = SimpleNamespace(plan=SimpleNamespace(seed=0), runs={}, folder=tmp_path)
-    told = _trial(paper, facts)
+    told = trial_result(paper, folder=tmp_path, seed=0, run_id=None)
     assert (told.params, told.overrides) == ({"lr": 0.1}, {"mode": "faithful"})
     assert [(rung.rung, rung.complete) for rung in told.rungs] == [(0, True), (1, False)]
-    sampled = _trial(replace(full, params={"lr": 0.2}), facts)
+    sampled = replace(full, params={"lr": 0.2})
+    sampled = trial_result(sampled, folder=tmp_path, seed=0, run_id=None)
     assert (sampled.params, sampled.overrides) == ({"lr": 0.2}, {})
     assert [t.number for t in ranked([told, replace(sampled, number=1)])] == [1, 0]
 

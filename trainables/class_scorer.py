@@ -81,6 +81,7 @@ class ClassScorer:
         episodes: what to adapt to; some of the first may be scored alone.
         shots: uint8 [E, 4, C, S, S].
         reals: real pictures that are not in the references, uint8 [E, `COMPARED`, C, S, S].
+        copy_thresholds: of `metrics.copy_distances`, below which a sample is a copy, [E].
         seed: of the episodes.
     """
 
@@ -118,7 +119,7 @@ class ClassScorer:
         self._features = [known[e.class_index].features_of(e.reals) for e in self.episodes]
         self._real_shares = [known[e.class_index].recognised for e in self.episodes]
         self._shot_features = [self._embed(e, shots) for e, shots in enumerate(self.shots)]
-        self._thresholds = self._copy_thresholds()
+        self.copy_thresholds = self._exceeded_distances()
         self._references = [self._reference(features[:REFERENCE]) for features in self._features]
         self._real_distances = self._by_class(
             [np.array([self._frechet(e, f[REFERENCE:])]) for e, f in enumerate(self._features)]
@@ -186,7 +187,7 @@ class ClassScorer:
         density, covered = metrics.density_coverage(
             features, reference, self._references[episode][2], NEIGHBOURS
         )
-        copies = metrics.copy_distances(samples, shots) < self._thresholds[episode]
+        copies = metrics.copy_distances(samples, shots) < self.copy_thresholds[episode]
         errors, similarity = metrics.nearest_shot(samples[:PAPERS], shots)
         rank, variance = metrics.rank_statistic(
             self._to_shots(episode, features)[None], self._to_shots(episode, compared)[None]
@@ -227,7 +228,7 @@ class ClassScorer:
         distances = metrics.squared_distances(features, self._shot_features[episode])
         return np.asarray(distances.min(1))
 
-    def _copy_thresholds(self) -> Floats:
+    def _exceeded_distances(self) -> Floats:
         """By episode: the distance to a shot that 99 of 100 new pictures of the class exceed."""
         distances = [
             metrics.copy_distances(*both) for both in zip(self.reals, self.shots, strict=True)

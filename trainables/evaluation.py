@@ -67,6 +67,7 @@ class Scorer(Protocol):
     episodes: tuple[Episode, ...]
     shots: Bytes  # [E, 4, C, S, S]
     reals: Bytes  # real pictures, as many an episode as generators should draw; [E, m, C, S, S]
+    copy_thresholds: Floats  # of `metrics.copy_distances`, below which a sample is a copy; [E]
     seed: int
 
     def score(self, samples: Bytes, *, from_reals: bool = False) -> Scores:

@@ -46,6 +46,7 @@ class PooledScorer:
         episodes: what to adapt to; some of the first may be scored alone.
         shots: uint8 [E, 4, C, S, S].
         reals: what samples are compared with, uint8 [E, m, C, S, S].
+        copy_thresholds: of `metrics.copy_distances`, below which a sample is a copy, [E].
         seed: of the episodes.
     """
 
@@ -68,6 +69,7 @@ class PooledScorer:
         self.episodes = self.draw_episodes(images, classes, seed)
         self._nets = open_scoring_nets(nets)
         count = min(len(episode.reals) for episode in self.episodes)
+        self.copy_thresholds: Floats = np.full(len(self.episodes), self._nets.copy_threshold)
         self._rows = np.array([episode.reals[:count] for episode in self.episodes])
         self.shots: Bytes = np.stack([images.images[list(e.shots)] for e in self.episodes])
         self.reals: Bytes = np.stack([images.images[rows] for rows in self._rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import time
@@ -33,7 +34,7 @@ from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED, NOTHING_SUCCEEDED
 from tuner.final_round import FinalRound, challenge_of, own_identity
 from tuner.finals import kept_samples
 from tuner.hold import heeding_stop
-from tuner.journal import DASHBOARD, DELIVERED, FORECAST, PHASE, RESUME, Journal, is_begun
+from tuner.journal import DASHBOARD, DELIVERED, FORECAST, PHASE, RESUME, RUN, Journal, is_begun
 from tuner.last_words import finished_facts, forecast_line, last_lines
 from tuner.live import LiveTable, newest_line
 from tuner.machine import cpus
@@ -55,11 +56,10 @@ from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
 from tuner.timings import Timings, end_table, start_table
 from tuner.tracking import Tracker, provenance_tags
-from tuner.tracking_uri import resolve_uri, scheme_of, strip_credentials
+from tuner.tracking_uri import reason, resolve_uri, scheme_of, strip_credentials
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PUBLISHED = "published"  # folder of prepared pictures and nets, beside the studies
-_RUN = "mlflow_run/"  # key of a trial's run in the journal, before its number
 
 
 def conduct(request: Request, timings: Timings | None = None) -> int:
@@ -325,6 +325,7 @@ class _Study:
             self.setting.say(gate_line(result))
             self._say_who_meets(gate)
         tracker = self._open(stack, journal, patient=False)
+        self._report(result)
         self._tell(result, tracker)
         self.setting.say(
             f"Study {self.setting.study!r} is finished, see {path}: add --budget to search on."
@@ -379,9 +380,9 @@ class _Study:
             journal.set_attr("mlflow", place)
         self.timings.recall(journal.attr("timings", {}))
         self._runs = {
-            key.removeprefix(_RUN): value
+            key.removeprefix(RUN): value
             for key, value in journal.study.user_attrs.items()
-            if key.startswith(_RUN)
+            if key.startswith(RUN)
         }
         records = journal.records()
         with newest_line(self.setting.console) as report:
@@ -448,7 +449,7 @@ class _Study:
         """Note a trial's MLflow run with the study: its trial may be over, and closed to notes."""
         if self._runs.get(str(number)) != run_id:
             self._runs[str(number)] = run_id
-            self._journal.set_attr(f"{_RUN}{number}", run_id)
+            self._journal.set_attr(f"{RUN}{number}", run_id)
 
     def _record(self, journal: Journal) -> None:
         """What a resume has to know; the plan last, since with it the study has begun."""
@@ -613,10 +614,13 @@ class _Study:
         self._journal.set_attr(DELIVERED, False)
         result.write(setting.folder / RESULT)
         keep(kind_of(setting, result.plan), result.to_dict())
+        page = self._report(result)
         self._tell(result, tracker)
         print_ranking(result, setting.console)
         if told := forecast_line(result):
             setting.say(told)
+        if page is not None:
+            setting.say(f"report: {page}")
         if setting.request.timings:
             setting.say(end_table(self.timings.total()))
         self._say_who_meets(end.gate)
@@ -629,6 +633,21 @@ class _Study:
         if self.setting.console.quiet:
             print(*last_lines(result), sep="\n", flush=True)
         return code
+
+    def _report(self, result: StudyResult) -> Path | None:
+        """Its page, which MLflow gets, too; a study has not failed for want of one."""
+        request, study = self.setting.request, self.setting.study
+        storage = request.bucket or str(request.storage)
+        try:
+            from tuner.report_page import write_report  # and with it what draws
+
+            return write_report(result, self._journal.records(), storage=storage)
+        except Exception as error:
+            self.setting.say(
+                f"No report was made ({reason(error)}); another try: python -m tuner.report "
+                f"{study} --storage {shlex.quote(storage)}"
+            )
+            return None
 
     def _tell(self, result: StudyResult, tracker: Tracker) -> None:
         if tracker.study_ended(result, own_identity(self.setting)):

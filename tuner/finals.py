@@ -36,12 +36,12 @@ from tuner.final_tasks import Model, first_over, got, kept_model, sample, traine
 from tuner.forecast import Pace, affordable_episodes, own_stop
 from tuner.journal import GPUS, TrialRecord
 from tuner.known_points import trial_seed
+from tuner.setting import SAMPLES
 
 FRESH = 1  # seed of the rematch's episodes; the search's have 0
 NOISE = 0.05  # of L, between two stops of one model
 STRETCH = 3  # times adapt_steps that the champion may adapt for
 OVERRUN = 1.3  # times its forecast that a training may take
-SAMPLES = "samples.npz"  # in a champion's folder
 RATED = ("L", "J", "recognisability", "coverage", "density", "copy_share")  # in a rematch
 INTERVALS = (*RATED, "fd", "kid", "mse_rgb_sum", "ssim")  # of a test
 
@@ -54,6 +54,7 @@ class Tested:
         scores: of all episodes.
         shots: what was adapted to, uint8 [E, 4, C, S, S].
         samples: the pictures that were scored, uint8 [E, n, C, S, S].
+        copy_thresholds: of `metrics.copy_distances`, below which a sample is a copy, [E].
         grid: some of them below their shots, uint8 [H, W, 3].
         adapt_steps: after which they were drawn.
     """
@@ -61,6 +62,7 @@ class Tested:
     scores: Scores
     shots: npt.NDArray[np.uint8]
     samples: npt.NDArray[np.uint8]
+    copy_thresholds: Floats
     grid: npt.NDArray[np.uint8]
     adapt_steps: int
 
@@ -333,6 +335,7 @@ class Finals:
             scores=scorer.score(samples),
             shots=shots,
             samples=samples,
+            copy_thresholds=scorer.copy_thresholds,
             grid=sample_grid(shots, samples, classes=20),
             adapt_steps=stop,
         )
@@ -469,9 +472,9 @@ def save_champion(
 ) -> Kept:
     """Keep the champion outside of its trial's folder, where people look for it.
 
-    Writes grid.png, samples.npz (shots and samples, uint8), weights.safetensors and config.json:
-    the pipeline, the trial's config, the steps of adaptation after which to draw, `plugins`, and a
-    `DataCard`. A champion that is there is replaced when all of these are whole.
+    Writes grid.png, samples.npz (`Tested`'s shots, samples and copy_thresholds), weights.safetensors
+    and config.json: the pipeline, the trial's config, the steps of adaptation after which to draw,
+    `plugins`, and a `DataCard`. A champion that is there is replaced when all of these are whole.
 
     Args:
         data: name of the data set.
@@ -491,7 +494,12 @@ def save_champion(
         "data": DataCard.of(data, tested.shots, reals[: len(tested.shots)]).to_dict(),
     }
     (new / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    np.savez_compressed(new / SAMPLES, shots=tested.shots, samples=tested.samples)
+    np.savez_compressed(
+        new / SAMPLES,
+        shots=tested.shots,
+        samples=tested.samples,
+        copy_thresholds=tested.copy_thresholds,
+    )
     Image.fromarray(tested.grid).save(new / "grid.png")
     _replace(folder, new)
     return Kept(

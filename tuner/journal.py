@@ -32,6 +32,7 @@ RESUME = "resume"  # attribute of a study: the command that goes on with it
 DASHBOARD = "dashboard"  # attribute of a study: Ray's, while it runs
 FORECAST = "forecast"  # attribute of a study: what it should take, as `outlook.Forecast` has it
 DELIVERED = "delivered"  # attribute of a study with a result: whether MLflow has all of it
+RUN = "mlflow_run/"  # attributes of a study, before a trial's number: its run's id
 FAILURE = "failure/"  # attributes of a trial, before a number: what Ray says of its crashes
 GPUS = "gpus"  # attribute of a trial: those it needs, where the plan's share of one was too small
 LOG = "journal.log"  # in a study's folder, beside its lock

@@ -11,6 +11,7 @@ from pathlib import Path
 from tuner.ranking import COLUMNS, markdown_ranking
 from tuner.result import Gate, StudyResult
 from tuner.run_store import MODEL, NOTE, Point, picture
+from tuner.setting import REPORT, REPORT_TWIN
 from tuner.study_runs import StudyRuns
 
 
@@ -30,6 +31,9 @@ def write_outcome(runs: StudyRuns, result: StudyResult, identity: Mapping[str, s
     files = [] if best is None else [best.grid, best.weights, best.config]
     paths = [result.folder / path for path in files if path is not None]
     store.log_text(run_id, json.dumps(result.to_dict(), indent=2), "result.json")
+    for report in (result.folder / REPORT, result.folder / REPORT_TWIN):
+        if report.is_file():
+            store.log_file(run_id, report)
     folder = _model_folder(paths)
     pictures = [f"{folder}/{path.name}" for path in paths if path.suffix == ".png"]
     for path in paths:

@@ -42,6 +42,8 @@ LONGEST_TITLE = 94  # a study's name has at most 100 letters, its number include
 RESULT = "result.json"  # of a finished study, in its folder
 REPORT = "report.html"  # of it, there
 CHAMPION = "champion"  # folder of its best model, there
+SAMPLES = "samples.npz"  # in that one
+REPORT, REPORT_TWIN = "report.html", "report.md"  # of a study, in its folder
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 
 

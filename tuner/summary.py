@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from trainables.evaluation import Scores
 from trainables.memory import resident_peak
 from tuner.finals import INTERVALS, Contender, Kept, Tested, margin
-from tuner.journal import RungRecord, TrialRecord
-from tuner.known_points import trial_seed
+from tuner.interim import plan_document, searched, trial_result
+from tuner.journal import TrialRecord
 from tuner.objectives import OBJECTIVES
-from tuner.places import local_copy
 from tuner.plan import Plan
 from tuner.result import (
     Best,
@@ -25,10 +23,8 @@ from tuner.result import (
     Pareto,
     Reference,
     Rematch,
-    Rung,
     StudyResult,
     TestScore,
-    TrialResult,
     git_commit,
     in_study,
     versions,
@@ -80,10 +76,19 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         outcome="finished" if best is not None else "nothing succeeded",
         data=facts.data,
-        plan=_plan(facts.plan),
+        plan=plan_document(facts.plan),
         wall_seconds=facts.wall_seconds,
         timings=facts.timings,
-        trials=tuple(_trial(r, facts) for r in run.records if r.state != "WAITING"),
+        trials=tuple(
+            trial_result(
+                record,
+                folder=facts.folder,
+                seed=facts.plan.seed,
+                run_id=facts.runs.get(str(record.number)),
+            )
+            for record in run.records
+            if record.state != "WAITING"
+        ),
         null_baselines={
             name: {part: scores.metrics for part, scores in parts.items()}
             for name, parts in facts.baselines.items()
@@ -139,54 +144,6 @@ def _verdict(facts: Facts) -> str:
     )
 
 
-def _plan(plan: Plan) -> dict[str, object]:
-    """The plan under the names, with units, that the schema documents."""
-    document = plan.to_dict()
-    document["rungs_flops"] = list(document.pop("rungs"))
-    document["episodes"] = list(document["episodes"])
-    document["objectives"] = list(document["objectives"])
-    return document
-
-
-def _trial(record: TrialRecord, facts: Facts) -> TrialResult:
-    last = record.rungs[-1] if record.rungs else None
-    metrics: Mapping[str, float] = last.metrics if last else {}
-    state = record.state
-    assert state != "WAITING", record
-    assert state != "RUNNING", record
-    return TrialResult(
-        number=record.number,
-        label=record.label,
-        state=state,
-        reason=record.reason,
-        params=_params(record),
-        overrides=dict(record.attrs.get("overrides", {})),
-        config=dict(record.config),
-        seed=trial_seed(facts.plan.seed, record.number),
-        updates=int(metrics.get("updates", 0)),
-        train_flops=metrics.get("train_flops", 0.0),
-        train_seconds=metrics.get("train_seconds", 0.0),
-        score_seconds=metrics.get("score_seconds", 0.0),
-        rungs=tuple(
-            Rung(
-                rung=r.rung,
-                complete=r.complete,
-                train_flops=r.metrics["train_flops"],
-                metrics=dict(r.metrics),
-            )
-            for r in record.rungs
-        ),
-        scores=dict(metrics) if last else None,
-        mlflow_run_id=facts.runs.get(str(record.number)),
-        checkpoint=_kept(last, facts.folder),
-    )
-
-
-def _params(record: TrialRecord) -> dict[str, Any]:
-    """A point with overrides has its parameters beside the trial, where no sampler looks."""
-    return dict(record.attrs.get("point", record.params))
-
-
 def _rematch(facts: Facts) -> Rematch | None:
     if not facts.contenders:
         return None
@@ -207,22 +164,12 @@ def _rematch(facts: Facts) -> Rematch | None:
     )
 
 
-def _kept(last: RungRecord | None, folder: Path) -> str | None:
-    """The checkpoint, unless it made room for better ones."""
-    if last is None:
-        return None
-    checkpoint = local_copy(last.checkpoint, folder)
-    if not (checkpoint / "weights.safetensors").exists():
-        return None
-    return in_study(checkpoint, folder)
-
-
 def _best(record: TrialRecord, facts: Facts) -> Best:
     kept = facts.kept
     return Best(
         number=record.number,
         label=record.label,
-        params=_params(record),
+        params=searched(record),
         scores=dict(record.rungs[-1].metrics),
         grid=in_study(kept.grid, facts.folder) if kept else None,
         weights=in_study(kept.weights, facts.folder) if kept else None,

@@ -1,0 +1,184 @@
+"""A study's report in words: the headline, comparisons, audit and costs of small results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_result import PLAN, SCORES, result, trial
+
+from tuner.report_audit import audit, cost
+from tuner.report_tables import decimal, settings_table, state
+from tuner.result import Data, FrontTrial, Pareto, Rung, StudyResult
+from tuner.study_report import Comparison, Mark, report_of
+
+HERE = Path("runs/reptile_omniglot")
+
+
+def scored(j: float) -> StudyResult:
+    made = result(HERE)
+    assert made.test is not None
+    return replace(made, test=replace(made.test, metrics=made.test.metrics | {"J": j}))
+
+
+@pytest.mark.parametrize(
+    ("j", "told"),
+    [(0.73, "0.12 above"), (0.39, "0.22 below"), (0.612, "level with")],
+)
+def test_the_headline_says_who_won_and_by_how_much(j: float, told: str) -> None:
+    headline = report_of(scored(j), storage="runs").headline
+    assert headline.startswith(f"Trial 1 · w16 won: J {j:.2f} on classes")
+    assert f"{told} the mark to beat" in headline
+
+
+def test_a_best_that_was_not_tested_says_so() -> None:
+    made = replace(result(HERE), test=None, reference=None)
+    told = report_of(made, storage="runs")
+    assert "is the best, untested: J 0.30, L 1.25" in told.headline
+    assert any("was not tested" in line for line in told.notices)
+    assert told.verdict == told.copying == ""
+    leading = report_of(replace(made, outcome="interrupted"), storage="runs")
+    assert "leads so far" in leading.headline
+
+
+def test_nothing_is_told_of_a_study_in_which_nothing_succeeded() -> None:
+    made = result(HERE, outcome="nothing succeeded", best=None, test=None, reference=None)
+    made = replace(made, trials=made.trials[3:], gate=None, rematch=None, null_baselines={})
+    told = report_of(made, storage="runs")
+    assert told.headline.startswith("Nothing succeeded")
+    assert "Nothing succeeded. 1 of 1 trials failed: 1 diverged." in told.notices
+    assert told.comparisons == told.candidates == ()
+    assert told.trials.rows[0][3] == "failed"
+
+
+def test_stand_ins_and_lone_trials_are_announced() -> None:
+    data = Data(name="strokes", stand_in=True, fingerprint="0" * 16, source="embedded")
+    made = result(HERE, data=data, trials=(trial(1),))
+    notices = report_of(made, storage="runs").notices
+    assert notices[0].startswith("STAND-IN DATA: strokes")
+    assert any(line.startswith("One trial alone") for line in notices)
+    assert report_of(made, storage="runs").paper.rows == (), "no row of the paper's is of strokes"
+
+
+def test_marks_are_in_order_and_in_place() -> None:
+    j, loss = report_of(result(HERE), storage="runs").comparisons
+    assert [mark.value for mark in j.marks] == [0.86, 0.61, 0.39, 0.01, 0.0]
+    assert [mark.title for mark in j.marks if mark.ours] == ["the best trial"]
+    assert [mark.text for mark in j.marks if mark.ours] == ["0.39 [0.33, 0.45]"]
+    assert [mark.value for mark in j.marks if mark.to_beat] == [0.61]
+    assert loss.limit == 1.5  # the upper end of the widest interval
+    axis = Comparison(score="L", meaning="", limit=2.0, marks=())
+    assert [axis.place(value) for value in (-1.0, 0.5, 3.0)] == [0.0, 25.0, 100.0]
+    assert Mark(title="x", value=-0.001, ends=(-0.004, 0.5)).text == "0.00 [0.00, 0.50]"
+
+
+def test_copying_is_told_beside_what_copies() -> None:
+    told = report_of(result(HERE), storage="runs").copying
+    assert told.startswith("5.0% of the best trial's samples [2.0%, 10.0%] are nearer")
+    assert "5.0% of real drawings" in told
+
+
+def test_finalists_come_first_with_their_intervals() -> None:
+    best, second, third = report_of(result(HERE), storage="runs").candidates
+    assert best.best
+    assert best.trial.number == 1
+    assert ("L", "1.25 [1.00, 1.50]") in best.scores
+    assert "fresh episodes" in best.note
+    assert (second.trial.number, third.trial.number) == (0, 2)
+    assert third.standing == "rank 3 of the search, stopped, rung 1/2"
+
+
+def test_the_published_row_stands_beside_ours() -> None:
+    told = report_of(result(HERE), storage="runs")
+    assert told.paper.rows[0][:3] == ("paper, as published", "4,321", "0.91")
+    assert told.paper.bold is not None
+    assert told.paper.rows[told.paper.bold][0] == "our champion"
+    assert any(line.startswith("Few-shot as published") for line in told.remarks)
+
+
+def test_a_pareto_front_names_its_objectives() -> None:
+    front = (FrontTrial(number=1, values={"L": 1.25, "coverage": 0.4}),)
+    pareto = Pareto(objectives={"L": "minimize", "coverage": "maximize"}, front=front)
+    table = report_of(result(HERE, pareto=pareto), storage="runs").pareto
+    assert table.headings == ("trial", "L (minimized)", "coverage (maximized)")
+    assert table.rows == (("trial 1 · w16 lr0.001", "1.25", "0.40"),)
+
+
+def test_commands_reproduce_and_use_the_best() -> None:
+    made = result(HERE)
+    trials = tuple(replace(t, mlflow_run_id=f"run{t.number}") for t in made.trials)
+    assert made.gate is not None
+    made = replace(made, trials=trials, gate=replace(made.gate, crowned=True))
+    told = report_of(made, storage="my runs")
+    (replay,) = told.reproduce
+    assert replay.line == (
+        "python -m tuner.launch --replay run1 --tracking-uri sqlite:////runs/mlflow.db"
+    )
+    assert told.use[0].line.startswith("python -m tuner.generate reptile_omniglot --shots")
+    kept = report_of(replace(made, gate=replace(made.gate, crowned=False)), storage="runs")
+    assert [command.line for command in kept.use] == ["mlflow ui --port 5000"]
+
+
+def rungs(*losses: float) -> tuple[Rung, ...]:
+    return tuple(
+        Rung(rung=k, train_flops=3.0**k * 1e12, metrics=SCORES | {"L": loss})
+        for k, loss in enumerate(losses)
+    )
+
+
+def test_the_audit_compares_rungs_by_hand() -> None:
+    trials = (
+        trial(0, rungs=rungs(3.0, 1.0)),
+        trial(1, rungs=rungs(1.0, 2.0)),
+        trial(2, rungs=rungs(2.0, 3.0)),
+        trial(3, rungs=rungs(0.5), state="PRUNED", reason="asha: rung 0"),
+        trial(4, rungs=rungs(2.5), state="PRUNED", reason="asha: rung 0"),
+        trial(5, rungs=rungs(2.5), state="PRUNED", reason="running"),
+    )
+    told = audit(result(HERE, trials=trials), ())
+    # Ranks 3, 1, 2 against 1, 2, 3: 1 - 6 (4 + 1 + 1) / (3 * 8) = -0.5.
+    assert told.rungs.rows == (
+        ("1", "1,000", "5", "6", "2", "0.50", "-0.50", ""),
+        ("2", "3,000", "10", "3", "0", "", "", ""),
+    )
+    assert "-0.50 at rung 1" in told.told
+    assert "So few trials say little" in told.told
+
+
+def test_costs_add_up() -> None:
+    told = cost(result(HERE, wall_seconds=100.0, timings={"search": 60.0, "test": 30.0}))
+    assert [(part.text) for part in told.parts] == ["1:00 (60 %)", "0:30 (30 %)", "0:10 (10 %)"]
+    assert told.parts[-1].title == "the rest"
+    assert told.states.rows[0][:3] == ("complete", "2", "61")
+    early = (trial(0), trial(1, train_flops=1e12, rungs=rungs(1.0)))
+    lines = cost(result(HERE, trials=early)).told
+    assert any("4.00 TFLOP together" in line and "left 33% of it out" in line for line in lines)
+
+
+def test_what_older_files_lack_is_left_out() -> None:
+    bare = {key: PLAN[key] for key in ("rungs_flops", "eta", "slots", "seed", "trials", "scale")}
+    made = result(HERE, plan=bare, timings={}, versions={}, commands={}, fidelity={})
+    told = report_of(made, storage="runs")
+    assert told.reproduce == told.use == ()
+    assert told.cost.parts == ()
+
+
+def test_settings_tell_what_was_tried() -> None:
+    trials = (
+        trial(0, params={"lr": 0.1, "net": "a", "on": True}),
+        trial(1, params={"lr": 0.5, "net": "b", "on": True, "width": 16}),
+    )
+    rows = settings_table(result(HERE, trials=trials)).rows
+    assert rows == (
+        ("lr", "", "0.1 to 0.5", "2"),
+        ("net", "", "a, b", "2"),
+        ("on", "", "True", "2"),
+        ("width", "16", "16", "1"),
+    )
+
+
+def test_trials_that_are_not_over_say_so() -> None:
+    assert state(trial(0, state="PRUNED", reason="running")) == "running"
+    assert state(trial(0, state="PRUNED", reason="time")) == "cut: time"
+    assert [decimal(v) for v in (None, -0.001, 1.0)] == ["", "0.00", "1.00"]

@@ -1,0 +1,228 @@
+"""Of a study's report: whether the low rungs foretold the last one, and what all of it cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tuner.evidence import Rung, fidelity, forecast
+from tuner.journal import TrialRecord
+from tuner.plan import clock
+from tuner.report_tables import Table, count, decimal, state
+from tuner.result import StudyResult
+
+FEW = 10  # trials at the last rung, below which a rank correlation says little
+PARTS = {  # of a run, in its order; "actors" is part of the search
+    "imports": "imports",
+    "data": "opening the data",
+    "plan": "planning, speed measured",
+    "mlflow": "opening MLflow",
+    "preparation": "preparing what scores",
+    "ray": "starting Ray",
+    "search": "search",
+    "finals": "finals: the best trials again",
+    "test": "baselines, last trainings, test",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Fidelity of the rungs, in sentences and a table with a row for each."""
+
+    told: str
+    rungs: Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A share of the wall time, in percent of the whole."""
+
+    title: str
+    seconds: float
+    percent: float
+
+    @property
+    def text(self) -> str:
+        """Such as "4:39 (40 %)"."""
+        return f"{clock(self.seconds)} ({self.percent:.0f} %)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Time and compute, in sentences, parts and a table by the trials' states."""
+
+    told: tuple[str, ...]
+    parts: tuple[Part, ...]
+    states: Table
+
+
+def audit(result: StudyResult, records: Sequence[TrialRecord]) -> Audit:
+    """What the rungs were worth.
+
+    Args:
+        result: of the study.
+        records: of its journal, for scores by episode; may be empty.
+    """
+    last = len(result.plan["rungs_flops"]) - 1
+    means = {
+        trial.number: [rung.metrics["L"] for rung in trial.rungs if rung.complete]
+        for trial in result.trials
+        if trial.state != "FAIL"
+    }
+    correlations = dict(fidelity(means, last + 1))
+    ended = sum(len(scores) > last for scores in means.values())
+    return Audit(
+        told=_audited(correlations, ended),
+        rungs=Table(
+            caption="Rungs: training that all trials get alike, and what was decided there",
+            headings=(
+                "rung",
+                "training [GFLOP]",
+                "scoring episodes",
+                "trials that came",
+                "stopped there",
+                "best L that was stopped",
+                "rank correlation with the last",
+                "the search's own estimate of it",
+            ),
+            rows=tuple(
+                _rung_row(result, rung, correlations, _estimates(result, records))
+                for rung in range(last + 1)
+            ),
+        ),
+    )
+
+
+def _rung_row(
+    result: StudyResult, rung: int, correlations: dict[int, float], told: Sequence[float]
+) -> tuple[str, ...]:
+    came = [
+        (trial, point)
+        for trial in result.trials
+        for point in trial.rungs
+        if point.rung == rung and point.complete
+    ]
+    stopped = [
+        point.metrics["L"]
+        for trial, point in came
+        if trial.reason == f"asha: rung {rung}"
+        or (trial.reason == "paused" and point is trial.rungs[-1])
+    ]
+    episodes = result.plan.get("episodes", ())
+    return (
+        str(rung + 1),
+        f"{result.plan['rungs_flops'][rung] / 1e9:,.0f}",
+        str(episodes[rung]) if rung < len(episodes) else "",
+        str(len(came)),
+        str(len(stopped)),
+        decimal(min(stopped, default=None)),
+        decimal(correlations.get(rung)),
+        decimal(told[rung]) if rung < len(told) - 1 else "",
+    )
+
+
+def _audited(correlations: dict[int, float], ended: int) -> str:
+    if not correlations:
+        return (
+            f"{count(ended, 'trial')} came to the last rung: too few to tell whether the lower "
+            "rungs foretold it."
+        )
+    told = ", ".join(f"{decimal(value)} at rung {rung + 1}" for rung, value in correlations.items())
+    line = (
+        f"Among the {ended} trials that came to the last rung, the order by L at a lower one "
+        f"agrees with the last one's by a rank correlation of {told} (1: the same order, 0: none)."
+    )
+    return line + (" So few trials say little." if ended < FEW else "")
+
+
+def _estimates(result: StudyResult, records: Sequence[TrialRecord]) -> tuple[float, ...]:
+    """By rung, the correlation that the search's forecast went by in the end; see `evidence`."""
+    alive = [record for record in records if record.state != "FAIL" and record.rungs]
+    rungs = []
+    for rung in range(len(result.plan["rungs_flops"])):
+        there = [
+            (row, point.episodes)
+            for row, record in enumerate(alive)
+            for point in record.rungs
+            if point.rung == rung and point.complete
+        ]
+        if there:
+            rungs.append(
+                Rung(
+                    trials=np.array([row for row, _ in there]),
+                    scores=np.array([scores for _, scores in there]),
+                )
+            )
+    if len(rungs) < 2 or len(rungs[0].trials) < len(alive):
+        return ()
+    return forecast(rungs, len(result.plan["rungs_flops"])).told
+
+
+def cost(result: StudyResult) -> Cost:
+    """What a study took."""
+    wall = result.wall_seconds or sum(result.timings.get(name, 0.0) for name in PARTS)
+    parts = [
+        Part(
+            title=title, seconds=result.timings[name], percent=_percent(result.timings[name], wall)
+        )
+        for name, title in PARTS.items()
+        if result.timings.get(name, 0.0) > 0
+    ]
+    rest = wall - sum(part.seconds for part in parts)
+    if parts and rest > 0.5:
+        parts.append(Part(title="the rest", seconds=rest, percent=_percent(rest, wall)))
+    return Cost(told=tuple(_costs(result)), parts=tuple(parts), states=_by_state(result))
+
+
+def _costs(result: StudyResult) -> list[str]:
+    lines = []
+    forecasts: Any = getattr(result, "forecast", None)
+    if forecasts:
+        low, expected, high = (clock(forecasts[name]) for name in ("low", "expected", "high"))
+        lines.append(
+            f"Forecast {expected} (from {low} to {high}); it took {clock(result.wall_seconds)}."
+        )
+    elif budget := result.plan.get("budget_seconds"):
+        lines.append(
+            f"Planned for {clock(float(budget))} from Ray's start on; with all before that it took "
+            f"{clock(result.wall_seconds)}."
+        )
+    full = float(result.plan["rungs_flops"][-1])
+    scored = [trial for trial in result.trials if trial.rungs]
+    spent = sum(trial.train_flops for trial in scored)
+    if scored and spent < full * len(scored):
+        lines.append(
+            f"{count(len(scored), 'trial')} trained for {spent / 1e12:,.2f} TFLOP together; all to "
+            f"the last rung would have been {full * len(scored) / 1e12:,.2f}: stopping early left "
+            f"{1 - spent / (full * len(scored)):.0%} of it out."
+        )
+    return lines
+
+
+def _by_state(result: StudyResult) -> Table:
+    states = Counter(state(trial) for trial in result.trials)
+    rows = []
+    for word, times in states.most_common():
+        own = [trial for trial in result.trials if state(trial) == word]
+        rows.append(
+            (
+                word,
+                str(times),
+                f"{sum(trial.train_seconds for trial in own):,.0f}",
+                f"{sum(trial.score_seconds for trial in own):,.0f}",
+                f"{sum(trial.train_flops for trial in own) / 1e9:,.0f}",
+            )
+        )
+    return Table(
+        caption="Trials by how they ended",
+        headings=("state", "trials", "training [s]", "scoring [s]", "training [GFLOP]"),
+        rows=tuple(rows),
+    )
+
+
+def _percent(seconds: float, wall: float) -> float:
+    return round(100 * min(seconds / wall, 1.0), 2) if wall > 0 else 0.0
