@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from test_looking_on import enters, running, study
 from test_result import result, trial
 
 from trainables.errors import UserError
-from tuner import report
+from tuner import conductor, report, report_page
 from tuner.journal import Journal
 from tuner.pictures import compared, copying_of, grid_of
 from tuner.plots import plots_of
@@ -277,3 +278,24 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not (tmp_path / "early" / "report.html").exists()
     with pytest.raises(UserError, match="no plan"):
         report_on(tmp_path / "early", storage="runs")
+
+
+def test_a_study_has_not_failed_for_want_of_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    setting = SimpleNamespace(
+        study="mine",
+        request=SimpleNamespace(bucket=None, storage=tmp_path / "my runs"),
+        say=said.append,
+    )
+    holder: Any = SimpleNamespace(setting=setting, _journal=SimpleNamespace(records=tuple))
+    made = result(tmp_path)
+    assert conductor._Study._report(holder, made) == tmp_path / "report.html"
+    assert said == []
+    monkeypatch.setattr(report_page, "plots_of", lambda made: 1 / 0)
+    assert conductor._Study._report(holder, made) is None
+    assert said == [
+        "No report was made (division by zero); another try: python -m tuner.report mine "
+        f"--storage '{tmp_path}/my runs'"
+    ]

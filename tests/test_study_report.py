@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_result import PLAN, SCORES, result, trial
 
-from tuner.report_audit import audit, cost
+from tuner.report_audit import audit, cost, forecast_table
 from tuner.report_tables import decimal, settings_table, state
 from tuner.result import Data, FrontTrial, Pareto, Rung, StudyResult
 from tuner.study_report import Comparison, Mark, report_of
@@ -115,9 +115,13 @@ def test_commands_reproduce_and_use_the_best() -> None:
     assert replay.line == (
         "python -m tuner.launch --replay run1 --tracking-uri sqlite:////runs/mlflow.db"
     )
-    assert told.use[0].line.startswith("python -m tuner.generate reptile_omniglot --shots")
-    kept = report_of(replace(made, gate=replace(made.gate, crowned=False)), storage="runs")
-    assert [command.line for command in kept.use] == ["mlflow ui --port 5000"]
+    generate, demo, mlflow = (command.line for command in told.use)
+    assert generate.startswith("python -m tuner.generate reptile_omniglot --shots a.png")
+    assert generate.endswith("--out new.png --storage 'my runs'")
+    assert demo == "python -m tuner.demo reptile_omniglot --storage 'my runs'"
+    assert mlflow == "mlflow ui --port 5000"
+    kept = replace(made, study="mine", gate=replace(made.gate, crowned=False))
+    assert report_of(kept, storage="runs").use[1].line == "python -m tuner.demo mine"
 
 
 def rungs(*losses: float) -> tuple[Rung, ...]:
@@ -156,11 +160,36 @@ def test_costs_add_up() -> None:
     assert any("4.00 TFLOP together" in line and "left 33% of it out" in line for line in lines)
 
 
+def test_a_forecast_stands_beside_what_came() -> None:
+    forecast = {
+        name: {"low": 0.5 * value, "expected": value, "high": 2 * value}
+        for name, value in (
+            ("seconds", 600.0),
+            ("trials", 12.0),
+            ("finished", 4.0),
+            ("memory_bytes", 2.0**31),
+            ("disk_bytes", 2.0**29),
+        )
+    }
+    came = {"seconds": 700.0, "trials": 20, "finished": 4, "memory_bytes": None}
+    told = forecast_table(forecast | {"learned_from": 1}, came)
+    assert told.caption.endswith("learned from 1 earlier study")
+    assert told.rows == (
+        ("time", "10:00", "5:00 to 20:00", "11:40"),
+        ("trials begun", "12", "6 to 24", "20"),
+        ("trials that came to the last rung", "4", "2 to 8", "4"),
+        ("memory [GiB]", "2.0", "1.0 to 4.0", ""),
+        ("disk [GiB]", "0.50", "0.25 to 1.00", ""),
+    )
+    assert forecast_table(None, None).rows == ()
+
+
 def test_what_older_files_lack_is_left_out() -> None:
     bare = {key: PLAN[key] for key in ("rungs_flops", "eta", "slots", "seed", "trials", "scale")}
     made = result(HERE, plan=bare, timings={}, versions={}, commands={}, fidelity={})
     told = report_of(made, storage="runs")
-    assert told.reproduce == told.use == ()
+    assert told.reproduce == ()
+    assert [command.line.split()[2] for command in told.use] == ["tuner.generate", "tuner.demo"]
     assert told.cost.parts == ()
 
 

@@ -275,6 +275,8 @@ def test_the_studys_own_run_holds_the_outcome(storage):
     tracker.trial_ended(1, "COMPLETE", "")
     checkpoint(storage / "my study", 1, 1)
     made = result(storage / "my study", pareto=FRONT)
+    for name in ("report.html", "report.md"):
+        (made.folder / name).write_text("told", encoding="utf-8")
     tracker.study_ended(made, {"split": "abc"})
     store = client(storage)
     run = store.get_run(tracker.place.parent_run_id)
@@ -289,7 +291,8 @@ def test_the_studys_own_run_holds_the_outcome(storage):
     assert "| 1 | [trial 1" in note
     assert "| | augmented shots | | 1.25 | .61 |" in note
     paths = {item.path for item in store.list_artifacts(tracker.place.parent_run_id)}
-    assert {path.partition("-")[0] for path in paths} == {"best", "result.json"}
+    kinds = {path.partition("-")[0] for path in paths}
+    assert kinds == {"best", "result.json", "report.html", "report.md"}
 
 
 def test_a_resumed_study_goes_on_in_its_runs_and_doubles_nothing(storage):

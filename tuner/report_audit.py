@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ class Cost:
 
     told: tuple[str, ...]
     parts: tuple[Part, ...]
+    forecast: Table
     states: Table
 
 
@@ -175,17 +176,19 @@ def cost(result: StudyResult) -> Cost:
     rest = wall - sum(part.seconds for part in parts)
     if parts and rest > 0.5:
         parts.append(Part(title="the rest", seconds=rest, percent=_percent(rest, wall)))
-    return Cost(told=tuple(_costs(result)), parts=tuple(parts), states=_by_state(result))
+    return Cost(
+        told=tuple(_costs(result)),
+        parts=tuple(parts),
+        forecast=forecast_table(getattr(result, "forecast", None), getattr(result, "actual", None)),
+        states=_by_state(result),
+    )
 
 
 def _costs(result: StudyResult) -> list[str]:
     lines = []
-    forecasts: Any = getattr(result, "forecast", None)
-    if forecasts:
-        low, expected, high = (clock(forecasts[name]) for name in ("low", "expected", "high"))
-        lines.append(
-            f"Forecast {expected} (from {low} to {high}); it took {clock(result.wall_seconds)}."
-        )
+    forecast: Mapping[str, Any] | None = getattr(result, "forecast", None)
+    if forecast is not None:
+        lines.append(_timely(forecast["seconds"], result.wall_seconds))
     elif budget := result.plan.get("budget_seconds"):
         lines.append(
             f"Planned for {clock(float(budget))} from Ray's start on; with all before that it took "
@@ -201,6 +204,52 @@ def _costs(result: StudyResult) -> list[str]:
             f"{1 - spent / (full * len(scored)):.0%} of it out."
         )
     return lines
+
+
+def _timely(forecast: Mapping[str, float], came: float) -> str:
+    low, expected, high = (clock(forecast[name]) for name in ("low", "expected", "high"))
+    told = (
+        f"Forecast: {expected}, and nine times of ten from {low} to {high}. It took {clock(came)}"
+    )
+    if expected == clock(came) or not forecast["expected"]:
+        return f"{told}."
+    off = came / forecast["expected"] - 1
+    return f"{told}, {abs(off):.0%} {'more' if off > 0 else 'less'}."
+
+
+# Of a forecast and of what came: names in the result, titles, and how they are told.
+FORECAST: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "seconds": ("time", clock),
+    "trials": ("trials begun", lambda value: f"{value:.0f}"),
+    "finished": ("trials that came to the last rung", lambda value: f"{value:.0f}"),
+    "memory_bytes": ("memory [GiB]", lambda value: f"{value / 2**30:.1f}"),
+    "disk_bytes": ("disk [GiB]", lambda value: f"{value / 2**30:.2f}"),
+}
+
+
+def forecast_table(forecast: Mapping[str, Any] | None, actual: Mapping[str, Any] | None) -> Table:
+    """What was forecast beside what came, as the result has them."""
+    if forecast is None:
+        return Table(caption="Forecast and outcome")
+    came = actual or {}
+    rows = []
+    for name, (title, told) in FORECAST.items():
+        ends = forecast[name]
+        rows.append(
+            (
+                title,
+                told(ends["expected"]),
+                f"{told(ends['low'])} to {told(ends['high'])}",
+                "" if came.get(name) is None else told(came[name]),
+            )
+        )
+    earlier = int(forecast["learned_from"])
+    learned = f"{earlier} earlier stud{'y' if earlier == 1 else 'ies'}"
+    return Table(
+        caption=f"Forecast and outcome; nine of ten end in the range, learned from {learned}",
+        headings=("", "forecast", "range", "came"),
+        rows=tuple(rows),
+    )
 
 
 def _by_state(result: StudyResult) -> Table:

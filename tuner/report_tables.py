@@ -1,12 +1,14 @@
-"""Tables of a study's report, in words; an empty one where there is nothing to show."""
+"""Tables and facts of a study's report, in words; an empty one where there is nothing to show."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.ranking import COLUMNS, describe, state_word, trial_title
+from tuner.plan import clock
+from tuner.ranking import COLUMNS, describe, gate_line, state_word, trial_title
 from tuner.result import StudyResult, TrialResult
 from tuner.table1 import MANY_SHOT, NOTES, PUBLISHED, REMARKS, SCORES, belongs, table1
 
@@ -142,6 +144,44 @@ def pareto_table(result: StudyResult) -> Table:
             for one in pareto.front
         ),
     )
+
+
+def facts(result: StudyResult) -> Iterator[tuple[str, str]]:
+    """What was searched, on which data and hardware: names and values."""
+    plan = result.plan
+    yield "Experiment", result.experiment
+    yield "Data", f"{result.data.name} from {result.data.source}"
+    if result.test is not None:
+        classes = count(len(result.test.classes), "class", "es")
+        yield "Test", f"{result.test.episodes} episodes of {classes} held back"
+    names = sorted({name for trial in result.trials for name in trial.params})
+    sampler = plan.get("sampler", "tpe")
+    objectives = ", ".join(plan.get("objectives", ("L",)))
+    yield "Searched", f"{count(len(names), 'setting')} on {objectives}, by {sampler}"
+    states = Counter(state(trial) for trial in result.trials)
+    told = ", ".join(f"{times} {word}" for word, times in states.most_common())
+    yield "Trials", f"{len(result.trials)}: {told}" if told else "none"
+    yield "Hardware", _hardware(plan, getattr(result, "actual", None) or {})
+    budget = float(plan.get("budget_seconds", 0.0))
+    yield "Time", f"{clock(result.wall_seconds)} of a budget of {clock(budget)}"
+    if told := gate_line(result):
+        yield "Registered model", told
+    if result.commands.get("searched_by"):
+        yield "Command", result.commands["searched_by"]
+
+
+def _hardware(plan: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
+    slots, cpus = int(plan.get("slots", 1)), plan.get("cpus_per_trial", 1)
+    told = f"{count(slots, 'trial')} side by side, {cpus:g} CPU core{'s' * (cpus != 1)} each"
+    if gpus := plan.get("gpus_per_trial", 0):
+        told += f" and {gpus:g} GPU"
+    if card := plan.get("card"):
+        told += f" of {card['total'] / 2**30:.0f} GiB"
+    if speed := plan.get("flops_per_second"):
+        told += f"; {speed / 1e9:,.0f} GFLOP/s of training each"
+    if machine := actual.get("machine"):
+        told = f"{machine[0]}, {count(round(machine[1]), 'core')}: {told}"
+    return told
 
 
 def count(times: int, word: str, ending: str = "s") -> str:

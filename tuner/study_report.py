@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 
 from tuner import bootstrap
 from tuner.journal import TrialRecord
-from tuner.plan import clock
 from tuner.ranking import (
     BASELINES,
     COLUMNS,
     failures,
-    gate_line,
     ranked,
     trial_title,
 )
@@ -31,6 +27,7 @@ from tuner.report_tables import (
     Table,
     count,
     decimal,
+    facts,
     paper_table,
     pareto_table,
     reached,
@@ -45,6 +42,7 @@ from tuner.table1 import SCORES
 from tuner.tracking_uri import default_uri
 
 SHOWN = 6  # of the best trials, with their pictures
+STORAGE = "runs"  # where commands look by themselves
 MARK = "augmented_shots"  # the baseline to beat
 Ends = tuple[float, float]
 
@@ -150,7 +148,7 @@ def report_of(
         headline=_headline(result),
         verdict=result.verdict if result.test is not None else "",
         notices=(*notices, *_notices(result)),
-        facts=tuple(_facts(result)),
+        facts=tuple(facts(result)),
         comparisons=tuple(_comparisons(result)),
         compared_on=_compared_on(result),
         copying=_copying(result),
@@ -164,7 +162,7 @@ def report_of(
         audit=audit(result, records),
         cost=cost(result),
         reproduce=tuple(_reproduce(result, storage)),
-        use=tuple(_use(result)),
+        use=tuple(_use(result, storage)),
         versions=Table(
             caption="Versions",
             headings=("package", "version"),
@@ -226,41 +224,6 @@ def _notices(result: StudyResult) -> Iterator[str]:
         yield "One trial alone was scored: nothing was compared, and its settings were not chosen."
     if result.best is not None and result.test is None and result.outcome == "finished":
         yield "The best trial was not tested, so that its scores are those it was chosen by."
-
-
-def _facts(result: StudyResult) -> Iterator[tuple[str, str]]:
-    plan = result.plan
-    yield "Experiment", result.experiment
-    yield "Data", f"{result.data.name} from {result.data.source}"
-    if result.test is not None:
-        classes = count(len(result.test.classes), "class", "es")
-        yield "Test", f"{result.test.episodes} episodes of {classes} held back"
-    names = sorted({name for trial in result.trials for name in trial.params})
-    sampler = plan.get("sampler", "tpe")
-    objectives = ", ".join(plan.get("objectives", ("L",)))
-    yield "Searched", f"{count(len(names), 'setting')} on {objectives}, by {sampler}"
-    states = Counter(state(trial) for trial in result.trials)
-    told = ", ".join(f"{times} {word}" for word, times in states.most_common())
-    yield "Trials", f"{len(result.trials)}: {told}" if told else "none"
-    yield "Hardware", _hardware(plan)
-    budget = float(plan.get("budget_seconds", 0.0))
-    yield "Time", f"{clock(result.wall_seconds)} of a budget of {clock(budget)}"
-    if told := gate_line(result):
-        yield "Registered model", told
-    if result.commands.get("searched_by"):
-        yield "Command", result.commands["searched_by"]
-
-
-def _hardware(plan: Mapping[str, Any]) -> str:
-    slots, cpus = int(plan.get("slots", 1)), plan.get("cpus_per_trial", 1)
-    told = f"{count(slots, 'trial')} side by side, {cpus:g} CPU core{'s' * (cpus != 1)} each"
-    if gpus := plan.get("gpus_per_trial", 0):
-        told += f" and {gpus:g} GPU"
-    if card := plan.get("card"):
-        told += f" of {card['total'] / 2**30:.0f} GiB"
-    if speed := plan.get("flops_per_second"):
-        told += f"; {speed / 1e9:,.0f} GFLOP/s of training each"
-    return told
 
 
 def _compared_on(result: StudyResult) -> str:
@@ -414,14 +377,19 @@ def _reproduce(result: StudyResult, storage: str) -> Iterator[Command]:
         yield Command(purpose="Go on with this study", line=result.commands["search_on"])
 
 
-def _use(result: StudyResult) -> Iterator[Command]:
-    if result.gate is not None and result.gate.crowned:
+def _use(result: StudyResult, storage: str) -> Iterator[Command]:
+    if result.best is not None and result.best.weights is not None:
+        crowned = result.gate is not None and result.gate.crowned
+        name = result.gate.name if result.gate is not None and crowned else result.study
+        place = "" if storage == STORAGE else f" --storage {shlex.quote(storage)}"
         yield Command(
             purpose="Draw a class of your own from four pictures of it",
-            line=f"python -m tuner.generate {shlex.quote(result.gate.name)} --shots a.png b.png "
-            "c.png d.png --count 64 --out new.png",
+            line=f"python -m tuner.generate {shlex.quote(name)} --shots a.png b.png c.png d.png "
+            f"--count 64 --out new.png{place}",
         )
-        yield Command(purpose="Try it in a browser", line="python -m tuner.demo")
+        yield Command(
+            purpose="Try it in a browser", line=f"python -m tuner.demo {shlex.quote(name)}{place}"
+        )
     for name, purpose in (
         ("mlflow_ui", "MLflow: every trial's curves, grids and weights"),
         ("mlflow_page", "This study there"),
