@@ -398,7 +398,11 @@ def test_pictures_of_a_champion_that_are_damaged_count_as_gone(
 def keep(folder: Path, width: int) -> None:
     pictures = np.full((1, 4, 1, 16, 16), width, np.uint8)
     tested = SimpleNamespace(
-        adapt_steps=7, shots=pictures, samples=pictures, grid=np.zeros((2, 2, 3), np.uint8)
+        adapt_steps=7,
+        shots=pictures,
+        samples=pictures,
+        copy_thresholds=np.ones(1),
+        grid=np.zeros((2, 2, 3), np.uint8),
     )
     kept = replace(record(0, 0.5), config={"width": width})
     model: Any = {"generator": torch.full((3,), float(width))}

@@ -42,6 +42,7 @@ FEWEST_TRIALS = 5  # that are compared by their settings
 SHOWN_SETTINGS = 6  # the most important ones
 SPREAD = 20.0  # times the least value that the largest is, from where on a scale is logarithmic
 HEIGHT = 380
+MARGIN = {"l": 60, "r": 16, "t": 36, "b": 56}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,7 +274,8 @@ def _parallel(study: optuna.Study, names: Sequence[str]) -> Plot:
         line.update(line={"color": colour, "width": width}, opacity=0.85)
         place.append(line)
     figure = go.Figure([*back, *front], figure.layout)
-    return _plot("Trials as lines through their settings", figure, least=760, height=440)
+    wide = {**MARGIN, "r": 80}  # names of the outer axes are as long as others
+    return _plot("Trials as lines through their settings", figure, least=800, margin=wide)
 
 
 def _slice(study: optuna.Study, name: str) -> Plot:
@@ -321,7 +323,14 @@ def _front(study: optuna.Study, names: Sequence[str], other: int) -> Plot:
     return _plot(f"{names[0]} and {names[other]}: the Pareto front", figure)
 
 
-def _plot(title: str, figure: Any, *, least: int = 300, height: int = HEIGHT) -> Plot:
+def _plot(
+    title: str,
+    figure: Any,
+    *,
+    least: int = 300,
+    height: int = HEIGHT,
+    margin: Mapping[str, int] = MARGIN,
+) -> Plot:
     figure.update_layout(
         template="none",
         title=None,
@@ -330,7 +339,7 @@ def _plot(title: str, figure: Any, *, least: int = 300, height: int = HEIGHT) ->
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},
-        margin={"l": 60, "r": 16, "t": 36, "b": 56},
+        margin=margin,
         legend={"orientation": "h", "y": -0.22, "x": 0},
         hoverlabel={"namelength": -1},
     )

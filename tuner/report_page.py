@@ -27,7 +27,7 @@ from tuner.glance import Glance, glance
 from tuner.interim import interim_result
 from tuner.journal import TrialRecord
 from tuner.pictures import GRID, Picture, copying_of, grid_of
-from tuner.plots import Plots, plots_of
+from tuner.plots import BEST_SHARE, Plots, plots_of
 from tuner.result import StudyResult, load
 from tuner.setting import CHAMPION, REPORT, REPORT_TWIN, RESULT, SAMPLES
 from tuner.study_report import Report, report_of
@@ -159,15 +159,12 @@ def _importance(result: StudyResult, plots: Plots) -> str:
     """How to read the figures on settings."""
     trials = sum(trial.scores is not None and not trial.overrides for trial in result.trials)
     settings = len(plots.importances)
-    few = trials < 10 * settings
+    hint = ": take it as a hint, not as a finding" if trials < 10 * settings else ""
     return (
         "All trials came to the first rung with the same training, so that is where their settings "
         "are compared: by how the best quarter of the trials differs from all of them (PED-ANOVA). "
-        + (
-            f"{trials} trials for {settings} settings: take it as a hint, not as a finding."
-            if few
-            else f"{trials} trials, {settings} settings."
-        )
+        f"That is {trials} trials, {max(1, int(BEST_SHARE * trials))} of them in the best quarter, "
+        f"for {settings} settings{hint}."
     )
 
 
