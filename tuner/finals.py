@@ -472,9 +472,10 @@ def save_champion(
 ) -> Kept:
     """Keep the champion outside of its trial's folder, where people look for it.
 
-    Writes grid.png, samples.npz (`Tested`'s shots, samples and copy_thresholds), weights.safetensors
-    and config.json: the pipeline, the trial's config, the steps of adaptation after which to draw,
-    `plugins`, and a `DataCard`. A champion that is there is replaced when all of these are whole.
+    Writes grid.png, samples.npz (shots, samples and copy_thresholds of `Tested`),
+    weights.safetensors and config.json: the pipeline, the trial's config, the steps of adaptation
+    after which to draw, `plugins`, and a `DataCard`. A champion that is there is replaced when all
+    of these are whole.
 
     Args:
         data: name of the data set.
