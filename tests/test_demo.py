@@ -1,0 +1,498 @@
+"""The page to try a champion: what it does, on a model that is none; and itself, in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from trainables.data_card import DataCard
+from trainables.errors import UserError
+from trainables.strokes import draw_alphabets, invent_characters
+from tuner import demo
+from tuner.tryout import (
+    COUNT,
+    SHOTS,
+    Drawn,
+    adapt,
+    drawn_shots,
+    example,
+    packed,
+    pictures_html,
+    stops_of,
+)
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from tuner.demo_page import Studio
+
+ROOT = Path(__file__).parents[1]
+SIZE = 16
+WAIT = 120_000  # ms: a browser without a GPU on a busy machine
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+CARD = DataCard(
+    name="crosses",
+    size=SIZE,
+    channels=1,
+    style="drawing",
+    extent=(0.5, 0.7, 0.9),
+    stroke=(0.8, 1.2, 1.6),
+    ground=(0,),
+    copy_distance=0.3,
+    copy_threshold=0.01,
+)
+
+
+class Blends:
+    """Stands in for a `Model`: the shots come out of the noise as it adapts."""
+
+    def __init__(self, title: str = "blends", channels: int = 1) -> None:
+        self.title, self.channels, self.size, self.card = title, channels, SIZE, CARD
+        self.steps, self.max_steps = 30, 90
+        self.told: list[int] = []
+
+    def draw(
+        self,
+        shots: np.ndarray,
+        *,
+        count: int,
+        seed: int,
+        stops: Sequence[int],
+        progress: Callable[[int, int], None],
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        noise = np.random.default_rng(seed).uniform(0, 255, (count, *shots.shape[1:]))
+        goal = shots[np.arange(count) % len(shots)]
+        for step in range(stops[-1] + 1):
+            self.told.append(step)
+            progress(step, stops[-1])
+            if step in stops:
+                share = step / stops[-1]
+                yield step, (share * goal + (1 - share) * noise).astype(np.uint8)
+
+    def scores(self, shots: np.ndarray, pictures: np.ndarray) -> SimpleNamespace:
+        gaps = ((pictures[:, None] / 255.0 - shots[None] / 255.0) ** 2).mean((2, 3, 4))
+        copies = gaps.min(1) < 0.01
+        return SimpleNamespace(
+            copy_share=float(copies.mean()),
+            distance=float(np.median(gaps.min(1))),
+            real_copy_share=0.01,
+            real_distance=0.3,
+            nearest=gaps.argmin(1),
+            distances=gaps.min(1),
+            copies=copies,
+        )
+
+
+def blends(**settings: Any) -> Any:
+    return Blends(**settings)
+
+
+def crosses(channels: int = 1) -> np.ndarray:
+    shots = np.zeros((SHOTS, channels, SIZE, SIZE), np.uint8)
+    for n in range(SHOTS):
+        shots[n, :, 4 + n] = shots[n, :, :, 5 + n] = 255
+    return shots
+
+
+def sheet(*, ink: bool) -> Image.Image:
+    """A canvas as the page has it: ink on a transparent layer."""
+    picture = Image.new("RGBA", (320, 320), (0, 0, 0, 0))
+    if ink:
+        ImageDraw.Draw(picture).line((60, 80, 250, 240), fill=(0, 0, 0, 255), width=14)
+    return picture
+
+
+def last(drawn: Iterator[Drawn]) -> Drawn:
+    *_, end = drawn
+    return end
+
+
+# What it does
+
+
+def test_stops_begin_unadapted_and_hold_what_the_study_chose() -> None:
+    stops = stops_of(blends())
+    assert stops[0] == 0
+    assert 30 in stops
+    assert stops[-1] == 90
+    assert len(stops) == 19
+
+
+def test_one_adaptation_draws_all_stops_and_keeps_them() -> None:
+    model, shots = blends(), crosses()
+    seen = list(adapt(model, shots, seed=1))
+    assert [len(drawn.stops) for drawn in seen] == list(range(1, 20))
+    assert model.told == list(range(91))  # once
+    first, end = seen[-1].stops[0], seen[-1].stops[-1]
+    assert first.copying.copy_share == 0.0
+    assert end.copying.copy_share == 1.0
+    assert seen[-1].nearest_to(31).steps == 30
+
+
+def test_what_is_stopped_keeps_what_it_has() -> None:
+    model = blends()
+    drawn = last(adapt(model, crosses(), seed=1, is_wanted=lambda: len(model.told) < 18))
+    assert [stop.steps for stop in drawn.stops] == [0, 5, 10, 15]
+
+
+def test_blank_canvases_are_named_in_one_line() -> None:
+    blank, inked = sheet(ink=False), sheet(ink=True)
+    with pytest.raises(UserError, match=r"and 2 and 4 are blank: draw on them, too\.$"):
+        drawn_shots([inked, blank, inked, None], CARD)
+    with pytest.raises(UserError, match=r"and 1 is blank: draw on it, too\.$"):
+        drawn_shots([Image.new("RGB", (9, 9), "white"), inked, inked, inked], CARD)
+
+
+def test_ink_on_nothing_is_as_ink_on_paper() -> None:
+    clear = sheet(ink=True)
+    paper = Image.new("RGB", clear.size, "white")
+    paper.paste(clear, mask=clear.getchannel("A"))
+    shots = drawn_shots([clear, paper], CARD)
+    assert shots.shape == (2, 1, SIZE, SIZE)
+    assert np.array_equal(shots[0], shots[1])
+    assert shots[0, 0, 0, 0] == 0  # ink is light
+    assert shots.max() > 150
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_picture_tells_its_distance_and_shows_its_shot_on_demand(channels: int) -> None:
+    drawn = last(adapt(blends(channels=channels), crosses(channels), seed=1))
+    page = pictures_html(drawn, drawn.stops[-1], beside=False)
+    assert page.count("<img") == COUNT
+    assert page.count("<b>copy</b>, 0.00 from shot ") == COUNT
+    assert pictures_html(drawn, drawn.stops[-1], beside=True).count("<img") == 2 * COUNT
+    assert "<b>copy" not in pictures_html(drawn, drawn.stops[0], beside=False)
+
+
+def test_the_download_holds_pictures_grids_shots_and_scores(tmp_path: Path) -> None:
+    drawn = last(adapt(blends(), crosses(), seed=7))
+    with zipfile.ZipFile(packed(drawn, tmp_path)) as archive:
+        names = archive.namelist()
+        facts = json.loads(archive.read("scores.json"))
+        with Image.open(io.BytesIO(archive.read("steps-0030/12.png"))) as picture:
+            pixels = np.asarray(picture)
+        with Image.open(io.BytesIO(archive.read("steps-0030/grid.png"))) as grid:
+            assert grid.mode == "RGB"
+    assert len(names) == 1 + SHOTS + 19 * (COUNT + 1)
+    assert np.array_equal(pixels, drawn.nearest_to(30).pictures[11, 0])
+    assert facts["seed"] == 7
+    assert facts["adaptation_steps_of_the_study"] == 30
+    assert facts["stops"][-1]["copy_share"] == 1.0
+    assert sorted(set(facts["stops"][-1]["nearest_shots"])) == [1, 2, 3, 4]
+
+
+def test_examples_are_the_studys_own_where_it_kept_some(tmp_path: Path) -> None:
+    kept = np.stack([crosses(), 255 - crosses()])
+    np.savez(tmp_path / "samples.npz", shots=kept)
+    for number in range(3):
+        shown = example(blends(), tmp_path, number)
+        assert np.array_equal(shown.shots, kept[number % 2])
+        assert "tested on" in shown.told
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_examples_are_strokes_that_say_so_where_there_are_none(
+    tmp_path: Path, channels: int
+) -> None:
+    first, second = (example(blends(channels=channels), tmp_path, n) for n in (0, 1))
+    assert first.shots.shape == (SHOTS, channels, SIZE, SIZE)
+    assert first.shots.max() > 200
+    assert not np.array_equal(first.shots, second.shots)
+    assert first.told.startswith("Generated pen strokes")
+
+
+# The command
+
+
+def champion(storage: Path, study: str, when: int) -> None:
+    folder = storage / study / "champion"
+    folder.mkdir(parents=True)
+    for name in demo.FILES:
+        (folder / name).write_bytes(b"{}")
+        os.utime(folder / name, (when, when))
+
+
+def test_without_a_name_the_newest_champion_comes_first(tmp_path: Path) -> None:
+    for when, study in enumerate(("oldest", "newest", "newer")):
+        champion(tmp_path, study, 1000 + 10 * (study != "oldest") + 10 * (study == "newest") + when)
+    (tmp_path / "half/champion").mkdir(parents=True)
+    (tmp_path / "half/champion/weights.safetensors").touch()
+    assert demo.sources(None, str(tmp_path)) == ["newest", "newer", "oldest"]
+    assert demo.sources("newer", str(tmp_path)) == ["newer", "newest", "oldest"]
+    assert demo.sources("models:/a@champion", "s3://bucket/runs") == ["models:/a@champion"]
+
+
+def test_a_newcomer_is_told_what_makes_a_champion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(["--storage", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "`python -m tuner.launch reptile_omniglot` makes one" in told
+
+
+def test_a_port_that_is_taken_is_one_line_or_the_next_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    champion(tmp_path, "study", 1)
+    with socket.create_server((demo.LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        assert demo.main(["--storage", str(tmp_path), "--port", str(port)]) == 2
+    assert f"127.0.0.1, {port} (it is taken)" in capsys.readouterr().err
+    with contextlib.ExitStack() as first:
+        with contextlib.suppress(OSError):  # it may be taken anyhow
+            first.enter_context(socket.create_server((demo.LOOPBACK, demo.PORTS[0])))
+        assert demo.free_port(demo.LOOPBACK, None) in demo.PORTS[1:]
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("203.0.113.1", 7860), ("127.0.0.1", 0), ("127.0.0.1", 70_000)]
+)
+def test_a_place_to_listen_that_is_none_is_one_line(host: str, port: int) -> None:
+    with pytest.raises(UserError, match=rf"^--.*got .*\b{port}\b"):
+        demo.free_port(host, port)
+
+
+def test_help_comes_before_anything_heavy() -> None:
+    code = "import sys, tuner.demo; print({'gradio', 'torch', 'numpy'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
+
+
+# The page
+
+
+@pytest.fixture
+def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "own"))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+
+    from tuner.demo_page import Studio
+
+    (tmp_path / "own").mkdir()
+    names = ("one", "two")
+    return Studio(names, lambda title: blends(title=title), storage=tmp_path, folder=tmp_path)
+
+
+def test_a_press_shows_every_stop_and_ends_at_the_studys_own(studio: Studio) -> None:
+    from tuner.demo_page import EXAMPLE, Handlers
+
+    do = Handlers(studio)
+    shots, _, following = do.example("one", 0)
+    assert following == 1
+    begun, strip, *_ = do.begin(EXAMPLE, "one", None, shots)
+    assert begun is shots
+    assert strip.count("<img") == SHOTS
+    steps = list(do.run(SimpleNamespace(session_hash="s"), "one", shots, 3, False))
+    assert sum("<progress" in note for _, note, *_ in steps) == 1 + 19
+    drawn, note, slider, pictures, button = steps[-1]
+    assert slider["label"] == "After 30 adaptation steps, where its study stops"
+    assert drawn.stops[slider["value"] - 1].steps == 30
+    assert zipfile.is_zipfile(button["value"])
+    assert do.show(drawn, slider["value"], False)[::2] == (note, pictures)
+    assert do.show(drawn, 1, False)[2] != pictures
+
+
+def test_what_cannot_be_drawn_is_said_on_the_page(studio: Studio, tmp_path: Path) -> None:
+    import gradio as gr
+
+    from tuner.demo_page import DRAW, UPLOAD, Handlers
+
+    do, blank = Handlers(studio), {"composite": sheet(ink=False)}
+    with pytest.raises(gr.Error, match="1, 2, 3 and 4 are blank"):
+        do.begin(DRAW, "one", None, None, None, blank, blank, blank)
+    with pytest.raises(gr.Error, match="Choose 4 pictures"):
+        do.begin(UPLOAD, "one", None, None)
+    files = [str(tmp_path / f"{n}.png") for n in range(SHOTS)]
+    for file in files:
+        Image.new("L", (40, 40), 255).save(file)
+    with pytest.raises(gr.Error, match="4 pictures are needed, got 3"):
+        do.upload("one", files[:3])
+    Path(files[0]).write_bytes(b"no picture")
+    with pytest.raises(gr.Error, match=r"got '0\.png'"):
+        do.upload("one", files)
+    assert do.upload("one", None) == (None, "")
+
+
+def test_who_stops_ends_the_own_adaptation_alone(studio: Studio) -> None:
+    mine, theirs = (studio.adapt(session, "one", crosses(), 1) for session in ("my", "their"))
+    next(mine)
+    next(theirs)
+    studio.stop("my")
+    assert list(mine) == []
+    assert len(list(theirs)) == 18
+    studio.stop("my")  # nothing is left to stop
+
+
+# All of it
+
+
+def small_champion(folder: Path) -> None:
+    """A champion that has learnt nothing, in the folder of its study."""
+    import torch
+    from safetensors.torch import save_file
+
+    from trainables.configs import ReptileConfig
+    from trainables.reptile import build_gan, initial_weights
+
+    config = ReptileConfig(architecture="plane", width=2, latent=8)
+    pair = initial_weights(build_gan(config), torch.Generator().manual_seed(0))
+    folder.mkdir(parents=True)
+    save_file({"generator": pair.generator, "critic": pair.critic}, folder / "weights.safetensors")
+    facts = {"pipeline": "reptile", "config": asdict(config), "adapt_steps": 12}
+    (folder / "config.json").write_text(json.dumps(facts))
+    drawings = draw_alphabets(invent_characters(0, alphabets=1), size=config.size, seed=0)
+    shots = np.stack([drawing[:SHOTS, None] for drawing in drawings])
+    np.savez(folder / "samples.npz", shots=shots)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The real command on a small champion: its address, and its process."""
+    small_champion(tmp_path / "runs/small/champion")
+    (tmp_path / "tmp").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner.demo", "--storage", str(tmp_path / "runs")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("small"), process.communicate()
+        yield line.split()[-4], process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_the_page_keeps_to_itself(
+    served: tuple[str, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    address, process = served
+    (tmp_path / "secret.txt").write_text("not of the page")
+    with urllib.request.urlopen(address) as answer:
+        text, policy = answer.read().decode(), answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'self'")
+    assert "fonts.googleapis" not in text
+    for file in (tmp_path / "secret.txt", "/etc/passwd", "runs/small/champion/config.json"):
+        assert status(f"{address}gradio_api/file={file}") == 403
+    assert status(address, host="elsewhere.example") == 400
+    assert interrupted(process) == (0, "", "")
+
+
+def status(url: str, **headers: str) -> int:
+    """What a request is answered with."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """How it ends by Ctrl-C, and what it says then."""
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    return process.returncode, out, errors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM.is_file(), reason=f"there is no {CHROMIUM}")
+def test_four_drawings_by_mouse_become_pictures(
+    served: tuple[str, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    address, process = served
+    asked: list[str] = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+        )
+        page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        page.set_default_timeout(WAIT)
+        expect.set_options(timeout=WAIT)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        for number in (1, 3):
+            scribble(page, number)
+        press = page.get_by_role("button", name="See what it makes of them")
+        press.click()
+        expect(page.get_by_text("2 and 4 are blank: draw on them, too.")).to_be_visible()
+        for number in (2, 4):
+            scribble(page, number)
+        press.click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download all").click()
+        assert zipfile.is_zipfile(download.value.path())
+        pictures, slider = page.locator("#new img"), page.locator("input[type=range]")
+        expect(page.get_by_text("After 12 adaptation steps, where its study stops")).to_be_visible()
+        expect(pictures).to_have_count(COUNT)
+        adapted = pictures.first.get_attribute("src")
+        slider.press("Home")
+        expect(page.get_by_text("After 0 adaptation steps")).to_be_visible()
+        expect(pictures.first).not_to_have_attribute("src", str(adapted))
+        page.get_by_label("Show the nearest shot beside each").check()
+        expect(pictures).to_have_count(2 * COUNT)
+        slider.press("End")
+        expect(page.get_by_text("After 36 adaptation steps")).to_be_visible()
+        shoot(page, tmp_path)
+        page.get_by_role("tab", name="Example").click()
+        expect(page.get_by_text("From the classes that the model was tested on.")).to_be_visible()
+        press.click()  # and Ctrl-C in the midst of it
+        assert interrupted(process) == (0, "", "")
+        browser.close()
+    assert {urlsplit(url).hostname for url in asked} <= {demo.LOOPBACK, None}
+    assert not list((tmp_path / "tmp").glob("few-shot-tuner-demo-*"))
+
+
+def scribble(page: Page, number: int) -> None:
+    """A cross, by mouse."""
+    canvas = page.locator(f"#canvas-{number} .pixi-target canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    for stroke in (((0.3, 0.25), (0.4, 0.8)), ((0.25, 0.5), (0.65 + 0.02 * number, 0.4))):
+        for turn, (x, y) in enumerate(stroke):
+            page.mouse.move(
+                box["x"] + x * box["width"], box["y"] + y * box["height"], steps=1 + 4 * turn
+            )
+            (page.mouse.up if turn else page.mouse.down)()
+
+
+def shoot(page: Page, folder: Path) -> None:
+    """Pictures of the page for whoever wants to look, in `SCREENSHOTS` if that is set."""
+    folder = Path(os.environ.get("SCREENSHOTS", folder))
+    for scheme, width in (("light", 1200), ("dark", 1200), ("light", 390)):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.evaluate("scheme => document.body.classList.toggle('dark', scheme == 'dark')", scheme)
+        page.screenshot(path=folder / f"demo-{scheme}-{width}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
