@@ -28,6 +28,7 @@ from trainables.data_card import DataCard
 from trainables.errors import UserError
 from trainables.strokes import draw_alphabets, invent_characters
 from tuner import demo
+from tuner.model import FILES
 from tuner.tryout import (
     COUNT,
     SHOTS,
@@ -228,7 +229,7 @@ def test_examples_are_strokes_that_say_so_where_there_are_none(
 def champion(storage: Path, study: str, when: int) -> None:
     folder = storage / study / "champion"
     folder.mkdir(parents=True)
-    for name in demo.FILES:
+    for name in FILES:
         (folder / name).write_bytes(b"{}")
         os.utime(folder / name, (when, when))
 
@@ -275,7 +276,7 @@ def test_a_place_to_listen_that_is_none_is_one_line(host: str, port: int) -> Non
 
 
 def test_help_comes_before_anything_heavy() -> None:
-    code = "import sys, tuner.demo; print({'gradio', 'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys, tuner.demo; print({'gradio', 'torch', 'mlflow'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"
 
@@ -327,11 +328,12 @@ def test_what_cannot_be_drawn_is_said_on_the_page(studio: Studio, tmp_path: Path
     files = [str(tmp_path / f"{n}.png") for n in range(SHOTS)]
     for file in files:
         Image.new("L", (40, 40), 255).save(file)
-    with pytest.raises(gr.Error, match="4 pictures are needed, got 3"):
-        do.upload("one", files[:3])
+    assert do.upload("one", files[:3]) == (None, "<p><b>4 pictures are needed, got 3.</b></p>")
+    assert "0.png&#x27; is blank" in do.upload("one", files)[1]
     Path(files[0]).write_bytes(b"no picture")
-    with pytest.raises(gr.Error, match=r"got '0\.png'"):
-        do.upload("one", files)
+    told = do.upload("one", files)[1]
+    assert "0.png" in told
+    assert str(tmp_path) not in told
     assert do.upload("one", None) == (None, "")
 
 
@@ -383,7 +385,7 @@ def served(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("small"), process.communicate()
+        assert "small" in line, process.communicate()
         yield line.split()[-4], process
     finally:
         process.kill()

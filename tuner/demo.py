@@ -18,10 +18,10 @@ from pathlib import Path
 from trainables.addresses import is_address
 from trainables.errors import UserError
 from tuner.command_line import OneLineParser, answer
+from tuner.model import CHAMPION, FILES, STORAGE, Model
 
 LOOPBACK = "127.0.0.1"
 PORTS, LAST_PORT = range(7860, 7960), 65535
-FILES = ("config.json", "weights.safetensors")  # of a champion's folder
 DESCRIPTION = """\
 A local page: draw four versions of a character with the mouse, or choose four pictures, and see
 what a champion makes of them after more and more adaptation steps. Without NAME it is the newest
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "name", nargs="?", metavar="NAME", help="of a study or a registered model, or a folder"
     )
     parser.add_argument(
-        "--storage", default="runs", help="of all studies: folder, s3://..., gs://... (runs)"
+        "--storage", default=STORAGE, help="of all studies: folder, s3://..., gs://... (runs)"
     )
     parser.add_argument("--tracking-uri", help="MLflow store of a registered model")
     parser.add_argument(
@@ -53,7 +53,7 @@ def champions(storage: str) -> list[str]:
     """Studies in a storage folder that have a champion, the newest first."""
     if is_address(storage):
         return []
-    folders = [path.parent for path in Path(storage).glob(f"*/champion/{FILES[1]}")]
+    folders = [path.parent for path in Path(storage).glob(f"*/{CHAMPION}/{FILES[1]}")]
     whole = [folder for folder in folders if (folder / FILES[0]).is_file()]
     whole.sort(key=lambda folder: (folder / FILES[1]).stat().st_mtime, reverse=True)
     return [folder.parent.name for folder in whole]
@@ -109,9 +109,10 @@ def _serve(arguments: argparse.Namespace) -> int:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"localhost,{LOOPBACK},{host}")
         from tuner.demo_page import Studio, open_page
-        from tuner.model import Model
 
         def opened(name: str) -> Model:
+            if name != arguments.name:  # one of `champions`, and not of the registry
+                return Model.open(str(Path(arguments.storage).absolute() / name))
             return Model.open(name, storage=arguments.storage, tracking_uri=arguments.tracking_uri)
 
         studio = Studio(names, opened, storage=Path(arguments.storage), folder=Path(folder))

@@ -19,11 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trainables.errors import UserError
 from trainables.image_folder import SUFFIXES
 from trainables.shots import read_shots
-from tuner.model import Model
+from tuner.model import CHAMPION, SAMPLES, Bytes, Model
 from tuner.tryout import (
-    SAMPLES,
     SHOTS,
-    Bytes,
     Drawn,
     adapt,
     drawn_shots,
@@ -61,7 +59,8 @@ CSS = """
 .pictures figcaption { font-size: 12px; color: var(--body-text-color-subdued); margin-top: 2px;
   font-variant-numeric: tabular-nums; }
 .note progress { appearance: none; display: block; width: 100%; height: 6px; border: 0;
-  margin-bottom: 6px; border-radius: 3px; overflow: hidden; background: var(--border-color-primary); }
+  margin-bottom: 6px; border-radius: 3px; overflow: hidden;
+  background: var(--border-color-primary); }
 .note progress::-webkit-progress-bar { background: var(--border-color-primary); }
 .note progress::-webkit-progress-value { background: var(--primary-500); }
 .note progress::-moz-progress-bar { background: var(--primary-500); }
@@ -120,7 +119,7 @@ class Studio:
 
     def example(self, name: str, number: int) -> tuple[Bytes, str]:
         """Shots, and where they are from."""
-        places = (Path(name), Path(name) / "champion", self._storage / name / "champion")
+        places = (Path(name), Path(name) / CHAMPION, self._storage / name / CHAMPION)
         champion = next((place for place in places if (place / SAMPLES).is_file()), places[-1])
         found = example(self.model(name), champion, number)
         return found.shots, found.told
@@ -165,7 +164,7 @@ class Handlers:
         return None, None, None, gr.update(visible=False)
 
     def upload(self, name: str, files: Sequence[str] | None) -> tuple[Bytes | None, str]:
-        """Shots of the files that were chosen, and a look at them."""
+        """Shots of the files that were chosen, and a look at them, or what is wrong with them."""
         if not files:
             return None, ""
         try:
@@ -176,7 +175,7 @@ class Handlers:
             text = str(error)
             for file in files:  # as the user knows them
                 text = text.replace(file, Path(file).name)
-            raise on_page(UserError(text)) from error
+            return None, f"<p><b>{escape(text)}</b></p>"
         return shots, shots_html(shots)
 
     def example(self, name: str, number: int) -> tuple[Bytes, str, int]:
@@ -274,7 +273,6 @@ def build(studio: Studio) -> gr.Blocks:
                     file_count="multiple",
                     file_types=sorted(SUFFIXES),
                     label="Four pictures of one character",
-                    height=140,
                 )
                 preview = gr.HTML()
             with gr.Tab("Example") as example_tab:

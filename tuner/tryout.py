@@ -6,7 +6,6 @@ Shapes: n pictures, C channels (1: light ink on dark; 3: colour), S pixels a sid
 from __future__ import annotations
 
 import base64
-import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,24 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from trainables.errors import UserError
 from trainables.grid import COLUMNS, ROWS, sample_grid
 from trainables.shots import as_shot
 from trainables.strokes import draw_alphabets, invent_characters
+from tuner.model import SAMPLES, Bytes, as_png
 
 if TYPE_CHECKING:
     from trainables.data_card import DataCard
     from tuner.model import Copying, Model
 
-SAMPLES = "samples.npz"  # in a champion's folder
 SHOTS = 4  # as all scores are of four
 COUNT = COLUMNS * ROWS  # pictures drawn at every stop
 STOPS = 6  # of the slider, up to the steps that the study chose; as close beyond them
-
-Bytes = npt.NDArray[np.uint8]
 
 
 class Stopped(Exception):
@@ -187,16 +183,8 @@ def _from_strokes(model: Model, number: int) -> Example:
 # Showing
 
 
-def png(picture: Bytes) -> bytes:
-    """[C, S, S] -> a PNG file."""
-    file = io.BytesIO()
-    plane = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
-    Image.fromarray(plane).save(file, "PNG")
-    return file.getvalue()
-
-
 def _img(picture: Bytes, told: str) -> str:
-    data = base64.b64encode(png(picture)).decode()
+    data = base64.b64encode(as_png(picture)).decode()
     return f'<img alt="{escape(told)}" src="data:image/png;base64,{data}">'
 
 
@@ -247,11 +235,11 @@ def packed(drawn: Drawn, folder: Path) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("scores.json", json.dumps(facts, indent=2))
         for n, shot in enumerate(drawn.shots, 1):
-            archive.writestr(f"shots/{n}.png", png(shot))
+            archive.writestr(f"shots/{n}.png", as_png(shot))
         for stop in drawn.stops:
             name = f"steps-{stop.steps:04d}"
             grid = sample_grid(drawn.shots[None], stop.pictures[None])
-            archive.writestr(f"{name}/grid.png", png(grid.transpose(2, 0, 1)))
+            archive.writestr(f"{name}/grid.png", as_png(grid.transpose(2, 0, 1)))
             for n, picture in enumerate(stop.pictures, 1):
-                archive.writestr(f"{name}/{n:02d}.png", png(picture))
+                archive.writestr(f"{name}/{n:02d}.png", as_png(picture))
     return path
