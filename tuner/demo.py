@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -120,6 +121,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             print(f"{studio.model(names[0]).title}: {address} (Ctrl-C ends it)", flush=True)
             if host not in (LOOPBACK, "localhost", "::1"):
                 print("Everybody who can reach this machine can use it.", flush=True)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:

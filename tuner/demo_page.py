@@ -161,7 +161,7 @@ class Handlers:
             self._studio.model(name)
         except UserError as error:
             raise on_page(error) from error
-        return None, None, None, gr.update(visible=False)
+        return None, None, None, "", None, gr.update(visible=False)
 
     def upload(self, name: str, files: Sequence[str] | None) -> tuple[Bytes | None, str]:
         """Shots of the files that were chosen, and a look at them, or what is wrong with them."""
@@ -307,7 +307,7 @@ def build(studio: Studio) -> gr.Blocks:
         }
         another.click(**next_example)
         example_tab.select(**next_example)
-        name.change(do.open, name, [uploaded, exemplary, drawn, results])
+        name.change(do.open, name, [files, uploaded, exemplary, sight, drawn, results])
         asked = run.click(
             do.begin,
             [tab, name, uploaded, exemplary, *canvases],
