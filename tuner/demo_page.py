@@ -26,10 +26,12 @@ from tuner.tryout import (
     adapt,
     drawn_shots,
     example,
+    label,
     packed,
     pictures_html,
     shots_html,
     stops_of,
+    told,
 )
 
 CANVAS, PEN = 320, 14  # pixels: of a canvas's side, of the pen's width
@@ -128,25 +130,6 @@ class Studio:
 def on_page(error: UserError) -> gr.Error:
     """A request that cannot be met, as the page shows it."""
     return gr.Error(escape(str(error), quote=False), duration=SECONDS_TOLD, print_exception=False)
-
-
-def label(drawn: Drawn, index: int) -> str:
-    """What the slider is called at a stop, counted from 1."""
-    steps = drawn.stops[index - 1].steps
-    chosen = ", where its study stops" if steps == drawn.chosen else ""
-    return f"After {steps} adaptation steps{chosen}"
-
-
-def told(drawn: Drawn, index: int) -> str:
-    """What is to be said of the pictures at a stop, counted from 1, as HTML."""
-    stop, copying = drawn.stops[index - 1], drawn.stops[index - 1].copying
-    copies, count = int(copying.copies.sum()), len(stop.pictures)
-    return (
-        f"<b>{copies} of {count}</b> {'is a copy' if copies == 1 else 'are copies'} of a shot; of "
-        f"real pictures, {copying.real_copy_share:.0%} count as such. Median distance to the "
-        f"nearest shot <b>{copying.distance:.2f}</b>, of real pictures "
-        f"{copying.real_distance:.2f}; 0 is a copy, 1 as far off as an empty picture."
-    )
 
 
 class Handlers:

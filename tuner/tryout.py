@@ -214,6 +214,25 @@ def pictures_html(drawn: Drawn, stop: Stop, *, beside: bool) -> str:
     return f'<div class="{kind}">{"".join(figures)}</div>'
 
 
+def label(drawn: Drawn, index: int) -> str:
+    """What the slider is called at a stop, counted from 1."""
+    steps = drawn.stops[index - 1].steps
+    chosen = ", where its study stops" if steps == drawn.chosen else ""
+    return f"After {steps} adaptation steps{chosen}"
+
+
+def told(drawn: Drawn, index: int) -> str:
+    """What is to be said of the pictures at a stop, counted from 1, as HTML."""
+    stop, copying = drawn.stops[index - 1], drawn.stops[index - 1].copying
+    copies, count = int(copying.copies.sum()), len(stop.pictures)
+    return (
+        f"<b>{copies} of {count}</b> {'is a copy' if copies == 1 else 'are copies'} of a shot; of "
+        f"real pictures, {copying.real_copy_share:.0%} count as such. Median distance to the "
+        f"nearest shot <b>{copying.distance:.2f}</b>, of real pictures "
+        f"{copying.real_distance:.2f}; 0 is a copy, 1 as far off as an empty picture."
+    )
+
+
 def packed(drawn: Drawn, folder: Path) -> Path:
     """Write all stops' pictures, a grid of each, the shots and the scores as one zip file."""
     path = folder / "pictures.zip"
