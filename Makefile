@@ -5,7 +5,7 @@ PY = .venv/bin/python
 READY = .venv/.ready
 BENCH = .venv/.bench
 
-.PHONY: search test test-faults test-cluster test-all lint audit lock bench bench-e2e bench-search bench-scaling bench-gpu
+.PHONY: search test test-faults test-cluster test-all lint audit lock bench bench-e2e bench-search bench-scaling bench-gpu docs
 .DEFAULT_GOAL := search
 
 search: $(READY)
@@ -43,6 +43,11 @@ bench-scaling: $(READY)
 # What makes training quick on a GPU, four minutes; ARGS="--out docs" writes the page.
 bench-gpu: $(READY)
 	$(PY) tests/benchmarks/bench_gpu.py $(ARGS)
+
+# The site, from docs/ and docstrings, into site/: a warning is an error, nothing is fetched.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. .venv/bin/mkdocs build --quiet
+	@echo "Look at it: .venv/bin/python -m http.server --directory site 8000"
 
 lint: $(READY)
 	.venv/bin/ruff check .

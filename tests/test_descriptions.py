@@ -5,26 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
-import warnings
 from collections.abc import Iterator
-from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import click
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from shell_commands import parse, shell_blocks, simple_commands
 
 from tuner import VERSION
-from tuner.command_line import study_parser
-from tuner.launch import build_parser
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
@@ -46,56 +40,6 @@ def run(*words: str | Path, given: str = "") -> str:
 
 
 # --- command lines
-
-
-def shell_blocks(readme: Path) -> list[str]:
-    """The commands in a README: its fenced blocks, and what is quoted and of more than a word."""
-    text = readme.read_text()
-    fenced = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    prose = re.sub(r"^ *```sh\n.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    return fenced + [quoted for quoted in re.findall(r"`([^`]+)`", prose) if " " in quoted]
-
-
-def simple_commands(shell: str) -> Iterator[list[str]]:
-    """The commands of a piece of shell, word by word; what a command runs after `--` as well."""
-    for line in shell.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        words: list[str] = []
-        for token in [*lexer, ";"]:
-            if not re.fullmatch(r"[();<>|&]+", token):
-                if words or not re.match(r"\w+=|exec$", token):  # what may stand before a command
-                    words.append(token)
-            elif words:
-                yield words
-                if "--" in words:
-                    yield words[words.index("--") + 1 :]
-                words = []
-
-
-@cache
-def commands_of(program: str) -> click.Command:
-    with warnings.catch_warnings(action="ignore"):  # MLflow's, of its own
-        return import_module({"ray": "ray.scripts.scripts", "mlflow": "mlflow.cli"}[program]).cli
-
-
-def parse(words: list[str]) -> bool:
-    """Parse a command of ours, of Ray's or of MLflow's as it would itself -> whether it is one."""
-    program = Path(words[0]).name
-    if words[1:3] == ["-m", "tuner.launch"] or program == "sbatch":
-        ours = words.index("cluster/slurm/search.sbatch") + 1 if program == "sbatch" else 3
-        build_parser().parse_args(words[ours:])
-        return True
-    if words[1:3] == ["-m", "tuner.status"]:
-        study_parser("status", "").parse_args(words[3:])
-        return True
-    if program not in ("ray", "mlflow"):
-        return False
-    command, rest = commands_of(program), words[1:]
-    while isinstance(command, click.Group):
-        command = command.commands[rest.pop(0)]
-    command.make_context(shlex.join(words), rest)  # raises on what it does not know
-    return True
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
