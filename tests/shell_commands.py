@@ -113,6 +113,8 @@ def parse(words: list[str]) -> bool:
         return False
     command, rest = commands_of(program), words[1:]
     while isinstance(command, click.Group):
-        command = command.commands[rest.pop(0)]
+        found = command.get_command(click.Context(command), rest.pop(0))  # aliases, too
+        assert found is not None, f"no such command: {shlex.join(words)}"
+        command = found
     command.make_context(shlex.join(words), rest)  # raises on what it does not know
     return True
