@@ -32,13 +32,15 @@ NOTEBOOK = ROOT / "docs/notebook.ipynb"
 
 # Told of already, while it is written elsewhere: empty this once it is there.
 NOT_YET = [
-    "python -m tuner.generate",
-    "python -m tuner.demo",
-    "python -m tuner.report reptile_omniglot",
-    "python -m tuner.launch my_experiment --plugin",
+    "tuner.generate",
+    "tuner.demo",
+    "tuner.report reptile_omniglot",
+    "tuner.launch --on-finish",
+    "tuner.launch --json",
 ]
+ELSEWHERE = {"source", "jq"}  # programs that are neither ours nor our libraries'
 # The only thing that is changed about a command that trains when it is run here.
-SMALLER = ["--budget", "60s", "--trials", "2"]
+SMALLER = ["--budget", "2m", "--trials", "1"]
 # Runs until Ctrl-C; only a free port is chosen for it.
 SERVERS = (["python", "-m", "tuner.demo"], ["mlflow", "ui"])
 # What is in README or tutorial and is not run here, and what does it instead.
@@ -53,7 +55,7 @@ def is_command(words: Sequence[str], start: Sequence[str]) -> bool:
 
 
 def is_to_come(words: Sequence[str]) -> bool:
-    return any(is_command(words, start.split()) for start in NOT_YET)
+    return any(set(some.split()) <= set(words) for some in NOT_YET)
 
 
 def name(page: Path) -> str:
@@ -83,7 +85,7 @@ def check(words: list[str]) -> None:
         assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE), words
     elif is_command(words, ["python", "-m", "pytest"]):
         assert all((ROOT / word).exists() for word in words if word.startswith("tests/")), words
-    elif program != "source":
+    elif program not in ELSEWHERE:
         assert parse(words), f"no program that is known here: {words}"
 
 
@@ -112,10 +114,10 @@ def test_a_command_that_is_not_right_is_found(wrong: str, why: str) -> None:
         check(shlex.split(wrong))
 
 
-@pytest.mark.parametrize("start", NOT_YET)
-def test_what_is_to_come_is_not_there(start: str) -> None:
-    there = [w for page in PAGES for w in commands(page) if is_command(w, start.split())]
-    assert there, f"no page tells of it: take {start!r} out of NOT_YET"
+@pytest.mark.parametrize("some", NOT_YET)
+def test_what_is_to_come_is_not_there(some: str) -> None:
+    there = [w for page in PAGES for w in commands(page) if set(some.split()) <= set(w)]
+    assert there, f"no page tells of it: take {some!r} out of NOT_YET"
     with pytest.raises((ValueError, ModuleNotFoundError)):
         check(there[0])
 
@@ -230,7 +232,7 @@ class Shell:
 
     def run(self, words: list[str]) -> None:
         print("$", shlex.join(words), flush=True)
-        done = subprocess.run(words, cwd=self.folder, env=self.environment, text=True, timeout=900)
+        done = subprocess.run(words, cwd=self.folder, env=self.environment, text=True, timeout=1800)
         assert done.returncode == 0, words
         if "--out" in words:
             Image.open(self.folder / words[words.index("--out") + 1]).verify()
