@@ -244,12 +244,14 @@ class Shell:
             port = listener.getsockname()[1]
         words = [*words, "--port", str(port)]
         print("$", shlex.join(words), flush=True)
-        process = subprocess.Popen(words, cwd=self.folder, env=self.environment)
+        process = subprocess.Popen(
+            words, cwd=self.folder, env=self.environment, start_new_session=True
+        )
         try:
             until_answered(f"http://127.0.0.1:{port}/", process)
         finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
+            os.killpg(process.pid, signal.SIGINT)  # a terminal tells all of its group
+            process.wait(120)
 
 
 def write_small_omniglot(root: Path) -> Path:
