@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,9 +250,12 @@ class Shell:
         )
         try:
             until_answered(f"http://127.0.0.1:{port}/", process)
-        finally:
             os.killpg(process.pid, signal.SIGINT)  # a terminal tells all of its group
             process.wait(120)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def write_small_omniglot(root: Path) -> Path:
