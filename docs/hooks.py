@@ -25,6 +25,7 @@ OUTSIDE += [
     if "__pycache__" not in path.parts
 ]
 FIRST = ("launch", "status", "logs", "stop", "report", "generate", "demo")  # then all others
+HEAD = "---\nhide: [navigation]\n---\n"  # the home page has no neighbours to show
 WIDTH = 80  # characters of --help
 INTRODUCTION = """\
 # Commands
@@ -58,7 +59,7 @@ def described(name: str) -> str:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the README as the home page, the other files and the page of commands."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    home = re.sub(r"\]\(docs/", "](", readme)
+    home = HEAD + re.sub(r"\]\(docs/", "](", readme)
     with ThreadPoolExecutor() as pool:
         helps = "\n".join([INTRODUCTION, *pool.map(described, commands())])
     files.append(File.generated(config, HOME, content=home))
