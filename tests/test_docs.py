@@ -32,7 +32,7 @@ GENERATED = ROOT / "docs/reference/commands.md"
 NOTEBOOK = ROOT / "docs/notebook.ipynb"
 
 # Told of already, while it is written elsewhere: empty this once it is there.
-NOT_YET = [
+NOT_YET: list[str] = [
     "tuner.generate",
     "tuner.demo",
     "tuner.report reptile_omniglot",
