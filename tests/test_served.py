@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,17 @@ def test_a_real_server_answers_a_real_request(tmp_path: Path) -> None:
     port = free_port()
     command = ["-m", "mlflow", "models", "serve", "-m", "models:/mine@champion"]
     command += ["--env-manager", "local", "--port", str(port)]
-    root = Path(__file__).parents[1]
+    root, scripts = Path(__file__).parents[1], Path(sys.executable).parent
+    path = os.pathsep.join([str(scripts), os.environ["PATH"]])  # as an activated environment has it
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, *command],
-            env={**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(root)},
+            env={
+                **os.environ,
+                "MLFLOW_TRACKING_URI": uri,
+                "PYTHONPATH": str(root),
+                "PATH": path,
+            },
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -106,7 +113,8 @@ def test_a_real_server_answers_a_real_request(tmp_path: Path) -> None:
             assert refused.status_code == 400
             assert words in refused.json()["message"]
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
 
 
