@@ -37,8 +37,8 @@ from tuner.experiments import require_sound
 
 SHAPES = ((32, 1), (32, 3), (64, 1))  # pixels a side and channels that experiments may ask for
 WIDTH, LATENT, COUNT = 8, 16, 3
-ALPHABETS = 3  # of ten generated characters
-SCORER_STEPS = 10
+ALPHABETS = 2  # of ten generated characters
+SCORER_STEPS = 2
 METRICS = {"L", "rung", "complete", "train_flops", "adapt_steps"}  # that the search goes by
 CLOCKED = "_seconds"  # ending of metrics that no two runs have alike
 
