@@ -500,7 +500,7 @@ class _Study:
             store=str(store) if bucket is None else below(bucket, store.name),
             scoring_share=SCORING_COMPUTE[plan.scale],
             fast_gpu=plan.fast_gpu,
-            plugins=tuple(self._journal.attr("plugins", ())),
+            plugins=plugins.records(),
         )
 
     def _for_nodes(self, folder: Path) -> str:

@@ -6,6 +6,7 @@ python -m tuner.launch reptile_omniglot
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -306,7 +307,7 @@ def _load_plugins(arguments: argparse.Namespace) -> None:
     plugins.load(arguments.plugin)
     experiment, data = arguments.experiment, arguments.data
     if experiment not in (*NAMES, *plugins.experiments(), ALL, None) or (
-        data is not None and not data.exists()
+        data is not None and not os.path.exists(data)  # a path's own method may raise
     ):
         plugins.load_installed()
 
