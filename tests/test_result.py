@@ -16,7 +16,7 @@ from test_study import record
 
 from trainables.errors import UserError
 from tuner.interim import trial_result
-from tuner.ranking import describe, number, print_ranking, ranked, short_parameters
+from tuner.ranking import describe, number, print_ranking, ranked, short_parameters, trial_title
 from tuner.result import (
     Best,
     Data,
@@ -216,7 +216,7 @@ def test_a_pareto_front_is_read_back_and_shown(tmp_path):
     print_ranking(made, Console(file=out, width=80))
     text = out.getvalue()
     assert "Pareto front of L (minimized), coverage (maximized): 2 trials" in text
-    assert "trial 0 · paper's settings: L .75, coverage .50" in text
+    assert "trial 0 · paper's settings · w16 lr0.001: L .75, coverage .50" in text
     assert text.index("L .50, coverage .25") < text.index("L .75, coverage .50")
 
 
@@ -405,6 +405,10 @@ def test_a_trial_is_named_after_its_point_or_its_parameters():
     assert describe("paper", params) == "paper's settings"
     assert describe("cheap", params) == "cheap"
     assert describe("", {"x": 1, "y": 0.5}) == "x=1 y=0.5"
+    assert trial_title(7, "", params) == "trial 7 · dcgan w16 K10 lr0.0012"
+    assert trial_title(0, "paper", params) == "trial 0 · paper's settings · dcgan w16 K10 lr0.0012"
+    assert trial_title(2, "dcgan", params) == "trial 2 · dcgan w16 K10 lr0.0012", "named once"
+    assert trial_title(3, "", {}) == "trial 3"
 
 
 def test_versions_name_python_and_the_frameworks():

@@ -20,6 +20,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import requests
@@ -29,17 +30,18 @@ from test_result import FRONT, result
 
 from trainables.errors import UserError
 from tuner import run_store, study_runs, tracking
+from tuner.pages import run_page
 from tuner.result import Data, TrackingPlace
 from tuner.run_store import Models, flatten, is_passing
 from tuner.tracking import Tracker, provenance_tags
 from tuner.tracking_uri import (
     default_uri,
+    page_address,
     reason,
     require_no_password,
     resolve_uri,
     sqlite_path,
     strip_credentials,
-    study_page,
     ui_command,
 )
 
@@ -127,7 +129,8 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(storage):
     losses = [(10.0 * step, -1.0, 2.0) for step in range(1, 1001)]  # 2000 points: three batches
     tracker.trial_started(0, "paper", CONFIG, {"width": 16})
     for rung, decision in enumerate(("continue", "done")):
-        tracker.rung_reached(0, rung, metrics(rung), losses, checkpoint(storage, 0, rung), decision)
+        told = metrics(rung) | {"L_low": 1.8 - rung, "L_high": 2.3 - rung}
+        tracker.rung_reached(0, rung, told, losses, checkpoint(storage, 0, rung), decision)
         time.sleep(0.002)  # the same points of one millisecond would be one
     tracker.trial_ended(0, "COMPLETE", "")
     tracker.trial_started(1, "", CONFIG, {"width": 8})
@@ -148,7 +151,7 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(storage):
         "2": ("FAILED", "FAIL"),
     }
     first = runs["0"]
-    assert first.info.run_name == "trial 0 · paper's settings"
+    assert first.info.run_name == "trial 0 · paper's settings · w16"
     assert first.data.params == {"width": "16", "inner.lr": "0.001", "inner.steps": "10"}
     assert first.data.tags["mlflow.parentRunId"] == tracker.place.parent_run_id
     assert runs["2"].data.tags["reason"] == "diverged: critic loss is nan"
@@ -163,12 +166,14 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(storage):
     assert len(store.get_metric_history(run_id, "training/critic_loss")) == 2000
     assert {item.path for item in store.list_artifacts(run_id)} == {
         "config.json",
-        "samples",
+        "images",
         "weights.safetensors",
     }
-    names = [item.path for item in store.list_artifacts(run_id, "samples")]
-    assert sorted(names) == ["samples/rung-0.png", "samples/rung-1.png"]
-    assert "samples/rung-1.png" in first.data.tags["mlflow.note.content"]
+    note = first.data.tags["mlflow.note.content"]
+    assert note.startswith("**L 1.00, J .10** at rung 2.")
+    (shown,) = re.findall(r"get-artifact\?path=(\S+)&", note)
+    assert Path(store.download_artifacts(run_id, unquote(shown))).read_bytes() == PNG
+    assert first.data.tags["L_95"] == "0.80 to 1.30"
     config = Path(store.download_artifacts(run_id, "config.json"))
     assert json.loads(config.read_text()) == CONFIG
 
@@ -292,7 +297,7 @@ def test_the_studys_own_run_holds_the_outcome(storage):
     assert "| | augmented shots | | 1.25 | .61 |" in note
     paths = {item.path for item in store.list_artifacts(tracker.place.parent_run_id)}
     kinds = {path.partition("-")[0] for path in paths}
-    assert kinds == {"best", "result.json", "report.html", "report.md"}
+    assert kinds == {"best", "images", "result.json", "report.html", "report.md"}
 
 
 def test_a_resumed_study_goes_on_in_its_runs_and_doubles_nothing(storage):
@@ -642,7 +647,7 @@ class FakeStore:
             self.fail(name)
             self.calls.append(name)
             found = {"create": f"run-{len(self.calls)}", "children": iter(()), "tagged": iter(())}
-            return found.get(name)
+            return (found | {"log_picture": "images/p.png"}).get(name)
 
         return call
 
@@ -930,9 +935,10 @@ def test_the_pages_are_shown_on_this_machine_alone():
 
 
 def test_the_studys_page_is_on_its_server_or_on_the_local_one():
-    page = "#/experiments/1/runs/ab?workflowType=machine_learning"
-    assert study_page("http://me:pw@host:5000/", "1", "ab") == f"http://host:5000/{page}"
-    assert study_page("sqlite:////runs/mlflow.db", "1", "ab") == f"http://127.0.0.1:5000/{page}"
+    page = run_page("1", "ab")
+    assert page == "#/experiments/1/runs/ab?workflowType=machine_learning"
+    assert page_address("http://me:pw@host:5000/", page) == f"http://host:5000/{page}"
+    assert page_address("sqlite:////runs/mlflow.db", page) == f"http://127.0.0.1:5000/{page}"
 
 
 def test_flattening_joins_names():

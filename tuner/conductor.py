@@ -46,6 +46,7 @@ from tuner.places import bring_all, local_copy
 from tuner.plan import SCORING_COMPUTE, Plan, clock
 from tuner.premises import Question, packages, require_nodes
 from tuner.ranking import gate_line, print_ranking
+from tuner.recorder import told
 from tuner.request import Request
 from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, versions
 from tuner.resume_command import resume_command, typed_command, ways_on
@@ -673,7 +674,7 @@ def replay(journal: Journal, tracker: Tracker) -> None:
             place = local_copy(rung.checkpoint, journal.folder)
             losses = [(float(a), float(b), float(c)) for a, b, c in rung.losses]
             tracker.rung_reached(
-                number, rung.rung, rung.metrics, losses, place, rung.decision, when=rung.when
+                number, rung.rung, told(rung), losses, place, rung.decision, when=rung.when
             )
         if record.state != "RUNNING":
             tracker.trial_ended(number, record.state, record.reason, when=record.ended)

@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from tuner.ranking import COLUMNS, markdown_ranking
+from tuner.model_card import model_note, version_note
+from tuner.pages import INTERVAL, ends, study_note, view_page
+from tuner.ranking import COLUMNS
 from tuner.result import Gate, StudyResult
-from tuner.run_store import MODEL, NOTE, Point, picture
+from tuner.run_store import MODEL, NOTE, PICTURES, Point, picture
 from tuner.setting import REPORT, REPORT_TWIN
 from tuner.study_runs import StudyRuns
+
+CHAMPION_PICTURE = "pictures/champion"  # in MLflow's charts: studies side by side
 
 
 def write_outcome(runs: StudyRuns, result: StudyResult, identity: Mapping[str, str]) -> bool:
@@ -35,15 +39,19 @@ def write_outcome(runs: StudyRuns, result: StudyResult, identity: Mapping[str, s
         if report.is_file():
             store.log_file(run_id, report)
     folder = _model_folder(paths)
-    pictures = [f"{folder}/{path.name}" for path in paths if path.suffix == ".png"]
     for path in paths:
         store.log_file(run_id, path, folder)
-    note = [result.verdict, *(picture(run_id, name) for name in pictures)]
-    note.append(markdown_ranking(result, runs.pages()))
     # The result's own time: delivered again, a point is the same point.
     when = finished_at(result)
     points: list[Point] = [(name, value, when, 0) for name, value in _metrics(result).items()]
-    tags = {NOTE: "\n\n".join(note)}
+    shown = ""
+    for path in paths:
+        if path.suffix == ".png":
+            store.log_picture(run_id, path.read_bytes(), CHAMPION_PICTURE, 0, when)
+            shown = picture(run_id, f"{folder}/{path.name}")
+    table = view_page(store.experiment_id, run_id)
+    tags = {NOTE: study_note(result, runs.pages(), table, shown)} | _intervals(result)
+    tags |= {PICTURES: "true"} if shown else {}
     if result.pareto is not None:  # trials; their scores are in result.json
         tags["pareto_front"] = ", ".join(str(t.number) for t in result.pareto.front)
     store.log_metrics(run_id, points, tags)
@@ -62,6 +70,8 @@ def _register(
     tags = {**runs.tags, **identity}
     tags |= {f"test_{name}": f"{scores[name]:.4f}" for name in COLUMNS if name in scores}
     version = runs.store.register(gate.name, runs.study, folder, tags)
+    card = version_note(result, gate, tags, runs.store.experiment_id, runs.study)
+    runs.store.describe(gate.name, model_note(gate.name, result.experiment), version, card)
     present = runs.store.champion(gate.name)
     if not gate.crowned or (present is not None and present.number == version):
         return True
@@ -79,6 +89,11 @@ def _model_folder(files: Sequence[Path]) -> str:
     for path in files:
         content.update(path.read_bytes())
     return f"{MODEL}-{content.hexdigest()[:12]}"
+
+
+def _intervals(result: StudyResult) -> dict[str, str]:
+    intervals = {} if result.test is None else result.test.intervals
+    return {INTERVAL.format(n): ends(intervals[n]) for n in ("L", "J") if n in intervals}
 
 
 def _metrics(result: StudyResult) -> dict[str, float]:

@@ -40,6 +40,10 @@ SHORT = {
     "inner_steps": "K{}",
     "adapt_steps": "A{}",
     "inner_lr": "lr{}",
+    "inner_lr_adam": "lr{}",
+    "inner_lr_sgd": "lr{}",
+    "lr": "lr{}",
+    "batch": "b{}",
     "augment_shape": "shape{}",
     "augment_tone": "tone{}",
 }
@@ -60,9 +64,11 @@ def describe(label: str, params: Mapping[str, Any]) -> str:
 
 
 def trial_title(number: int, label: str, params: Mapping[str, Any]) -> str:
-    """A trial's name for people: "trial 7 · paper's settings"."""
-    words = describe(label, params)
-    return f"trial {number} · {words}" if words else f"trial {number}"
+    """A trial's name for people: "trial 0 · paper's settings · dcgan w16 K10 lr0.001"."""
+    words = [LABELS.get(label, label), short_parameters(params)]
+    if label == params.get("architecture"):  # a point that is named after its nets
+        del words[0]
+    return " · ".join([f"trial {number}", *filter(None, words)])
 
 
 def number(value: float | None) -> str:
@@ -143,7 +149,7 @@ def markdown_ranking(result: StudyResult, pages: Mapping[int, str], *, rows: int
     lines = [f"| rank | trial | state | {' | '.join(COLUMNS.values())} |"]
     lines.append("|---" * (3 + len(COLUMNS)) + "|")
     for rank, trial in enumerate(ranked(result.trials)[:rows], start=1):
-        title = trial_title(trial.number, trial.label, trial.params)
+        title = trial_title(trial.number, trial.label, trial.params | trial.overrides)
         if trial.number in pages:
             title = f"[{title}]({pages[trial.number]})"
         scores = " | ".join(cells(trial.scores))
@@ -295,6 +301,17 @@ def state_word(trial: TrialResult) -> str:
 def cells(scores: Mapping[str, float] | None) -> list[str]:
     """The scores of `COLUMNS`, for people."""
     return [number(scores.get(name) if scores else None) for name in COLUMNS]
+
+
+def interval_cells(
+    scores: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
+) -> list[str]:
+    """The same with their 95 % intervals, of those that have one: .42 [.31, .53]."""
+    told = dict(zip(COLUMNS, cells(scores), strict=True))
+    for name in told.keys() & intervals.keys():
+        low, high = intervals[name]
+        told[name] += f" [{number(low)}, {number(high)}]"
+    return list(told.values())
 
 
 def _short(value: Any) -> str:

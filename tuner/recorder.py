@@ -13,11 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from ray import tune
 
 from cluster.resources import with_fewer
 from trainables.durable import settle
 from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME, NodeLeaves
+from tuner import bootstrap
 from tuner.breakdown import disk_full, is_full_disk, require_machine
 from tuner.journal import FAILURE, GPUS, Decision, Journal, RungRecord, TrialRecord, ending_of
 from tuner.places import AT_ONCE, address_of, bring, local_copy
@@ -176,7 +178,7 @@ class Recorder(tune.Callback):
                 "rung_reached",
                 number,
                 rung.rung,
-                rung.metrics,
+                told(rung),
                 rung.losses,
                 local_copy(rung.checkpoint, self._journal.folder),
                 rung.decision,
@@ -298,6 +300,17 @@ class Recorder(tune.Callback):
                 if (id(observer), event) not in self._silenced:
                     self._silenced.add((id(observer), event))
                     _log.exception("%s failed in %s.", type(observer).__name__, event)
+
+
+def told(rung: RungRecord) -> dict[str, float]:
+    """What observers are told of a rung: its metrics, and as L_low and L_high the ends of L's 95 %
+    interval over its episodes, where there are several."""
+    metrics, episodes = dict(rung.metrics), np.asarray(rung.episodes, dtype=np.float64)
+    if len(episodes) > 1:
+        low, high = bootstrap.interval(episodes[None])
+        shift = metrics["L"] - episodes.mean()  # the mean of what they contribute is about L
+        metrics |= {"L_low": low + shift, "L_high": high + shift}
+    return metrics
 
 
 def _number(trial: Any) -> int:

@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -55,6 +56,7 @@ FOLDER = "folder"  # tag of a version: which of them it is
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 NOTE = "mlflow.note.content"  # tag: a run's description, Markdown on its first page
+PICTURES = "mlflow.loggedImages"  # tag: a run has some that MLflow's charts show
 SETTINGS = "trial/config.json"  # artifact: everything that a trial's process was told
 
 EMPTY = "empty.db"  # in the cache: MLflow's tables
@@ -247,9 +249,34 @@ class RunStore(Models):
         """Set tags, at most 100 of them."""
         self.log_metrics(run_id, (), tags)
 
+    def tag_experiment(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the experiment, which have more room than a run's."""
+        for key, value in tags.items():
+            self._client.set_experiment_tag(self.experiment_id, key, value)
+
     def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Copy a file to the run's artifacts, in place of one of the same name."""
         self._client.log_artifact(run_id, str(path), folder)
+
+    def log_picture(self, run_id: str, content: bytes, key: str, step: int, when: int) -> str:
+        """Write a PNG where MLflow's charts look for pictures -> its name among the artifacts.
+
+        A run that has one must bear the tag `PICTURES`. MLflow's own `log_image` would decode the
+        picture and add one of 256 pixels; charts then show this, in which no drawing of a grid can
+        be made out.
+
+        Args:
+            key: what it shows; what stands before a "/" is its section on a run's page.
+            step: at which charts of several runs compare it.
+            when: Unix time in ms.
+        """
+        name = f"{key.replace('/', '~')}+step+{step}+timestamp+{when}+{key.rpartition('/')[2]}"
+        with tempfile.TemporaryDirectory() as folder:
+            small, path = Path(folder, f"{name}+compressed.png"), Path(folder, f"{name}.png")
+            for target in (small, path):  # the latter says that there is one
+                target.write_bytes(content)
+                self.log_file(run_id, target, "images")
+        return f"images/{path.name}"
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Write an artifact."""
@@ -276,6 +303,11 @@ class RunStore(Models):
         tags = _fit_tags({**tags, FOLDER: folder})
         made = self._client.create_model_version(name, source, run_id, tags=tags)
         return int(made.version)
+
+    def describe(self, name: str, model: str, version: int, card: str) -> None:
+        """Write the descriptions of a registered model and of one of its versions, in Markdown."""
+        self._client.update_registered_model(name, model)
+        self._client.update_model_version(name, str(version), card)
 
     def crown(self, name: str, version: int) -> None:
         """Move the alias `@champion` to a version."""
@@ -372,7 +404,7 @@ def scored_points(histories: Mapping[str, Sequence[Any]]) -> list[dict[str, floa
 
 def picture(run_id: str, name: str) -> str:
     """Markdown that shows an artifact on a run's page."""
-    return f"![{name}](get-artifact?path={name}&run_uuid={run_id})"
+    return f"![{Path(name).name}](get-artifact?path={quote(name)}&run_uuid={run_id})"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

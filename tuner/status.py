@@ -19,13 +19,14 @@ from tuner.command_line import answer, study_parser
 from tuner.glance import Glance, glance
 from tuner.journal import DASHBOARD, LOG, TrialRecord
 from tuner.live import STATES, WAITING
+from tuner.pages import run_page
 from tuner.plan import clock
 from tuner.ranking import describe, number
 from tuner.result import StudyResult, load
 from tuner.setting import RESULT
 from tuner.standing import leading_trial, reached
 from tuner.studies import place_of
-from tuner.tracking_uri import SERVERS, scheme_of, study_page, ui_command
+from tuner.tracking_uri import SERVERS, page_address, scheme_of, ui_command
 
 DOING = {
     "preparation": "prepares",
@@ -122,7 +123,7 @@ def _best(
 def _mlflow(place: Mapping[str, str] | None) -> dict[str, str] | None:
     if place is None:
         return None
-    page = study_page(place["uri"], place["experiment_id"], place["parent_run_id"])
+    page = page_address(place["uri"], run_page(place["experiment_id"], place["parent_run_id"]))
     return dict(place) | {"page": page, "ui": ui_command(place["uri"])}
 
 

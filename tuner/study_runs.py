@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import UserError
+from tuner.pages import KEY, PARENT, experiment_tags, run_page, running_note
 from tuner.result import TrackingPlace
-from tuner.run_store import RunStore, flatten
+from tuner.run_store import NOTE, RunStore, flatten
 from tuner.tracking_uri import strip_credentials
 
 MARKER = "training/rung"  # metric that is written last of a rung: where it is, all of the rung is
@@ -124,8 +125,8 @@ class StudyRuns:
     def pages(self) -> dict[int, str]:
         """Where MLflow shows each trial, by number."""
         assert self.place is not None, "the store is not open"
-        root = f"#/experiments/{self.place.experiment_id}/runs"
-        return {number: f"{root}/{run_id}" for number, run_id in self._trials.items()}
+        where = self.place.experiment_id
+        return {number: run_page(where, run_id) for number, run_id in self._trials.items()}
 
     def rungs(self, number: int) -> set[int]:
         """The rungs that a trial's run has whole; whoever writes one adds it."""
@@ -143,23 +144,30 @@ class StudyRuns:
             run_id = self._found_or_made(store)
         store.reopen(run_id)
         store.log_tags(run_id, {"state": "running"})
+        store.tag_experiment(
+            experiment_tags(self._experiment, store.experiment_id, self._study, run_id, self._when)
+        )
         return run_id
 
     def _found_or_made(self, store: RunStore) -> str:
         """The study's run: a kill, or a lost answer, may have come before anybody noted it."""
-        own = {"kind": "study", "study_id": self._study_id}
+        own = {KEY: "study", "study_id": self._study_id}
         if (found := next(store.tagged(own), None)) is None:
-            run_id, there = store.create(self._study, self.tags | own, self._when), {}
+            run_id, tags = store.create(self._study, self.tags | own, self._when), {}
+            there: Mapping[str, str] = {}
         else:
-            run_id, there = found[0], store.params(found[0])  # which cannot be changed
-        store.log_params(run_id, {k: v for k, v in flatten(self._plan).items() if k not in there})
+            run_id, tags = found
+            there = store.params(run_id)  # which cannot be changed
+        note = {} if NOTE in tags else {NOTE: running_note(store.experiment_id, run_id)}
+        plan = {name: value for name, value in flatten(self._plan).items() if name not in there}
+        store.log_params(run_id, plan, note)
         return run_id
 
     def _create(self, number: int, beginning: Beginning) -> str:
         tags = {
             **self.tags,
-            "mlflow.parentRunId": self.study,
-            "kind": "trial",
+            PARENT: self.study,
+            KEY: "trial",
             "trial": str(number),
         }
         if beginning.label:

@@ -14,6 +14,7 @@ from tuner.finals import INTERVALS, Contender, Kept, Tested, margin
 from tuner.interim import plan_document, searched, trial_result
 from tuner.journal import TrialRecord
 from tuner.objectives import OBJECTIVES
+from tuner.pages import run_page, view_page
 from tuner.plan import Plan
 from tuner.result import (
     Best,
@@ -33,7 +34,7 @@ from tuner.result import (
 from tuner.standing import front_trials
 from tuner.study import StudyRun
 from tuner.tracking import Tracker
-from tuner.tracking_uri import study_page, ui_command
+from tuner.tracking_uri import page_address, ui_command
 from tuner.verdict import judge
 
 
@@ -69,7 +70,8 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
     winner = facts.contenders[0].record if facts.contenders else run.best
     best = None if winner is None else _best(winner, facts)
     test = None if facts.champion is None else _test(facts.champion, facts.test_classes)
-    place = facts.tracker.place
+    place, uri = facts.tracker.place, facts.tracker.uri
+    where = place.experiment_id
     return StudyResult(
         folder=facts.folder,
         study=facts.study,
@@ -113,8 +115,9 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
         git_commit=git_commit(),
         tracking=place,
         commands={
-            "mlflow_ui": ui_command(facts.tracker.uri),
-            "mlflow_page": study_page(facts.tracker.uri, place.experiment_id, place.parent_run_id),
+            "mlflow_ui": ui_command(uri),
+            "mlflow_page": page_address(uri, run_page(where, place.parent_run_id)),
+            "mlflow_trials": page_address(uri, view_page(where, place.parent_run_id)),
             "ray_dashboard": facts.dashboard,
             "searched_by": facts.command,
             "search_on": facts.resume,

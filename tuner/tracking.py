@@ -16,9 +16,10 @@ from typing import Any, Literal, Self
 from trainables.errors import UserError
 from tuner.journal import step_of
 from tuner.outcome import finished_at, write_outcome
-from tuner.ranking import trial_title
+from tuner.pages import INTERVAL, ends, trial_note
+from tuner.ranking import COLUMNS, trial_title
 from tuner.result import Data, StudyResult, TrackingPlace
-from tuner.run_store import NOTE, SETTINGS, Point, flatten, is_passing, picture, usable
+from tuner.run_store import NOTE, PICTURES, SETTINGS, Point, flatten, is_passing, picture, usable
 from tuner.study_runs import MARKER, RUN_STATUS, Beginning, StudyRuns
 from tuner.tracking_uri import reason, resolve_uri, strip_credentials
 from tuner.writer import OrderedWriter
@@ -30,7 +31,8 @@ Loss = tuple[float, float, float]
 TRAINING = frozenset(
     {"rung", "updates", "meta_iterations", "train_flops", "train_seconds", "score_seconds"}
 )
-NOT_LOGGED = frozenset({"complete"})  # `state` and `reason` say it
+NOT_LOGGED = frozenset({"complete", "L_low", "L_high"})  # tags say it
+SAMPLES = "pictures/samples"  # in MLflow's charts: what a trial draws, a step a rung
 STUDY_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "nothing succeeded": "FAILED"}
 FLUSH_SECONDS = 60.0
 
@@ -144,7 +146,7 @@ class Tracker:
             params: the searched ones among it, by name.
             when: it first began.
         """
-        title = trial_title(number, label, params)
+        title = trial_title(number, label, params or config)  # a point may have none
         beginning = Beginning(title=title, label=label, when=_milliseconds(when))
         self._beginnings.setdefault(number, beginning)
         self._running.add(number)
@@ -179,7 +181,8 @@ class Tracker:
         Args:
             number: of the trial.
             rung: index of the rung, from 0.
-            metrics: finite; must hold "train_flops", the training compute so far in FLOPs.
+            metrics: finite; must hold "train_flops", the training compute so far in FLOPs; may
+                hold "L_low" and "L_high", the ends of L's interval.
             losses: (updates so far, critic loss, generator loss) since the last report.
             checkpoint: folder with `grid.png`, `config.json` (all that a replay needs), and at the
                 end `weights.safetensors`.
@@ -190,16 +193,23 @@ class Tracker:
             return
         self._checkpoints[number] = checkpoint
         step, at = step_of(rung, metrics), _milliseconds(when)
-        values = {metric_name(name): v for name, v in metrics.items() if name not in NOT_LOGGED}
+        first = {name: metrics[name] for name in COLUMNS if name in metrics}  # as pages list them
+        values = {
+            metric_name(name): value
+            for name, value in (first | dict(metrics)).items()
+            if name not in NOT_LOGGED
+        }
         values.pop(MARKER, None)
+        tags = {}
+        if "L_low" in metrics:
+            tags[INTERVAL.format("L")] = ends((metrics["L_low"], metrics["L_high"]))
         curves: list[Point] = [
             (f"training/{name}_loss", value, at, int(updates))
             for updates, critic, generator in losses
             for name, value in (("critic", critic), ("generator", generator))
         ]
         scores: list[Point] = [(name, value, at, step) for name, value in values.items()]
-        # Last, so in the last batch: where the marker is, all of the step is.
-        scores.append((MARKER, float(rung), at, step))
+        marker: Point = (MARKER, float(rung), at, step)
         # Read here (0.3 ms): the folder may be gone when a slow server gets to it.
         grid = _read(checkpoint / "grid.png")
         settings = _read(checkpoint / "config.json") if rung == 0 else None
@@ -211,18 +221,19 @@ class Tracker:
                 if decision == "pause":  # beginning again has changed it
                     store.log_tags(run_id, self._state(number, "PAUSED"))
                 return
-            points = curves + scores
+            # Last, so in the last batch: where the marker is, all of the step is.
+            points = [*scores, *curves, marker]
             if number in self._runs.adopted:
                 # A kill may have come amid the rung; later points carry another time.
                 points = store.without_known(run_id, points)
             if settings is not None:
                 self._log_bytes(run_id, settings, SETTINGS)
-            name = f"samples/rung-{rung}.png"
+            told = dict(tags)
             if grid is not None:
-                self._log_bytes(run_id, grid, name)
-            tags = {} if grid is None else {NOTE: picture(run_id, name)}
-            tags |= self._state(number, "PAUSED") if decision == "pause" else {}
-            store.log_metrics(run_id, points, tags)
+                name = store.log_picture(run_id, grid, SAMPLES, rung, at)
+                told |= {NOTE: trial_note(rung, metrics, picture(run_id, name)), PICTURES: "true"}
+            told |= self._state(number, "PAUSED") if decision == "pause" else {}
+            store.log_metrics(run_id, points, told)
             written.add(rung)
             if grid is None:
                 self._notices.append(

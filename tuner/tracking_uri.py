@@ -189,12 +189,11 @@ def ui_command(uri: str) -> str:
     return f"{mlflow} ui --backend-store-uri {shlex.quote(uri)} --workers 1 --port {UI_PORT}"
 
 
-def study_page(uri: str, experiment_id: str, run_id: str) -> str:
-    """Where a browser shows a study's run, once `ui_command` runs."""
+def page_address(uri: str, page: str) -> str:
+    """Where a browser shows a page of the store's, once `ui_command` runs."""
     server = scheme_of(uri) in SERVERS
     base = strip_credentials(uri).rstrip("/") if server else f"http://127.0.0.1:{UI_PORT}"
-    # Without the last part MLflow 3 opens its pages for chat applications.
-    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    return f"{base}/{page}"
 
 
 def _mlflow_command() -> str:

@@ -126,7 +126,7 @@ def test_mlflow_has_a_run_for_the_study_and_each_trial(study: Path) -> None:
         assert run.data.params["inner_steps"]
         assert run.data.metrics["score/L"] is not None
         files = {f.path for f in client.list_artifacts(run.info.run_id)}
-        assert {"weights.safetensors", "config.json", "samples"} <= files
+        assert {"weights.safetensors", "config.json", "images"} <= files
     champion = client.get_model_version_by_alias("reptile_omniglot-digits", "champion")
     assert champion.run_id == parents[0].info.run_id
     assert champion.tags["data_fingerprint"] == parents[0].data.tags["data_fingerprint"]
