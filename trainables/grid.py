@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 COLUMNS, ROWS = 4, 3  # samples shown of each class
 CLASSES_A_ROW = 5
@@ -11,6 +15,8 @@ ENLARGED = 2  # screen pixels a picture's pixel
 GAP = 4  # pixels between classes
 LINE = 1  # pixels of the line between shots and samples
 GAP_GREY, LINE_GREY = 60, 150
+GRID, SMALL = "grid.png", "small.png"  # files
+SMALL_WIDTH = 660  # pixels: what a column of a page has room for
 
 
 def _tile(pictures: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uint8]:
@@ -76,3 +82,15 @@ def _filled(pictures: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uin
     missing = -len(pictures) % columns
     grey = np.full((missing, *pictures.shape[1:]), GAP_GREY, np.uint8)
     return np.concatenate([pictures, grey])
+
+
+def save_grid(grid: npt.NDArray[np.uint8], folder: Path) -> None:
+    """Write a grid, and a small one for pages that do not scale pictures.
+
+    Args:
+        grid: uint8 [H, W, 3].
+        folder: gets `GRID` and `SMALL`.
+    """
+    picture = Image.fromarray(grid)
+    picture.save(folder / GRID)
+    picture.reduce(math.ceil(picture.width / SMALL_WIDTH)).save(folder / SMALL)

@@ -12,9 +12,9 @@ from typing import Any
 import ray
 import safetensors.torch
 import torch
-from PIL import Image
 from ray import tune
 
+from trainables.grid import save_grid
 from trainables.memory import is_out_of_memory, keep_freed_memory, resident_peak, share_card
 from trainables.pipeline import Diverged, Pipeline, StudyContext, Unfit, load_pipeline
 from trainables.weights import read_state
@@ -155,7 +155,7 @@ class TrialTrainable(tune.Trainable):
         return build(self._trial["trial_config"], context, self._trial["seed"])
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write state.pt, weights.safetensors, grid.png and config.json.
+        """Write state.pt, weights.safetensors, grid.png, small.png and config.json.
 
         The folder is Ray's temporary one; it counts only once the journal names its copy.
         """
@@ -167,7 +167,7 @@ class TrialTrainable(tune.Trainable):
         weights = {name: w.contiguous() for name, w in self._pipeline.weights().items()}
         safetensors.torch.save_file(weights, folder / "weights.safetensors")
         if self._grid is not None:
-            Image.fromarray(self._grid).save(folder / "grid.png")
+            save_grid(self._grid, folder)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Continue from a folder written by `save_checkpoint` (Ray calls it after a crash)."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainables.grid import GRID, SMALL
 from trainables.outside import is_inside
 from tuner.journal import Journal, TrialRecord
 from tuner.places import drop, is_in, local_copy
@@ -15,7 +16,7 @@ from tuner.standing import front_trials, ranked_trials
 MOST = 1000  # checkpoints of a study
 SHARE = 0.5  # of the room that there is for them when a session begins
 BEST = 10  # ended trials that the finals may choose from
-_SMALL = {"grid.png", "config.json"}  # kept: MLflow may not have them yet
+_SMALL = {GRID, SMALL, "config.json"}  # kept: MLflow may not have them yet
 _LARGE = ("state.pt", "weights.safetensors")
 
 

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import ray
 import safetensors.torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -26,7 +25,7 @@ from cluster.nodes import elsewhere
 from trainables.data_card import DataCard
 from trainables.durable import settle
 from trainables.evaluation import Scorer, Scores, augmented_shots
-from trainables.grid import sample_grid
+from trainables.grid import sample_grid, save_grid
 from trainables.image_set import ImageSet
 from trainables.metrics import Floats
 from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, load_pipeline
@@ -501,7 +500,7 @@ def save_champion(
         samples=tested.samples,
         copy_thresholds=tested.copy_thresholds,
     )
-    Image.fromarray(tested.grid).save(new / "grid.png")
+    save_grid(tested.grid, new)
     _replace(folder, new)
     return Kept(
         grid=folder / "grid.png",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tuner.pages import plain, run_page, tested
+from tuner.ranking import interval_cells
 from tuner.result import Gate, StudyResult
 
 MOST = 5000  # characters that MLflow's registry takes
@@ -53,7 +54,7 @@ def version_note(
     """
     assert result.best is not None, "a model is of a best trial"
     parts = [
-        f"**{plain(gate.reason)}** {plain(result.verdict)}",
+        f"{_headline(result)}{plain(gate.reason)}. {plain(result.verdict)}",
         tested(result),
         USE.format(name=gate.name),
         _limits(result),
@@ -61,6 +62,14 @@ def version_note(
         _lineage(result, tags, experiment_id, run_id),
     ]
     return "\n\n".join(part for part in parts if part)[:MOST]
+
+
+def _headline(result: StudyResult) -> str:
+    """The scores first: lists of versions show the first words alone, as text."""
+    if result.test is None:
+        return ""
+    first, second, *_ = interval_cells(result.test.metrics, result.test.intervals)
+    return f"L {plain(first)}, J {plain(second)} on test classes. "
 
 
 def _limits(result: StudyResult) -> str:

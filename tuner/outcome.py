@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from trainables.grid import SMALL
 from tuner.model_card import model_note, version_note
-from tuner.pages import INTERVAL, ends, study_note, view_page
+from tuner.pages import CHAMPION, INTERVAL, ends, study_note, view_page
 from tuner.ranking import COLUMNS
 from tuner.result import Gate, StudyResult
 from tuner.run_store import MODEL, NOTE, PICTURES, Point, picture
 from tuner.setting import REPORT, REPORT_TWIN
 from tuner.study_runs import StudyRuns
 
-CHAMPION_PICTURE = "pictures/champion"  # in MLflow's charts: studies side by side
+OF_THE_RUN = ("mlflow.", "version.")  # tags that a version of a model has from its run
 
 
 def write_outcome(runs: StudyRuns, result: StudyResult, identity: Mapping[str, str]) -> bool:
@@ -44,11 +45,7 @@ def write_outcome(runs: StudyRuns, result: StudyResult, identity: Mapping[str, s
     # The result's own time: delivered again, a point is the same point.
     when = finished_at(result)
     points: list[Point] = [(name, value, when, 0) for name, value in _metrics(result).items()]
-    shown = ""
-    for path in paths:
-        if path.suffix == ".png":
-            store.log_picture(run_id, path.read_bytes(), CHAMPION_PICTURE, 0, when)
-            shown = picture(run_id, f"{folder}/{path.name}")
+    shown = _log_grid(runs, result, when)
     table = view_page(store.experiment_id, run_id)
     tags = {NOTE: study_note(result, runs.pages(), table, shown)} | _intervals(result)
     tags |= {PICTURES: "true"} if shown else {}
@@ -56,6 +53,18 @@ def write_outcome(runs: StudyRuns, result: StudyResult, identity: Mapping[str, s
         tags["pareto_front"] = ", ".join(str(t.number) for t in result.pareto.front)
     store.log_metrics(run_id, points, tags)
     return result.gate is None or _register(runs, result, result.gate, folder, identity)
+
+
+def _log_grid(runs: StudyRuns, result: StudyResult, when: int) -> str:
+    """The champion's pictures, where charts show them -> Markdown that shows them, too."""
+    if result.best is None or result.best.grid is None:
+        return ""
+    path = result.folder / result.best.grid
+    small = path.with_name(SMALL)
+    grid = path.read_bytes()
+    shown = small.read_bytes() if small.exists() else grid  # older studies have none
+    name = runs.store.log_picture(runs.study, grid, shown, CHAMPION, 0, when)
+    return picture(runs.study, name)
 
 
 def finished_at(result: StudyResult) -> int:
@@ -67,7 +76,8 @@ def _register(
     runs: StudyRuns, result: StudyResult, gate: Gate, folder: str, identity: Mapping[str, str]
 ) -> bool:
     scores = {} if result.test is None else result.test.metrics
-    tags = {**runs.tags, **identity}
+    own = {k: v for k, v in runs.tags.items() if not k.startswith(OF_THE_RUN)}
+    tags = own | dict(identity)
     tags |= {f"test_{name}": f"{scores[name]:.4f}" for name in COLUMNS if name in scores}
     version = runs.store.register(gate.name, runs.study, folder, tags)
     card = version_note(result, gate, tags, runs.store.experiment_id, runs.study)

@@ -30,6 +30,8 @@ INTERVAL = "{}_95"  # tag of a run: the ends of a score's 95 % interval
 # Without it, MLflow 3 opens its pages for chat applications.
 WORKFLOW = "workflowType=machine_learning"
 ROWS = 12  # of trials in a run's description: a tag has no room for more
+# Pictures in charts, by key: what a trial draws, a step a rung; and what a study's best does.
+SAMPLES, CHAMPION = "pictures/samples", "pictures/champion"
 NAME_WIDTH, SCORE_WIDTH = 360, 90  # pixels of a column
 
 
@@ -60,14 +62,17 @@ def experiment_tags(
     first, second = (f"tags.`{INTERVAL.format(name)}`" for name in ("L", "J"))
     # A config has its rate whatever the optimiser; the sampler has one for each of them.
     settings = [f"params.`{name}`" for name in SHORT if not name.startswith("inner_lr_")]
-    trials = [scores[0], first, *scores[1:], "tags.`state`", "metrics.`training/rung`"]
+    state = "tags.`state`"
+    trials = [scores[0], first, scores[1], state, *scores[2:], "metrics.`training/rung`"]
     trials += ["metrics.`training/train_seconds`", *settings]
-    studies = [tests[0], first, tests[1], second, *tests[2:], "tags.`state`", "params.`trials`"]
+    studies = [tests[0], first, tests[1], second, state, *tests[2:], "params.`trials`"]
     return {
         "mlflow.note.content": _experiment_note(experiment, experiment_id, study, run_id),
-        VIEW + STUDIES: _view("Studies, best first", f"tags.`{KEY}` = 'study'", studies, when),
+        VIEW + STUDIES: _view(
+            "Studies, best first", f"tags.`{KEY}` = 'study'", studies, CHAMPION, when
+        ),
         VIEW + run_id: _view(
-            f"Trials of {study}, best first", f"tags.`{PARENT}` = '{run_id}'", trials, when
+            f"Trials of {study}, best first", f"tags.`{PARENT}` = '{run_id}'", trials, SAMPLES, when
         ),
     }
 
@@ -138,7 +143,7 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(text, quote=False))
 
 
-def _view(name: str, where: str, columns: Sequence[str], when: int) -> str:
+def _view(name: str, where: str, columns: Sequence[str], picture: str, when: int) -> str:
     """A saved view as MLflow 3.17 writes one: JSON that holds the page's state as JSON."""
     pinned = "attributes.`Run Name`"
     state = {
@@ -147,6 +152,8 @@ def _view(name: str, where: str, columns: Sequence[str], when: int) -> str:
         "orderByAsc": True,
         "selectedColumns": list(columns),
         "columnOrder": [pinned, *columns],
+        "compareRunCharts": [_pictures(picture)],
+        "compareRunSections": [_SECTION],
         "columnWidths": dict.fromkeys(columns, SCORE_WIDTH) | {pinned: NAME_WIDTH},
     }
     return json.dumps(
@@ -154,13 +161,41 @@ def _view(name: str, where: str, columns: Sequence[str], when: int) -> str:
     )
 
 
+def _pictures(key: str) -> dict[str, object]:
+    """A chart of the runs' pictures side by side, wide enough, without all their parameters."""
+    return {
+        "type": "IMAGE",
+        "uuid": key,
+        "metricSectionId": _SECTION["uuid"],
+        "imageKeys": [key],
+        "step": 0,
+        "showRunParams": False,
+        "runsCountToCompare": 10,
+        "isGenerated": False,
+        "deleted": False,
+    }
+
+
+_SECTION: Mapping[str, object] = {
+    "uuid": "pictures",
+    "name": "pictures",
+    "columns": 1,
+    "cardHeight": 640,  # pixels
+    "display": True,
+    "isReordered": False,
+    "isGenerated": True,
+    "deleted": False,
+}
+
+
 def _experiment_note(experiment: str, experiment_id: str, study: str, run_id: str) -> str:
     return (
+        f"**[Trials of {plain(study)}, best first]({view_page(experiment_id, run_id)})** · "
+        f"[its ranking and test]({run_page(experiment_id, run_id)}) · "
+        f"[all studies, best first]({view_page(experiment_id, STUDIES)})\n\n"
         f"Few-shot generation, `{experiment}`: a run is a study, and the runs below it are its "
-        f"trials. **[All studies]({view_page(experiment_id, STUDIES)})** · last one: "
-        f"**[trials of {plain(study)}, best first]({view_page(experiment_id, run_id)})**, "
-        f"[its ranking]({run_page(experiment_id, run_id)}). L ranks (0 is real drawings, lower is "
-        f"better), J is at best 1. {_legend()}"
+        "trials. L ranks them (real drawings have 0, lower is better); J is at best 1. L_95 and "
+        f"J_95 are intervals over episodes. {_legend()}"
     )
 
 

@@ -13,9 +13,11 @@ from pyarrow.fs import FileSystem
 
 from trainables.addresses import below, is_address
 from trainables.durable import settle
+from trainables.grid import GRID, SMALL
 from trainables.published import copy
 
-SHOWN = ("grid.png", "config.json", "weights.safetensors")  # what the driver needs of a checkpoint
+# What the driver needs of a checkpoint.
+SHOWN = (GRID, SMALL, "config.json", "weights.safetensors")
 AT_ONCE = 8  # copies
 _DEPTH = 3  # names from a study's folder: session, trial, checkpoint
 

@@ -75,7 +75,7 @@ def number(value: float | None) -> str:
     """Two decimals, without the leading zero: .42; an empty cell for nothing."""
     if value is None:
         return ""
-    text = f"{value:.2f}"
+    text = f"{round(value, 2) + 0.0:.2f}"  # without the sign of a zero
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 900, 100  # MLflow takes 1000 things at once, 100 tags
-MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 5000, 250  # characters
+MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 8000, 250  # characters
 CHECK_SECONDS = 5  # for each question asked before the search starts
 
 CHAMPION = "champion"  # alias of a registered model
@@ -258,25 +258,28 @@ class RunStore(Models):
         """Copy a file to the run's artifacts, in place of one of the same name."""
         self._client.log_artifact(run_id, str(path), folder)
 
-    def log_picture(self, run_id: str, content: bytes, key: str, step: int, when: int) -> str:
-        """Write a PNG where MLflow's charts look for pictures -> its name among the artifacts.
+    def log_picture(
+        self, run_id: str, content: bytes, small: bytes, key: str, step: int, when: int
+    ) -> str:
+        """Write a PNG where MLflow's charts look for pictures -> the small one's artifact.
 
-        A run that has one must bear the tag `PICTURES`. MLflow's own `log_image` would decode the
-        picture and add one of 256 pixels; charts then show this, in which no drawing of a grid can
-        be made out.
+        A run that has one must bear the tag `PICTURES`. MLflow's own `log_image` would decode it
+        and make a small one of 256 pixels, in which no drawing of a grid can be made out.
 
         Args:
+            small: another PNG, which is shown until somebody asks for the large one.
             key: what it shows; what stands before a "/" is its section on a run's page.
             step: at which charts of several runs compare it.
             when: Unix time in ms.
         """
         name = f"{key.replace('/', '~')}+step+{step}+timestamp+{when}+{key.rpartition('/')[2]}"
+        names = (f"{name}+compressed.png", f"{name}.png")  # the latter says that there is one
         with tempfile.TemporaryDirectory() as folder:
-            small, path = Path(folder, f"{name}+compressed.png"), Path(folder, f"{name}.png")
-            for target in (small, path):  # the latter says that there is one
-                target.write_bytes(content)
-                self.log_file(run_id, target, "images")
-        return f"images/{path.name}"
+            for file, bytes_of_it in zip(names, (small, content), strict=True):
+                path = Path(folder, file)
+                path.write_bytes(bytes_of_it)
+                self.log_file(run_id, path, "images")
+        return f"images/{names[0]}"
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Write an artifact."""

@@ -152,9 +152,10 @@ class StudyRuns:
     def _found_or_made(self, store: RunStore) -> str:
         """The study's run: a kill, or a lost answer, may have come before anybody noted it."""
         own = {KEY: "study", "study_id": self._study_id}
+        tags: Mapping[str, str] = {}
+        there: Mapping[str, str] = {}
         if (found := next(store.tagged(own), None)) is None:
-            run_id, tags = store.create(self._study, self.tags | own, self._when), {}
-            there: Mapping[str, str] = {}
+            run_id = store.create(self._study, self.tags | own, self._when)
         else:
             run_id, tags = found
             there = store.params(run_id)  # which cannot be changed

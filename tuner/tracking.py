@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from trainables.errors import UserError
+from trainables.grid import GRID, SMALL
 from tuner.journal import step_of
 from tuner.outcome import finished_at, write_outcome
-from tuner.pages import INTERVAL, ends, trial_note
+from tuner.pages import INTERVAL, SAMPLES, ends, trial_note
 from tuner.ranking import COLUMNS, trial_title
 from tuner.result import Data, StudyResult, TrackingPlace
 from tuner.run_store import NOTE, PICTURES, SETTINGS, Point, flatten, is_passing, picture, usable
@@ -32,7 +33,6 @@ TRAINING = frozenset(
     {"rung", "updates", "meta_iterations", "train_flops", "train_seconds", "score_seconds"}
 )
 NOT_LOGGED = frozenset({"complete", "L_low", "L_high"})  # tags say it
-SAMPLES = "pictures/samples"  # in MLflow's charts: what a trial draws, a step a rung
 STUDY_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "nothing succeeded": "FAILED"}
 FLUSH_SECONDS = 60.0
 
@@ -184,8 +184,8 @@ class Tracker:
             metrics: finite; must hold "train_flops", the training compute so far in FLOPs; may
                 hold "L_low" and "L_high", the ends of L's interval.
             losses: (updates so far, critic loss, generator loss) since the last report.
-            checkpoint: folder with `grid.png`, `config.json` (all that a replay needs), and at the
-                end `weights.safetensors`.
+            checkpoint: folder with `grid.png`, `small.png`, `config.json` (all that a replay
+                needs), and at the end `weights.safetensors`.
             decision: what becomes of the trial.
             when: it was.
         """
@@ -211,7 +211,8 @@ class Tracker:
         scores: list[Point] = [(name, value, at, step) for name, value in values.items()]
         marker: Point = (MARKER, float(rung), at, step)
         # Read here (0.3 ms): the folder may be gone when a slow server gets to it.
-        grid = _read(checkpoint / "grid.png")
+        grid = _read(checkpoint / GRID)
+        small = _read(checkpoint / SMALL)  # older checkpoints have none
         settings = _read(checkpoint / "config.json") if rung == 0 else None
 
         def write() -> None:
@@ -230,7 +231,7 @@ class Tracker:
                 self._log_bytes(run_id, settings, SETTINGS)
             told = dict(tags)
             if grid is not None:
-                name = store.log_picture(run_id, grid, SAMPLES, rung, at)
+                name = store.log_picture(run_id, grid, small or grid, SAMPLES, rung, at)
                 told |= {NOTE: trial_note(rung, metrics, picture(run_id, name)), PICTURES: "true"}
             told |= self._state(number, "PAUSED") if decision == "pause" else {}
             store.log_metrics(run_id, points, told)
