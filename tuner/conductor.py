@@ -687,7 +687,8 @@ def _dashboard(ray: Session) -> str:
     if ray.dashboard_url is None:
         return "none: this Ray has no dashboard"
     when = ", while the search runs" if ray.started_here else ""
-    token = f" (token: {ray.token_command})" if ray.token_command else ""
+    token = f" (it asks for the token that this prints: {ray.token_command})"
+    token = token if ray.token_command else ""
     return f"{ray.dashboard_url}{when}{token}"
 
 

@@ -188,10 +188,9 @@ class Journal:
             directions=[OBJECTIVES[name] for name in objectives],
         )
         settle(self.folder, self.folder.parent)  # the journal's name, and the study's
-        if len(objectives) > 1:
-            with warnings.catch_warnings():  # names are marked as experimental
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                created.set_metric_names(list(objectives))
+        with warnings.catch_warnings():  # names are marked as experimental
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            created.set_metric_names(list(objectives))  # for Optuna's dashboard, too
         created.set_user_attr("format", FORMAT)
         created.set_user_attr("versions", installed())
         return created

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tuner.pages import plain, run_page, tested
-from tuner.ranking import interval_cells
+from tuner.ranking import cells
 from tuner.result import Gate, StudyResult
 
 MOST = 5000  # characters that MLflow's registry takes
@@ -68,8 +68,8 @@ def _headline(result: StudyResult) -> str:
     """The scores first: lists of versions show the first words alone, as text."""
     if result.test is None:
         return ""
-    first, second, *_ = interval_cells(result.test.metrics, result.test.intervals)
-    return f"L {plain(first)}, J {plain(second)} on test classes. "
+    loss, joint, *_ = cells(result.test.metrics)
+    return f"L {loss}, J {joint} on test classes. "
 
 
 def _limits(result: StudyResult) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +14,7 @@ from trainables.evaluation import Scores
 from trainables.memory import resident_peak
 from tuner.finals import INTERVALS, Contender, Kept, Tested, margin
 from tuner.interim import plan_document, searched, trial_result
-from tuner.journal import TrialRecord
+from tuner.journal import LOG, TrialRecord
 from tuner.objectives import OBJECTIVES
 from tuner.pages import run_page, view_page
 from tuner.plan import Plan
@@ -63,6 +65,12 @@ class Facts:
     dashboard: str
     forecast: dict[str, Any] | None
     machine: tuple[str, float, float]  # the driver's CPU, and all cores and cards
+
+
+def optuna_command(journal: Path) -> str:
+    """What to type to see a study as Optuna does: which settings matter, and how they went."""
+    beside_python = Path(sys.executable).absolute().with_name("optuna-dashboard")
+    return shlex.join([str(beside_python), str(journal)])
 
 
 def summarise(run: StudyRun, facts: Facts) -> StudyResult:
@@ -119,6 +127,7 @@ def summarise(run: StudyRun, facts: Facts) -> StudyResult:
             "mlflow_page": page_address(uri, run_page(where, place.parent_run_id)),
             "mlflow_trials": page_address(uri, view_page(where, place.parent_run_id)),
             "ray_dashboard": facts.dashboard,
+            "optuna_dashboard": optuna_command(facts.folder / LOG),
             "searched_by": facts.command,
             "search_on": facts.resume,
         },
