@@ -10,6 +10,7 @@ from typing import Any
 from tuner.glance import Glance
 from tuner.journal import LOG, RUN, RungRecord, TrialRecord
 from tuner.known_points import trial_seed
+from tuner.pages import run_page, view_page
 from tuner.places import local_copy
 from tuner.plan import Plan
 from tuner.result import (
@@ -23,7 +24,7 @@ from tuner.result import (
     in_study,
 )
 from tuner.standing import leading_trial
-from tuner.tracking_uri import study_page, ui_command
+from tuner.tracking_uri import page_address, ui_command
 
 
 def interim_result(study: Glance) -> StudyResult:
@@ -167,8 +168,12 @@ def _commands(study: Glance, place: Mapping[str, str] | None) -> dict[str, str]:
         "search_on": study.resume,
     }
     if place is not None:
-        page = study_page(place["uri"], place["experiment_id"], place["parent_run_id"])
-        commands |= {"mlflow_ui": ui_command(place["uri"]), "mlflow_page": page}
+        uri, where, run = place["uri"], place["experiment_id"], place["parent_run_id"]
+        commands |= {
+            "mlflow_ui": ui_command(uri),
+            "mlflow_page": page_address(uri, run_page(where, run)),
+            "mlflow_trials": page_address(uri, view_page(where, run)),
+        }
     return commands
 
 
