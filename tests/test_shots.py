@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -149,8 +150,6 @@ def test_files_or_one_folder_of_them_are_named(tmp_path: Path) -> None:
 
 
 def test_a_card_survives_json_and_measures_drawings() -> None:
-    import json
-
     own = card()
     assert own.style == "drawing"
     assert own.ground == (0,)
@@ -159,5 +158,13 @@ def test_a_card_survives_json_and_measures_drawings() -> None:
     assert DataCard.of_shots("strokes", shots).copy_distance == pytest.approx(
         own.copy_distance, rel=0.4
     )
-    with pytest.raises(TypeError):
-        DataCard.from_dict({"name": "strokes"})
+    for wrong, error in (
+        ({"size": 10**6}, ValueError),
+        ({"channels": 2}, ValueError),
+        ({"style": "photo"}, ValueError),
+        ({"ground": [0, 0, 0]}, ValueError),
+        ({"stroke": [1.0, float("nan"), 2.0]}, ValueError),
+        ({"more": 1}, TypeError),
+    ):
+        with pytest.raises(error):
+            DataCard.from_dict(own.to_dict() | wrong)

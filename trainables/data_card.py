@@ -6,9 +6,10 @@ pictures come, so that copies among new ones can be told.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from PIL import Image
 
 from trainables.features import COPY_PERCENTILE
 from trainables.image_folder import border_tone, grey
+from trainables.image_set import LARGEST, SMALLEST
 from trainables.metrics import Bytes, copy_distances
 
 Style = Literal["drawing", "object", "scene"]
@@ -56,6 +58,15 @@ class DataCard:
     ground: tuple[int, ...]
     copy_distance: float
     copy_threshold: float
+
+    def __post_init__(self) -> None:
+        if not (SMALLEST <= self.size <= LARGEST and self.channels in (1, 3)):
+            raise ValueError(f"no pictures are {self.channels} x {self.size} x {self.size}")
+        if self.style not in get_args(Style) or len(self.ground) != self.channels:
+            raise ValueError(f"no pictures are {self.style!r} on {self.ground}")
+        numbers = (*self.extent, *self.stroke, self.copy_distance, self.copy_threshold)
+        if len(numbers) != 8 or not all(map(math.isfinite, numbers)):
+            raise ValueError(f"{numbers} do not describe pictures")
 
     @staticmethod
     def of(name: str, shots: Bytes, reals: Bytes) -> DataCard:
