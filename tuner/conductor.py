@@ -644,7 +644,7 @@ class _Study:
 
             return write_report(result, self._journal.records(), storage=storage)
         except Exception as error:
-            self.setting.say(
+            self.setting.warn(
                 f"No report was made ({reason(error)}); another try: python -m tuner.report "
                 f"{study} --storage {shlex.quote(storage)}"
             )
