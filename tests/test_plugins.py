@@ -21,6 +21,7 @@ from trainables.pipeline import PIPELINES, load_pipeline
 from tuner import launch, machine, plugins, replay
 from tuner.experiments import EXPERIMENTS
 from tuner.journal import Journal
+from tuner.model import Model
 from tuner.run_store import KeptTrial
 
 HEAD = """
@@ -279,6 +280,11 @@ def test_nothing_is_imported_from_a_study_or_a_record(
         monkeypatch.chdir(place)
         with pytest.raises(UserError, match=r"champion needs the plugin 'own.py': add --plugin"):
             plugins.require(recorded, "The champion")
+    champion = tmp_path / "runs/own/champion"
+    champion.mkdir()
+    (champion / "config.json").write_text(json.dumps({"plugins": recorded}))
+    with pytest.raises(UserError, match=r"champion needs the plugin 'own.py': add --plugin"):
+        Model.open(str(champion))
     kept = KeptTrial(tags={}, settings={"context": {"plugins": recorded}}, points=[])
     monkeypatch.setattr(replay, "read_trial", lambda *_asked: kept)
     with pytest.raises(UserError, match=r"Run abc needs the plugin 'own.py'"):

@@ -20,6 +20,18 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help.")
 
 
+def add_plugin_option(parser: argparse.ArgumentParser) -> None:
+    """`--plugin FILE`, for `plugins.load`."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="Python file of your own that registers experiments, pipelines, generators or data "
+        "sets (repeatable); those of installed packages need no naming",
+    )
+
+
 def study_parser(command: str, description: str) -> OneLineParser:
     """Options of a command about a study that is there: which one, and where."""
     parser = OneLineParser(prog=f"python -m tuner.{command}", description=description)

@@ -166,7 +166,7 @@ class FinalRound:
             setting.folder / CHAMPION,
             data=setting.data.name,
             reals=scorer.reals,
-            plugins=finals.context.plugins,
+            plugins=self._contexts["test"].plugins,
         )
         tested = [(r, finals.test(r, models[1], scorer, stop=own_stop(r))) for r in others]
         return Played(

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainables.errors import UserError
-from tuner.command_line import OneLineParser, answer
+from tuner import plugins
+from tuner.command_line import OneLineParser, add_plugin_option, answer
 from tuner.model import MOST_PICTURES, MOST_SHOTS, Copying, Model, as_png
 
 COUNT = 64  # pictures, unless asked for otherwise
@@ -61,6 +62,7 @@ def _parser() -> OneLineParser:
     parser.add_argument(
         "--tracking-uri", help="of the registered models (default: SQLite in the storage folder)"
     )
+    add_plugin_option(parser)
     return parser
 
 
@@ -71,6 +73,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.count <= MOST_PICTURES:
         raise UserError(f"--count must be 1 to {MOST_PICTURES}, got {arguments.count}.")
     _require_places(arguments.out, arguments.out_dir)
+    plugins.load(arguments.plugin)
     model = Model.open(
         arguments.model, storage=arguments.storage, tracking_uri=arguments.tracking_uri
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from trainables.addresses import is_address
 from trainables.errors import UserError
 from tuner.background import is_background, run_in_background
-from tuner.command_line import OneLineParser
+from tuner.command_line import OneLineParser, add_plugin_option
 from tuner.events import SILENT, Events, events_on_stdout
 from tuner.exit_codes import CANNOT_BE_MET, INTERRUPTED
 
@@ -81,7 +81,7 @@ def build_parser(more: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser.add_argument(
         "experiment", nargs="?", help=f"what to search: {', '.join((*NAMES, *more))}; or {ALL}"
     )
-    _add_plugin_option(parser)
+    add_plugin_option(parser)
     search = parser.add_argument_group("how much")
     search.add_argument("--trials", type=int, help="at most (default: what the budget allows)")
     search.add_argument(
@@ -215,17 +215,6 @@ def build_parser(more: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_plugin_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="Python file of your own that registers experiments, pipelines, generators or data "
-        "sets (repeatable); those of installed packages need no naming",
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line -> its exit code."""
     began = time.monotonic()
@@ -294,7 +283,7 @@ def _experiments_to_list(words: Sequence[str]) -> tuple[str, ...]:
     from tuner import plugins
 
     parser = OneLineParser(add_help=False)
-    _add_plugin_option(parser)
+    add_plugin_option(parser)
     plugins.load(parser.parse_known_args(words)[0].plugin)
     plugins.load_installed()
     return plugins.experiments()

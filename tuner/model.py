@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from trainables.addresses import is_address
 from trainables.errors import UserError, one_line
+from tuner.plugins import require
 from tuner.request import NAME, is_study_name
 from tuner.storage import parse_storage
 from tuner.tracking_uri import resolve_uri, scheme_of, sqlite_path, strip_credentials
@@ -304,7 +305,7 @@ def _read(folder: Path, title: str, study: Path | None = None) -> Model:
         title: of the model.
         study: folder of its study, which may have the samples that a registered model lacks.
     Raises:
-        UserError: they are damaged, or of another kind.
+        UserError: they are damaged or of another kind, or need a plugin that is not loaded.
     """
     from safetensors import SafetensorError
 
@@ -317,12 +318,15 @@ def _read(folder: Path, title: str, study: Path | None = None) -> Model:
         settings = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise TypeError(f"{path.name} holds no settings")
+        require(settings.get("plugins", ()), title)
         card = _card(settings, folder)
         if card is not None:
             weights = read_weights(folder / FILES[1])
             method = settings["config"].get("method", settings["pipeline"])
             what = f"{method} on {card.name}, {card.size} x {card.size} pixels"
             return Model(f"{title} ({what})", settings, weights, card)
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(
             f"A champion must be a whole {' and '.join(FILES)}, got {title!r} ({one_line(error)}); "
