@@ -59,9 +59,6 @@ def page_of(browser: Browser) -> Iterator[Page]:
     page.route("**/*", only_here)
     try:
         yield page
-    except BaseException:
-        keep(page, "failed")
-        raise
     finally:
         context.close()
     assert not outside, f"asked for {sorted(outside)}"

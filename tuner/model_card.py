@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tuner.pages import plain, run_page, tested
-from tuner.ranking import cells
-from tuner.result import Gate, StudyResult
+from tuner.ranking import cells, gate_line
+from tuner.result import StudyResult
 
 MOST = 5000  # characters that MLflow's registry takes
 LICENCES = {
@@ -41,22 +41,22 @@ def model_note(name: str, experiment: str) -> str:
 
 
 def version_note(
-    result: StudyResult, gate: Gate, tags: Mapping[str, str], experiment_id: str, run_id: str
+    result: StudyResult, tags: Mapping[str, str], experiment_id: str, run_id: str
 ) -> str:
     """The card of one version.
 
     Args:
-        result: of the study.
-        gate: its verdict on the champion.
+        result: of the study, with its verdict on the champion.
         tags: of the version; "pipeline" says whether it was pre-trained.
         experiment_id: MLflow's, of the study.
         run_id: of the study's run.
     """
     assert result.best is not None, "a model is of a best trial"
+    assert result.gate is not None, "and has met the champion, if there was one"
     parts = [
-        f"{_headline(result)}{plain(gate.reason)}. {plain(result.verdict)}",
+        f"{_headline(result)}{plain(gate_line(result))}. {plain(result.verdict)}",
         tested(result),
-        USE.format(name=gate.name),
+        USE.format(name=result.gate.name),
         _limits(result),
         _data(result),
         _lineage(result, tags, experiment_id, run_id),

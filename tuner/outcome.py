@@ -80,7 +80,7 @@ def _register(
     tags = own | dict(identity)
     tags |= {f"test_{name}": f"{scores[name]:.4f}" for name in COLUMNS if name in scores}
     version = runs.store.register(gate.name, runs.study, folder, tags)
-    card = version_note(result, gate, tags, runs.store.experiment_id, runs.study)
+    card = version_note(result, tags, runs.store.experiment_id, runs.study)
     runs.store.describe(gate.name, model_note(gate.name, result.experiment), version, card)
     present = runs.store.champion(gate.name)
     if not gate.crowned or (present is not None and present.number == version):
