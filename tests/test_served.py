@@ -21,6 +21,7 @@ from PIL import Image
 from real_cluster import free_port
 from tiny_champion import STEPS, drawings, keep_champion
 
+from tuner.mlmodel import mlmodel
 from tuner.model import Model, as_png
 from tuner.run_store import MODEL, RunStore
 from tuner.tracking_uri import resolve_uri
@@ -42,6 +43,7 @@ def registered(storage: Path) -> tuple[str, Path]:
     run = store.create("study", {}, when=0)
     for name in ("config.json", "weights.safetensors"):
         store.log_file(run, kept / name, MODEL)
+    store.log_text(run, mlmodel(run, MODEL), f"{MODEL}/MLmodel")
     store.crown("mine", store.register("mine", run, MODEL, {}))
     return uri, kept
 

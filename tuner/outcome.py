@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from trainables.grid import SMALL
+from tuner.mlmodel import mlmodel
 from tuner.model_card import model_note, version_note
 from tuner.pages import CHAMPION, INTERVAL, ends, study_note, view_page
 from tuner.ranking import COLUMNS
@@ -79,6 +80,7 @@ def _register(
     own = {k: v for k, v in runs.tags.items() if not k.startswith(OF_THE_RUN)}
     tags = own | dict(identity)
     tags |= {f"test_{name}": f"{scores[name]:.4f}" for name in COLUMNS if name in scores}
+    runs.store.log_text(runs.study, mlmodel(runs.study, folder), f"{folder}/MLmodel")
     version = runs.store.register(gate.name, runs.study, folder, tags)
     card = version_note(result, tags, runs.store.experiment_id, runs.study)
     runs.store.describe(gate.name, model_note(gate.name, result.experiment), version, card)

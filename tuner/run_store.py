@@ -27,7 +27,6 @@ from filelock import FileLock
 from trainables.built_once import build_once
 from trainables.datasets import user_cache
 from trainables.errors import UserError
-from tuner.mlmodel import mlmodel
 from tuner.tracking_uri import (
     SERVERS,
     not_let_in,
@@ -286,17 +285,13 @@ class RunStore(Models):
         self._client.log_text(run_id, text, name)
 
     def register(self, name: str, run_id: str, folder: str, tags: Mapping[str, str]) -> int:
-        """Make an artifact folder of a run a version of a registered model, once -> its number.
-
-        What MLflow needs to serve it is added to the files.
-        """
+        """Make an artifact folder of a run a version of a registered model, once -> its number."""
         from mlflow.exceptions import MlflowException
 
         condition = f"name = {_quoted(name)} and run_id = {_quoted(run_id)}"
         for there in self._client.search_model_versions(condition):
             if there.tags.get(FOLDER) == folder:
                 return int(there.version)
-        self.log_text(run_id, mlmodel(run_id, folder), f"{folder}/MLmodel")
         try:
             self._client.create_registered_model(name)
         except MlflowException as error:
