@@ -287,7 +287,7 @@ def test_a_study_has_not_failed_for_want_of_a_report(
     setting = SimpleNamespace(
         study="mine",
         request=SimpleNamespace(bucket=None, storage=tmp_path / "my runs"),
-        say=said.append,
+        warn=said.append,
     )
     holder: Any = SimpleNamespace(setting=setting, _journal=SimpleNamespace(records=tuple))
     made = result(tmp_path)

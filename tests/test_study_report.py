@@ -182,6 +182,9 @@ def test_a_forecast_stands_beside_what_came() -> None:
         ("disk [GiB]", "0.50", "0.25 to 1.00", ""),
     )
     assert forecast_table(None, None).rows == ()
+    made = result(HERE, forecast=forecast | {"learned_from": 0}, actual=came, wall_seconds=700.0)
+    line = "Forecast: 10:00, and nine times of ten from 5:00 to 20:00. It took 11:40, 17% more."
+    assert cost(made).told[0] == line
 
 
 def test_what_older_files_lack_is_left_out() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.glance import Glance
-from tuner.journal import LOG, RUN, RungRecord, TrialRecord
+from tuner.journal import FORECAST, LOG, RUN, RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.pages import run_page, view_page
 from tuner.places import local_copy
@@ -72,6 +72,7 @@ def interim_result(study: Glance) -> StudyResult:
         git_commit=None,
         tracking=None if place is None else TrackingPlace(**place),
         commands=_commands(study, place),
+        forecast=attrs.get(FORECAST),
     )
 
 

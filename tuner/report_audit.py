@@ -179,16 +179,15 @@ def cost(result: StudyResult) -> Cost:
     return Cost(
         told=tuple(_costs(result)),
         parts=tuple(parts),
-        forecast=forecast_table(getattr(result, "forecast", None), getattr(result, "actual", None)),
+        forecast=forecast_table(result.forecast, result.actual),
         states=_by_state(result),
     )
 
 
 def _costs(result: StudyResult) -> list[str]:
     lines = []
-    forecast: Mapping[str, Any] | None = getattr(result, "forecast", None)
-    if forecast is not None:
-        lines.append(_timely(forecast["seconds"], result.wall_seconds))
+    if result.forecast is not None and result.actual is not None:
+        lines.append(_timely(result.forecast["seconds"], result.wall_seconds))
     elif budget := result.plan.get("budget_seconds"):
         lines.append(
             f"Planned for {clock(float(budget))} from Ray's start on; with all before that it took "

@@ -161,7 +161,7 @@ def facts(result: StudyResult) -> Iterator[tuple[str, str]]:
     states = Counter(state(trial) for trial in result.trials)
     told = ", ".join(f"{times} {word}" for word, times in states.most_common())
     yield "Trials", f"{len(result.trials)}: {told}" if told else "none"
-    yield "Hardware", _hardware(plan, getattr(result, "actual", None) or {})
+    yield "Hardware", _hardware(plan, result.actual or {})
     budget = float(plan.get("budget_seconds", 0.0))
     yield "Time", f"{clock(result.wall_seconds)} of a budget of {clock(budget)}"
     if told := gate_line(result):

@@ -393,6 +393,7 @@ def _use(result: StudyResult, storage: str) -> Iterator[Command]:
     for name, purpose in (
         ("mlflow_ui", "MLflow: every trial's curves, grids and weights"),
         ("mlflow_page", "This study there"),
+        ("mlflow_trials", "Its trials there, the best first"),
     ):
         if result.commands.get(name):
             yield Command(purpose=purpose, line=result.commands[name])
