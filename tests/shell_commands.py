@@ -67,7 +67,8 @@ def parse_ours(module: str, words: list[str]) -> None:
     def stop_after(self: argparse.ArgumentParser, *given: Any) -> NoReturn:
         found = parse(self, *given)
         experiment = getattr(found, "experiment", None)
-        if experiment not in (None, ALL) and not getattr(found, "plugin", None):
+        named = experiment not in (None, ALL) and not experiment.isupper()  # EXPERIMENT: any
+        if named and not getattr(found, "plugin", None):
             find_experiment(experiment)
         raise Parsed
 

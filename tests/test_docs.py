@@ -36,8 +36,6 @@ NOT_YET: list[str] = [
     "tuner.generate",
     "tuner.demo",
     "tuner.report reptile_omniglot",
-    "tuner.launch --on-finish",
-    "tuner.launch --json",
 ]
 ELSEWHERE = {"source", "jq"}  # programs that are neither ours nor our libraries'
 # The only thing that is changed about a command that trains when it is run here.
@@ -245,6 +243,8 @@ class Shell:
             port = listener.getsockname()[1]
         words = [*words, "--port", str(port)]
         print("$", shlex.join(words), flush=True)
+        # Jobs in a shell's background ignore Ctrl-C, and so would what they start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
             words, cwd=self.folder, env=self.environment, start_new_session=True
         )
