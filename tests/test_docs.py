@@ -31,12 +31,6 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 GENERATED = ROOT / "docs/reference/commands.md"
 NOTEBOOK = ROOT / "docs/notebook.ipynb"
 
-# Told of already, while it is written elsewhere: empty this once it is there.
-NOT_YET: list[str] = [
-    "tuner.generate",
-    "tuner.demo",
-    "tuner.report reptile_omniglot",
-]
 ELSEWHERE = {"source", "jq"}  # programs that are neither ours nor our libraries'
 # The only thing that is changed about a command that trains when it is run here.
 SMALLER = ["--budget", "2m", "--trials", "1"]
@@ -51,10 +45,6 @@ NOT_RUN = {
 
 def is_command(words: Sequence[str], start: Sequence[str]) -> bool:
     return list(words[: len(start)]) == list(start)
-
-
-def is_to_come(words: Sequence[str]) -> bool:
-    return any(set(some.split()) <= set(words) for some in NOT_YET)
 
 
 def name(page: Path) -> str:
@@ -91,8 +81,7 @@ def check(words: list[str]) -> None:
 @pytest.mark.parametrize("page", [p for p in PAGES if any(commands(p))], ids=name)
 def test_every_command_of_a_page_can_be_parsed(page: Path) -> None:
     for words in commands(page):
-        if not is_to_come(words):
-            check(words)
+        check(words)
 
 
 @pytest.mark.parametrize(
@@ -111,14 +100,6 @@ def test_every_command_of_a_page_can_be_parsed(page: Path) -> None:
 def test_a_command_that_is_not_right_is_found(wrong: str, why: str) -> None:
     with pytest.raises(Exception, match=why):
         check(shlex.split(wrong))
-
-
-@pytest.mark.parametrize("some", NOT_YET)
-def test_what_is_to_come_is_not_there(some: str) -> None:
-    there = [w for page in PAGES for w in commands(page) if set(some.split()) <= set(w)]
-    assert there, f"no page tells of it: take {some!r} out of NOT_YET"
-    with pytest.raises((ValueError, ModuleNotFoundError)):
-        check(there[0])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -214,7 +195,7 @@ class Shell:
         """Run what a page says, in its order."""
         for block in fenced_blocks(page):
             for words in simple_commands(block):
-                if shlex.join(words) in NOT_RUN or is_to_come(words):
+                if shlex.join(words) in NOT_RUN:
                     continue
                 if any(is_command(words, server) for server in SERVERS):
                     self.serve(words)
