@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.configs import ARCHITECTURES, ReptileConfig
+from trainables.configs import ReptileConfig
 from trainables.flops import counted_flops
+from trainables.generators import ARCHITECTURES
 from trainables.reptile import InnerLoop, build_gan, initial_weights
 
 
@@ -21,7 +22,7 @@ def test_a_product_is_counted_forward_and_backward() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_step_counts_as_by_torch(architecture: str, mode: str) -> None:
     config = ReptileConfig(
-        architecture=architecture,  # type: ignore[arg-type]
+        architecture=architecture,
         mode=mode,  # type: ignore[arg-type]
         size=16,
         width=4,
