@@ -18,7 +18,8 @@ from pathlib import Path
 
 from trainables.addresses import is_address
 from trainables.errors import UserError
-from tuner.command_line import OneLineParser, answer
+from tuner import plugins
+from tuner.command_line import OneLineParser, add_plugin_option, answer
 from tuner.model import CHAMPION, FILES, STORAGE, Model
 
 LOOPBACK = "127.0.0.1"
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--port", type=int, help=f"to listen on (default: the first free one from {PORTS[0]})"
     )
+    add_plugin_option(parser)
     return answer(lambda: _serve(parser.parse_args(argv)))
 
 
@@ -102,6 +104,7 @@ def free_port(host: str, port: int | None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    plugins.load(arguments.plugin)
     names = sources(arguments.name, arguments.storage)
     host, port = arguments.host, free_port(arguments.host, arguments.port)
     with tempfile.TemporaryDirectory(prefix="few-shot-tuner-demo-") as folder:
