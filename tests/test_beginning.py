@@ -321,7 +321,7 @@ def test_a_study_of_which_nothing_succeeded_ends_with_1(
         run=lambda _r, ends: Ended(baselines={}, played=Played(), gate=None, rematch_seconds=0.0)
     )
     monkeypatch.setattr(_Study, "_search", search)
-    monkeypatch.setattr(conductor, "FinalRound", lambda *_a: ended)
+    monkeypatch.setattr(conductor, "FinalRound", lambda *_a, **_k: ended)
     assert conductor.conduct(asked) == 1
     assert load(asked.storage / NAME / "result.json").best is None
     assert conductor.conduct(replace(asked, resume=True)) == 1

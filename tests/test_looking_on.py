@@ -304,7 +304,7 @@ def test_what_became_of_a_failed_trial_can_be_found(
         (folder / "printed.log").write_text(text)
     assert logs.main([str(study), "1"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "trial 1 · good"
+    assert said[0] == "trial 1 · good · lr0.01"
     assert said[1] == 'settings: {"optimiser": "sgd", "lr": 0.01}'
     assert said[2].endswith(" began")
     assert said[3].endswith(" failed: crashed: OhNo: dear")

@@ -158,6 +158,6 @@ def test_the_command_refuses_in_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert "There is no tracking store" in lines[0]
-    assert "leave the experiment's name and --detach out" in lines[1]
+    assert "leave the experiment's name, --detach, --json and --on-finish out" in lines[1]
     assert "An experiment must be named" in lines[2]
     assert not list(tmp_path.iterdir())
