@@ -18,6 +18,7 @@ from tuner import earlier
 from tuner.earlier import Kind, courses, keep, kind_of, said_and_came
 from tuner.last_words import forecast_line, last_lines, told_forecast
 from tuner.outlook import (
+    CHECKPOINT_BYTES,
     DEFAULT,
     Course,
     Forecast,
@@ -127,7 +128,7 @@ def test_a_study_that_went_wholly_otherwise_does_not_decide_alone() -> None:
     """A third of it, at three spreads: the centre moves by as much as the spread."""
     centre, spread = DEFAULT["disk"]
     found = forecast(SAID, [(SAID, replace(SAID, disk=1.0))]).disk_bytes
-    assert found.expected == pytest.approx(240e6 * centre * math.exp(-spread))
+    assert found.expected == pytest.approx(SAID.disk * centre * math.exp(-spread))
 
 
 def test_what_nobody_measured_teaches_nothing() -> None:
@@ -168,7 +169,7 @@ def put(storage: Path, document: dict[str, Any], name: str = "study") -> Path:
 
 def test_what_came_is_read_from_a_result(tmp_path: Path) -> None:
     said, came = said_and_came(ended(tmp_path))
-    assert said == replace(SAID, trials=3, finished=1, disk=60e6)
+    assert said == replace(SAID, trials=3, finished=1, disk=3 * CHECKPOINT_BYTES)
     assert (came.start, came.search, came.end) == (612.5 - 581, 280, 300)
     assert came.seconds == 612.5
     assert (came.trials, came.finished) == (4, 2)
