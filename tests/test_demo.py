@@ -205,7 +205,7 @@ def test_the_download_holds_pictures_grids_shots_and_scores(tmp_path: Path) -> N
 
 def test_examples_are_the_studys_own_where_it_kept_some(tmp_path: Path) -> None:
     kept = np.stack([crosses(), 255 - crosses()])
-    np.savez(tmp_path / "samples.npz", shots=kept)
+    np.savez(tmp_path / "samples.npz", shots=kept, samples=kept)
     for number in range(3):
         shown = example(blends(), tmp_path, number)
         assert np.array_equal(shown.shots, kept[number % 2])
@@ -216,6 +216,7 @@ def test_examples_are_the_studys_own_where_it_kept_some(tmp_path: Path) -> None:
 def test_examples_are_strokes_that_say_so_where_there_are_none(
     tmp_path: Path, channels: int
 ) -> None:
+    (tmp_path / "samples.npz").write_bytes(b"PK")  # damaged ones are none
     first, second = (example(blends(channels=channels), tmp_path, n) for n in (0, 1))
     assert first.shots.shape == (SHOTS, channels, SIZE, SIZE)
     assert first.shots.max() > 200
@@ -366,7 +367,7 @@ def small_champion(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(facts))
     drawings = draw_alphabets(invent_characters(0, alphabets=1), size=config.size, seed=0)
     shots = np.stack([drawing[:SHOTS, None] for drawing in drawings])
-    np.savez(folder / "samples.npz", shots=shots)
+    np.savez(folder / "samples.npz", shots=shots, samples=shots)
 
 
 @pytest.fixture

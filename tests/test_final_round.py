@@ -72,6 +72,7 @@ def test_the_rematch_has_what_trainings_and_tests_leave(
     last._finals = finals  # type: ignore[assignment]
     monkeypatch.setattr(last, "_scorer", lambda *_a: SimpleNamespace(episodes=range(5), reals=None))
     monkeypatch.setattr(final_round, "save_champion", lambda *_a, **_k: None)
+    monkeypatch.setattr(final_round.ray, "get", lambda model: model)
     played = last._play(records, ends=time.monotonic() + 100, gate=True)
     assert finals.asked == [
         ("rematch", 100 - 3 * 15 - 2 * 9),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -379,91 +377,3 @@ def test_a_checkpoint_whose_weights_are_damaged_is_said_and_not_tested(
         told = capsys.readouterr().out
         assert f"its weights in {tmp_path} cannot be used (" in told
         assert told.endswith("search on with --resume and more --budget\n")
-
-
-@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda _: b"PK", None])
-def test_pictures_of_a_champion_that_are_damaged_count_as_gone(
-    tmp_path: Path, damage: Callable[[bytes], bytes] | None
-) -> None:
-    path = tmp_path / finals.SAMPLES
-    if damage is not None:
-        np.savez_compressed(path, samples=np.zeros((4, 8), np.uint8))
-        path.write_bytes(damage(path.read_bytes()))
-    assert finals.kept_samples(tmp_path) is None
-
-
-# The champion's folder
-
-
-def keep(folder: Path, width: int) -> None:
-    pictures = np.full((1, 4, 1, 16, 16), width, np.uint8)
-    tested = SimpleNamespace(
-        adapt_steps=7,
-        shots=pictures,
-        samples=pictures,
-        copy_thresholds=np.ones(1),
-        grid=np.zeros((2, 2, 3), np.uint8),
-    )
-    kept = replace(record(0, 0.5), config={"width": width})
-    model: Any = {"generator": torch.full((3,), float(width))}
-    finals.save_champion(
-        "toy",
-        kept,
-        model,
-        tested,  # type: ignore[arg-type]
-        folder,
-        data="toys",
-        reals=pictures,
-    )
-
-
-def width_kept(folder: Path) -> set[float]:
-    """What its files say, all of them."""
-    return {
-        json.loads((folder / "config.json").read_text())["config"]["width"],
-        float(safetensors.torch.load_file(folder / "weights.safetensors")["generator"][0]),
-        float(np.load(folder / "samples.npz")["samples"].max()),
-    }
-
-
-@pytest.mark.parametrize("killed_at", ["save_file", "write_text", "savez_compressed", "fsync"])
-def test_a_kill_leaves_the_champion_before_whole(
-    killed_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_arguments: Any, **_more: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(finals.ray, "get", lambda model: model)
-    keep(tmp_path / "champion", 8)
-    owner = {"save_file": finals.safetensors.torch, "write_text": Path, "fsync": os}
-    with monkeypatch.context() as patch:
-        patch.setattr(owner.get(killed_at, np), killed_at, killed)
-        with pytest.raises(KeyboardInterrupt):
-            keep(tmp_path / "champion", 16)
-    assert width_kept(tmp_path / "champion") == {8}
-    keep(tmp_path / "champion", 16)
-    assert width_kept(tmp_path / "champion") == {16}
-    assert [path.name for path in tmp_path.iterdir()] == ["champion"]
-
-
-def test_a_kill_between_the_renames_leaves_two_whole_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(finals.ray, "get", lambda model: model)
-    keep(tmp_path / "champion", 8)
-    rename = Path.rename
-
-    def once(self: Path, target: Path) -> Path:
-        if self.name == "champion.new":
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", once)
-        with pytest.raises(KeyboardInterrupt):
-            keep(tmp_path / "champion", 16)
-    assert width_kept(tmp_path / "champion.old") == {8}
-    assert width_kept(tmp_path / "champion.new") == {16}
-    keep(tmp_path / "champion", 32)
-    assert width_kept(tmp_path / "champion") == {32}
-    assert [path.name for path in tmp_path.iterdir()] == ["champion"]

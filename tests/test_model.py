@@ -124,6 +124,9 @@ def test_champions_older_than_cards_are_measured_by_their_samples(tmp_path: Path
     folder = keep_champion(tmp_path / "champion", data=False)
     with pytest.raises(UserError, match="is older than the numbers"):
         Model.open(str(folder))
+    (folder / "samples.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match="is older than the numbers"):
+        Model.open(str(folder))
     shots = drawings()[:, :4, None]
     np.savez_compressed(folder / "samples.npz", shots=shots, samples=shots)
     assert Model.open(str(folder)).card.style == "drawing"

@@ -18,6 +18,7 @@ from test_result import result, trial
 
 from trainables.errors import UserError
 from tuner import conductor, report, report_page
+from tuner.champion_folder import Samples
 from tuner.journal import Journal
 from tuner.pictures import compared, copying_of, grid_of
 from tuner.plots import plots_of
@@ -216,11 +217,12 @@ def test_samples_are_seen_beside_their_nearest_shots() -> None:
         shots[0, k, 0, 2 + k] = 255
     samples = np.stack([shots[0, 3], shots[0, 1] // 2, np.zeros_like(shots[0, 0])])[None]
     # The empty picture is nearest to a shot of which two of eight pixels are moved out.
-    found = compared(shots, samples, np.array([0.1]))
+    kept = Samples(shots=shots, samples=samples, copy_thresholds=np.array([0.1]))
+    found = compared(kept)
     assert [pair.copied for pair in found.closest] == [True, False, False]
     assert [pair.distance for pair in found.closest] == pytest.approx([0, 0.25, 0.75], abs=0.01)
     assert (found.sheets[0].samples, found.sheets[0].copies) == (3, 1)
-    assert compared(shots, samples, None).closest[0].copied is None
+    assert compared(replace(kept, copy_thresholds=None)).closest[0].copied is None
 
 
 def test_files_outside_of_the_study_or_damaged_are_not_shown(tmp_path: Path) -> None:
@@ -228,13 +230,13 @@ def test_files_outside_of_the_study_or_damaged_are_not_shown(tmp_path: Path) -> 
     mine = tmp_path / "mine"
     mine.mkdir()
     assert grid_of(mine / "../other/champion/grid.png", mine) is None
-    assert copying_of(mine / "../other/champion/samples.npz", mine) is None
+    assert copying_of(mine / "../other/champion", mine) is None
     (mine / "grid.png").write_bytes(b"\x89PNG\r\n")
     (mine / "samples.npz").write_bytes(b"PK")
     assert grid_of(mine / "grid.png", mine) is None
-    assert copying_of(mine / "samples.npz", mine) is None
+    assert copying_of(mine, mine) is None
     np.savez(mine / "samples.npz", shots=np.zeros(3), samples=np.zeros(3))
-    assert copying_of(mine / "samples.npz", mine) is None
+    assert copying_of(mine, mine) is None
 
 
 @pytest.fixture

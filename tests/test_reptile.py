@@ -181,6 +181,17 @@ def test_resuming_equals_never_stopping(architecture: str, outer: str, mode: str
         assert torch.equal(ours.critic, theirs.critic)
 
 
+def test_checkpoints_hold_no_state_of_an_optimizer_that_is_not_used() -> None:
+    def size(outer: str) -> int:
+        config = replace(TINY, outer_optimizer=outer, outer_step=1e-3)  # type: ignore[arg-type]
+        file = io.BytesIO()
+        torch.save(MetaTraining(config, torch.Generator().manual_seed(0)).state_dict(), file)
+        return len(file.getvalue())
+
+    # Weights and their average, and with Adam two moments beside.
+    assert size("adam") > 1.8 * size("interpolation")
+
+
 def test_averaging_weighs_the_newest_share() -> None:
     """With share s, iterate t weighs (1 - 1/t) ** (1/s) less each turn: by hand for s = 1/2."""
     training = MetaTraining(replace(TINY, averaging=0.5), torch.Generator().manual_seed(0))

@@ -90,12 +90,17 @@ def augment(images: Tensor, change: Change, generator: torch.Generator) -> Tenso
     return changed
 
 
+def augment_tasks(images: Tensor, change: Change, generator: torch.Generator) -> Tensor:
+    """The same of the pictures [T, n, C, S, S] of several tasks."""
+    return augment(images.flatten(0, 1), change, generator).view(images.shape)
+
+
 def augmented_copies(
     shots: Tensor, change: Change, count: int, generator: torch.Generator
 ) -> Tensor:
     """Shots [E, n, C, S, S], each as often as any other, and changed -> [E, count, C, S, S]."""
     copies = shots[:, torch.arange(count, device=shots.device) % shots.shape[1]]
-    return augment(copies.flatten(0, 1), change, generator).view(copies.shape)
+    return augment_tasks(copies, change, generator)
 
 
 def _uniform(strengths: list[float], count: int, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from trainables.features import COPY_PERCENTILE
-from trainables.image_folder import border_tone, grey
+from trainables.image_folder import border, border_tone, grey
 from trainables.image_set import LARGEST, SMALLEST
 from trainables.metrics import Bytes, copy_distances
 
@@ -162,8 +162,7 @@ def thickness(ink: Mask) -> float:
 
 
 def _evenness(picture: Bytes) -> float:
-    edges = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-    away = np.abs(edges.astype(np.int16) - border_tone(picture)).max(1)
+    away = np.abs(border(picture).astype(np.int16) - border_tone(picture)).max(1)
     return float((away <= EVEN).mean())
 
 

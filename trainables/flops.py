@@ -1,8 +1,7 @@
 """Floating-point operations of a piece of training, counted on the real networks.
 
-By the formulas of torch's own counter, which counts the same (tests/test_flops.py). It imports
-torch's compiler and Triton for kernels of which there are none here: 240 MB and seconds of every
-trial.
+By the formulas of torch's own counter, which counts the same (tests/test_flops.py), and imports
+torch's compiler and Triton for kernels of which there are none here.
 """
 
 from __future__ import annotations

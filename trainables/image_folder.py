@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -267,8 +268,12 @@ def _drawn_by_alpha(pixels: npt.NDArray[np.uint8]) -> bool:
 
 def border_tone(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Return the median tone of the outermost pixels: [h, w] -> [], [h, w, 3] -> [3]."""
-    edges = (picture[0], picture[-1], picture[:, 0], picture[:, -1])
-    return np.asarray(np.median(np.concatenate(edges), axis=0).astype(np.uint8))
+    return np.asarray(np.median(border(picture), axis=0).astype(np.uint8))
+
+
+def border(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The outermost pixels, in no order: [h, w, ...] -> [n, ...]."""
+    return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
 
 
 def squared(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Adam and gradient descent on tensors that stay where they are, by torch's own kernels.
 
-The classes of `torch.optim` import torch's compiler as soon as one is made, 170 MB and two seconds
-of every trial. The functions below them, which these call, compute the same without it.
+The classes of `torch.optim` import torch's compiler as soon as one is made, which costs every trial
+memory and seconds (docs/benchmarks.md). The functions below them, which these call, compute the
+same without it.
 """
 
 from __future__ import annotations

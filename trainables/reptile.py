@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.augment import augment
+from trainables.augment import augment_tasks
 from trainables.change import NO_CHANGE, Change
 from trainables.configs import ReptileConfig
 from trainables.cuda_step import Stepper, arithmetic, low_precision
@@ -188,13 +188,13 @@ class InnerLoop:
         weights = self.generator if weights is None else weights
         with torch.no_grad(), arithmetic(self.shots.device, fast=False):
             pictures = self.gan.generator.forward(weights, inputs.latent)
-            return _changed(pictures, self._layer, rng)
+            return augment_tasks(pictures, self._layer, rng)
 
     def _generated(self, inputs: Drawn) -> Tensor:
-        return _changed(self._generate(self.generator, inputs.latent), self._layer, self.rng)
+        return augment_tasks(self._generate(self.generator, inputs.latent), self._layer, self.rng)
 
     def _critic_step(self) -> Tensor:
-        real = _changed(self.shots, self.config.change, self.rng)
+        real = augment_tasks(self.shots, self.config.change, self.rng)
         inputs = self.gan.draw(self._prior, real.shape[1], self.rng)
         with torch.no_grad():
             fake = self._generated(inputs)
@@ -242,10 +242,6 @@ class InnerLoop:
         return loss.detach()
 
 
-def _changed(pictures: Tensor, change: Change, rng: torch.Generator) -> Tensor:
-    return augment(pictures.flatten(0, 1), change, rng).view(pictures.shape)
-
-
 def reptile_update(start: Tensor, adapted: Tensor, *, step: float) -> Tensor:
     """Move the meta-weights [P] towards the mean of the adapted ones [T, P] -> [P].
 
@@ -278,10 +274,9 @@ class MetaTraining:
         self.meta = Pair(first.generator.to(rng.device), first.critic.to(rng.device))
         self.average = self.meta.clone()
         self.iterations = 0
-        self._outer = [
-            Adam([weights], config.outer_step)
-            for weights in (self.meta.generator, self.meta.critic)
-        ]
+        nets = (self.meta.generator, self.meta.critic)
+        adam = config.outer_optimizer == "adam"  # interpolation has no state to keep
+        self._outer = [Adam([weights], config.outer_step) for weights in nets] if adam else []
 
     def iterate(self, shots: Tensor) -> tuple[float, float]:
         """One meta-iteration on the pictures [T, n, C, S, S] of T tasks.
@@ -322,10 +317,11 @@ class MetaTraining:
             (self.meta.generator, adapted.generator),
             (self.meta.critic, adapted.critic),
         )
-        for (meta, after), outer in zip(pairs, self._outer, strict=True):
-            if self.config.outer_optimizer == "adam":
+        if self._outer:
+            for (meta, after), outer in zip(pairs, self._outer, strict=True):
                 outer.step([reptile_gradient(meta, after)])
-            else:
+        else:
+            for meta, after in pairs:
                 meta.copy_(reptile_update(meta, after, step=self.config.outer_step))
 
     def _average(self) -> None:

@@ -17,10 +17,18 @@ from PIL import Image
 
 from trainables.data_card import EVEN, DataCard, Mask, box_of, measured, thickness
 from trainables.errors import UserError
-from trainables.image_folder import READABLE, SUFFIXES, border_tone, grey, read_picture, squared
+from trainables.image_folder import (
+    READABLE,
+    SUFFIXES,
+    border,
+    border_tone,
+    grey,
+    read_picture,
+    squared,
+)
 from trainables.metrics import Bytes
+from trainables.tasks import MOST_SHOTS
 
-MOST = 16  # shots
 WORK = 768  # pixels of the longest side on which ink is looked for
 COARSE = 4  # times less for the paper, which has no detail
 PAPER_RADIUS = 40  # coarse pixels: a stroke is thinner than the disk, and shadows change slower
@@ -59,8 +67,8 @@ def shot_files(named: Sequence[str]) -> list[Path]:
         if not path.is_file():
             kind = "is a folder: name one folder alone, or files" if path.is_dir() else "is absent"
             raise UserError(f"--shots must be pictures, or a folder of them; {str(path)!r} {kind}.")
-    if not 1 <= len(paths) <= MOST:
-        raise UserError(f"--shots takes 1 to {MOST} pictures of one thing, got {len(paths)}.")
+    if not 1 <= len(paths) <= MOST_SHOTS:
+        raise UserError(f"--shots takes 1 to {MOST_SHOTS} pictures of one thing, got {len(paths)}.")
     return paths
 
 
@@ -120,8 +128,7 @@ def _polarised(plain: Grey, card: DataCard) -> Grey:
 
 def _is_alike(whole: Grey, card: DataCard) -> bool:
     """Whether a picture, resized, could be one of the data: ground, size and thickness of ink."""
-    edges = np.concatenate([whole[0], whole[-1], whole[:, 0], whole[:, -1]])
-    away = np.abs(edges.astype(np.int16) - card.ground[0])
+    away = np.abs(border(whole).astype(np.int16) - card.ground[0])
     if np.median(away) > CLEAN or np.abs(whole.astype(np.int16) - card.ground[0]).max() < BRIGHT:
         return False
     extent, stroke = measured(whole[..., None])
@@ -139,7 +146,7 @@ def _cut_out(picture: Bytes, card: DataCard) -> Bytes | None:
     tone = border_tone(picture)
     away = np.abs(picture.astype(np.int16) - tone)
     away = away if away.ndim == 2 else away.max(2)
-    edges = np.concatenate([away[0], away[-1], away[:, 0], away[:, -1]])
+    edges = border(away)
     if np.median(edges) > EVEN or (edges <= 2 * EVEN).mean() < 0.5:
         return None
     there = _without_specks(away > 2 * EVEN)
@@ -228,7 +235,7 @@ def _inside(ink: Mask) -> Mask:
     from skimage.segmentation import clear_border
 
     parts = label(ink)  # type: ignore[no-untyped-call]
-    frame = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+    frame = border(parts)
     along = np.bincount(frame, minlength=int(parts.max()) + 1) > ALONG * len(frame)
     along[0] = False
     free = ink & ~along[parts]

@@ -17,6 +17,7 @@ Part = Literal["validation", "test"]
 VALIDATION_ALPHABETS = 5
 EPISODES = 20  # of a part, about: where it has fewer classes, several of each
 MOST_CLASSES = 20  # in validation, and in test
+MOST_SHOTS = 16  # that users give a model; it is trained for 4
 FEWEST_REALS = 4  # per episode, to compare with
 REALS = 16  # per episode, that as many samples are compared with
 COMPARED = 256  # the same of large classes, whose scores take a reference besides

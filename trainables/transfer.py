@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.augment import augment
+from trainables.augment import augment_tasks
 from trainables.change import Change
 from trainables.configs import TransferConfig
 from trainables.cuda_step import Stepper, arithmetic, low_precision
@@ -138,11 +138,11 @@ class AdversarialSteps:
         drawn = self.gan.draw(self.prior, count, rng)
         with torch.no_grad(), arithmetic(rng.device, fast=False):
             pictures = self.gan.generator.forward(self.average, drawn.latent)
-            return _changed(pictures, self.config.layer, rng)
+            return augment_tasks(pictures, self.config.layer, rng)
 
     def _generated(self, drawn: Drawn) -> Tensor:
         pictures = self._generate(self.generator, drawn.latent)
-        return _changed(pictures, self.config.layer, self.rng)
+        return augment_tasks(pictures, self.config.layer, self.rng)
 
     def _critic_step(self) -> Tensor:
         gan, config, weights = self.gan, self.config, self.critic
@@ -187,7 +187,7 @@ class AdversarialSteps:
 
     def _shown(self, pictures: Tensor) -> Tensor:
         """What the critic gets to see: real and fake pictures changed in the same ways."""
-        return _changed(pictures, Change.affine(self.config.shared_strength), self.rng)
+        return augment_tasks(pictures, Change.affine(self.config.shared_strength), self.rng)
 
     def _descend(self, which: int, loss: Tensor) -> None:
         weights, source = self._trained[which], self._source[which]
@@ -217,10 +217,6 @@ class AdversarialSteps:
             optimizer.load_state_dict(saved)
         self.rng.set_state(state["rng"].cpu())
         self.steps = state["steps"]
-
-
-def _changed(pictures: Tensor, change: Change, rng: torch.Generator) -> Tensor:
-    return augment(pictures.flatten(0, 1), change, rng).view(pictures.shape)
 
 
 def _copies(named: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:
@@ -282,8 +278,7 @@ class ShotSource:
             rows = (torch.arange(size[1], device=rows.device) + rows[:, :1]) % count
         pictures = self._pictures[torch.arange(tasks, device=rows.device)[:, None], rows]
         if self._config.augmentation != "crop":
-            changed = augment(pictures.flatten(0, 1), self._config.change, self._rng)
-            pictures = changed.view(pictures.shape)
+            pictures = augment_tasks(pictures, self._config.change, self._rng)
         return Batch(pictures, self._labels)
 
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import asdict, astuple
 from functools import partial
 from multiprocessing import get_context
@@ -24,7 +23,7 @@ from trainables.probe import meet, memory_of, speed_of
 from tuner.experiments import Experiment
 from tuner.journal import Space, installed
 from tuner.known_points import Probe, parameters_of
-from tuner.machine import Training, write_whole
+from tuner.machine import Training, keep_figures
 from tuner.plugins import again, load_again, records
 
 SPEED_SECONDS = 5.0  # of training, when several are timed side by side
@@ -46,8 +45,7 @@ def probed(experiment: Experiment, *, episodes: int, samples: int, fast: bool) -
     place = _place(experiment, wanted)
     card = _kept(place)
     if card is None and (card := _tried(experiment, wanted)) is not None:
-        with suppress(OSError):  # the next command can try again
-            write_whole(place, asdict(card))
+        keep_figures(place, asdict(card))
     return card
 
 

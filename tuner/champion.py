@@ -26,12 +26,12 @@ from trainables.tasks import Split
 from trainables.weights import read_weights
 from tuner import bootstrap
 from tuner.breakdown import breakdown_behind
+from tuner.champion_folder import FILES
 from tuner.finals import Finals, Tested
 from tuner.result import Gate
 from tuner.run_store import Version, is_passing
 from tuner.tracking_uri import reason
 
-FILES = ("config.json", "weights.safetensors")
 WAITS = (1.0, 4.0, 10.0)  # seconds between questions that a registry did not answer
 T = TypeVar("T")
 

@@ -11,6 +11,8 @@ from typing import NoReturn
 from trainables.errors import UserError
 from tuner.exit_codes import CANNOT_BE_MET, INTERRUPTED
 
+STORAGE = "runs"  # of all studies, unless another is named
+
 
 class OneLineParser(argparse.ArgumentParser):
     """Raises what argparse would print with its usage."""
@@ -32,15 +34,20 @@ def add_plugin_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_storage_option(parser: argparse.ArgumentParser) -> None:
+    """`--storage PLACE`, for `storage.parse_storage`."""
+    parser.add_argument(
+        "--storage",
+        default=STORAGE,
+        help=f"of all studies: folder, s3://..., gs://... (default: {STORAGE})",
+    )
+
+
 def study_parser(command: str, description: str) -> OneLineParser:
     """Options of a command about a study that is there: which one, and where."""
     parser = OneLineParser(prog=f"python -m tuner.{command}", description=description)
     parser.add_argument("study", metavar="STUDY", help="its name, or its folder")
-    parser.add_argument(
-        "--storage",
-        default="runs",
-        help="of all studies: folder, s3://..., gs://... (default: runs)",
-    )
+    add_storage_option(parser)
     return parser
 
 

@@ -28,11 +28,11 @@ from tuner.background import leave_terminal
 from tuner.breakdown import Breakdown, breakdown_behind, is_full_disk, ray_died
 from tuner.capacity import Capacity
 from tuner.champion import Challenge
+from tuner.champion_folder import CHAMPION, kept_samples
 from tuner.earlier import keep, kind_of, machine_of
 from tuner.events import TrialEvents
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED, NOTHING_SUCCEEDED
 from tuner.final_round import FinalRound, challenge_of, own_identity
-from tuner.finals import kept_samples
 from tuner.hold import heeding_stop
 from tuner.journal import DASHBOARD, DELIVERED, FORECAST, PHASE, RESUME, RUN, Journal, is_begun
 from tuner.last_words import finished_facts, forecast_line, last_lines
@@ -52,7 +52,7 @@ from tuner.result import Gate, StudyResult, TrackingPlace, git_commit, load, ver
 from tuner.resume_command import resume_command, typed_command, ways_on
 from tuner.resumption import is_finished, search_on
 from tuner.run_store import require_store
-from tuner.setting import CHAMPION, RESULT, Setting
+from tuner.setting import RESULT, Setting
 from tuner.study import StudyRun, run_study
 from tuner.summary import Facts, summarise
 from tuner.timings import Timings, end_table, start_table
@@ -354,7 +354,7 @@ class _Study:
         contexts = self._contexts()
         if ray is None:
             self._ray_here(stack)
-        return FinalRound(setting, self.plan, *contexts).meet_late(challenge, samples)
+        return FinalRound(setting, self.plan, *contexts).meet_late(challenge, samples.samples)
 
     def _say_who_meets(self, gate: Gate | None) -> None:
         if gate is not None and not gate.decided:

@@ -19,8 +19,9 @@ from pathlib import Path
 from trainables.addresses import is_address
 from trainables.errors import UserError
 from tuner import plugins
-from tuner.command_line import OneLineParser, add_plugin_option, answer
-from tuner.model import CHAMPION, FILES, STORAGE, Model
+from tuner.champion_folder import CHAMPION, FILES
+from tuner.command_line import OneLineParser, add_plugin_option, add_storage_option, answer
+from tuner.model import Model
 
 LOOPBACK = "127.0.0.1"
 PORTS, LAST_PORT = range(7860, 7960), 65535
@@ -38,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="of a study or a registered model, or a folder"
     )
-    parser.add_argument(
-        "--storage", default=STORAGE, help="of all studies: folder, s3://..., gs://... (runs)"
-    )
+    add_storage_option(parser)
     parser.add_argument("--tracking-uri", help="MLflow store of a registered model")
     parser.add_argument(
         "--host", default=LOOPBACK, help=f"address to listen on (default: {LOOPBACK}, nobody else)"

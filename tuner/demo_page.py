@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trainables.errors import UserError
 from trainables.image_folder import SUFFIXES
 from trainables.shots import read_shots
-from tuner.model import CHAMPION, SAMPLES, Bytes, Model
+from tuner.champion_folder import CHAMPION, SAMPLES
+from tuner.model import Bytes, Model
 from tuner.tryout import (
     SHOTS,
     Drawn,

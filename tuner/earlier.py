@@ -14,7 +14,7 @@ from typing import Any
 from trainables.datasets import user_cache
 from tuner.experiments import EXPERIMENTS
 from tuner.journal import installed
-from tuner.machine import processor, write_whole
+from tuner.machine import keep_figures, processor
 from tuner.outlook import Course, busyness, course_from, course_of
 from tuner.setting import RESULT, Setting
 
@@ -77,9 +77,9 @@ def keep(kind: Kind, result: Mapping[str, Any]) -> None:
     content = {"ended": ended, "budget_seconds": result["plan"]["budget_seconds"]}
     content |= {"said": asdict(said), "came": asdict(came)}
     folder = _folder(kind)
-    with suppress(OSError):  # nothing depends on it
-        name = hashlib.sha256(ended.encode()).hexdigest()[:16]
-        write_whole(folder / f"{name}.json", content)
+    name = hashlib.sha256(ended.encode()).hexdigest()[:16]
+    keep_figures(folder / f"{name}.json", content)
+    with suppress(OSError):
         for old in _newest(folder.glob("*.json"))[MOST:]:
             old.unlink()
 

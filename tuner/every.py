@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from trainables.durable import settle
+from trainables.durable import write_whole
 from trainables.errors import UserError
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED, NOTHING_SUCCEEDED
 from tuner.journal import DELIVERED, Journal, is_begun
@@ -56,12 +55,8 @@ class _Record:
 
     def write(self, path: Path) -> None:
         """The caller holds the lock."""
-        whole = path.with_name(f".{path.name}")
         content = {"options": self.options, "spent": self.spent, "studies": self.studies}
-        whole.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        settle(whole)
-        os.replace(whole, path)
-        settle(path.parent)
+        write_whole(path, json.dumps(content, indent=1).encode())
         self.written = True
 
     def share(self, budget: float | None, left: int, of: int) -> float | None:

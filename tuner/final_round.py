@@ -10,7 +10,9 @@ from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
+import ray
 import torch
+from torch import Tensor
 
 from trainables.evaluation import Scorer, Scores, make_scorer, nearest_class, null_baselines
 from trainables.pipeline import StudyContext
@@ -18,13 +20,14 @@ from trainables.published import at_hand
 from trainables.tasks import Part, Split
 from tuner import forecast
 from tuner.champion import Challenge, identity
-from tuner.finals import Finals, Played, save_champion
+from tuner.champion_folder import CHAMPION, save_champion
+from tuner.finals import Finals, Played
 from tuner.forecast import Pace, own_stop
 from tuner.journal import TrialRecord
 from tuner.plan import Plan
 from tuner.result import Gate
 from tuner.run_store import Models
-from tuner.setting import CHAMPION, Setting
+from tuner.setting import Setting
 from tuner.standing import ranked_trials
 from tuner.tracking_uri import resolve_uri
 
@@ -158,15 +161,19 @@ class FinalRound:
         if champion is None:
             setting.say(f"Finals: trial {winner.number} could not be tested, memory is too small")
             return Played(contenders=contenders)
+        settings = {
+            "pipeline": finals.pipeline,
+            "config": dict(winner.config),
+            "plugins": list(self._contexts["test"].plugins),
+        }
+        weights: dict[str, Tensor] = ray.get(models[0])
         kept = save_champion(
-            finals.pipeline,
-            winner,
-            models[0],
-            champion,
             setting.folder / CHAMPION,
+            settings,
+            weights,
+            champion,
             data=setting.data.name,
             reals=scorer.reals,
-            plugins=self._contexts["test"].plugins,
         )
         tested = [(r, finals.test(r, models[1], scorer, stop=own_stop(r))) for r in others]
         return Played(

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
-import ray
-import safetensors.torch
 from rich.console import Console
 from rich.progress import track
 
 from cluster.nodes import elsewhere
-from trainables.data_card import DataCard
-from trainables.durable import settle
 from trainables.evaluation import Scorer, Scores, augmented_shots
-from trainables.grid import sample_grid, save_grid
+from trainables.grid import sample_grid
 from trainables.image_set import ImageSet
 from trainables.metrics import Floats
 from trainables.pipeline import EPISODES_AT_ONCE, StudyContext, load_pipeline
 from trainables.tasks import Part
 from tuner import bootstrap, forecast
+from tuner.champion_folder import Kept
 from tuner.final_tasks import Model, first_over, got, kept_model, sample, trained_again
 from tuner.forecast import Pace, affordable_episodes, own_stop
 from tuner.journal import GPUS, TrialRecord
 from tuner.known_points import trial_seed
-from tuner.setting import SAMPLES
 
 FRESH = 1  # seed of the rematch's episodes; the search's have 0
 NOISE = 0.05  # of L, between two stops of one model
@@ -430,15 +421,6 @@ def affordable_stops(own: int, limit: int, *, each: float, seconds: float) -> li
     return [own] + [stop for stop in (last // 4, last // 2, last) if stop > own]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """The champion's files: test grid, weights, config, and the samples that were scored."""
-
-    grid: Path
-    weights: Path
-    config: Path
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Played:
     """What the finals brought; nothing where no trial was scored.
@@ -456,75 +438,3 @@ class Played:
     kept: Kept | None = None
     reference: tuple[TrialRecord, Tested] | None = None
     augmentation: Scores | None = None
-
-
-def save_champion(
-    pipeline: str,
-    record: TrialRecord,
-    model: Model,
-    tested: Tested,
-    folder: Path,
-    *,
-    data: str,
-    reals: npt.NDArray[np.uint8],
-    plugins: Sequence[Mapping[str, str]] = (),
-) -> Kept:
-    """Keep the champion outside of its trial's folder, where people look for it.
-
-    Writes grid.png, samples.npz (shots, samples and copy_thresholds of `Tested`),
-    weights.safetensors and config.json: the pipeline, the trial's config, the steps of adaptation
-    after which to draw, `plugins`, and a `DataCard`. A champion that is there is replaced when all
-    of these are whole.
-
-    Args:
-        data: name of the data set.
-        reals: other pictures of the test's classes, uint8 [E, m, C, S, S].
-        plugins: the records of those that it needs.
-    """
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)  # a kill left it
-    new.mkdir(parents=True)
-    weights = {name: weight.contiguous() for name, weight in ray.get(model).items()}
-    safetensors.torch.save_file(weights, new / "weights.safetensors")
-    config = {
-        "pipeline": pipeline,
-        "config": dict(record.config),
-        "adapt_steps": tested.adapt_steps,
-        "plugins": list(plugins),
-        "data": DataCard.of(data, tested.shots, reals[: len(tested.shots)]).to_dict(),
-    }
-    (new / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    np.savez_compressed(
-        new / SAMPLES,
-        shots=tested.shots,
-        samples=tested.samples,
-        copy_thresholds=tested.copy_thresholds,
-    )
-    save_grid(tested.grid, new)
-    _replace(folder, new)
-    return Kept(
-        grid=folder / "grid.png",
-        weights=folder / "weights.safetensors",
-        config=folder / "config.json",
-    )
-
-
-def kept_samples(folder: Path) -> npt.NDArray[np.uint8] | None:
-    """The pictures of the test that a champion was kept with; None if they are gone or damaged."""
-    try:
-        with (folder / SAMPLES).open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            samples: npt.NDArray[np.uint8] = kept["samples"]
-    except (OSError, ValueError, LookupError, EOFError, BadZipFile, zlib.error):
-        return None
-    return samples
-
-
-def _replace(folder: Path, new: Path) -> None:
-    """Put a folder of files in the place of another; whenever a kill comes, one is whole."""
-    settle(*new.iterdir(), new)
-    old = folder.with_name(f"{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

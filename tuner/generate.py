@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from trainables.errors import UserError
+from trainables.tasks import MOST_SHOTS
 from tuner import plugins
-from tuner.command_line import OneLineParser, add_plugin_option, answer
-from tuner.model import MOST_PICTURES, MOST_SHOTS, Copying, Model, as_png
+from tuner.command_line import OneLineParser, add_plugin_option, add_storage_option, answer
+from tuner.model import MOST_PICTURES, Copying, Model, as_png
 
 COUNT = 64  # pictures, unless asked for otherwise
 DESCRIPTION = """\
@@ -56,9 +57,7 @@ def _parser() -> OneLineParser:
     parser.add_argument("--out-dir", type=Path, help="a new folder for each picture as a PNG")
     parser.add_argument("--seed", type=int, default=0, help="the same one, the same pictures (0)")
     parser.add_argument("--steps", type=int, help="of adaptation (default: the model's own)")
-    parser.add_argument(
-        "--storage", default="runs", help="of all studies: folder, s3://..., gs://... (runs)"
-    )
+    add_storage_option(parser)
     parser.add_argument(
         "--tracking-uri", help="of the registered models (default: SQLite in the storage folder)"
     )
@@ -83,12 +82,17 @@ def _generate(arguments: argparse.Namespace) -> int:
     print(f"{model.title}: {steps} steps of adaptation to {len(shots)} shots")
     for line in told(model.scores(shots, pictures)):
         print(line)
-    if arguments.out is not None:
-        _write_grid(arguments.out, shots, pictures)
-        print(f"{arguments.out}: the shots on top, {len(pictures)} new pictures below")
-    if arguments.out_dir is not None:
-        _write_each(arguments.out_dir, pictures)
-        print(f"{arguments.out_dir}: {len(pictures)} new pictures, one file each")
+    try:
+        if arguments.out is not None:
+            _write_grid(arguments.out, shots, pictures)
+            print(f"{arguments.out}: the shots on top, {len(pictures)} new pictures below")
+        if arguments.out_dir is not None:
+            _write_each(arguments.out_dir, pictures)
+            print(f"{arguments.out_dir}: {len(pictures)} new pictures, one file each")
+    except OSError as error:
+        raise UserError(
+            f"The pictures cannot be written ({error}): name another --out or --out-dir."
+        ) from error
     return 0
 
 
@@ -141,16 +145,10 @@ def _require_places(out: Path | None, out_dir: Path | None) -> None:
 
 
 def _write_grid(out: Path, shots: Bytes, pictures: Bytes) -> None:
-    from PIL import Image
-
+    from trainables.durable import write_whole
     from trainables.grid import shots_grid
 
-    whole = out.with_name(f".{out.name}.new")
-    try:
-        Image.fromarray(shots_grid(shots, pictures)).save(whole, "PNG")
-        whole.replace(out)
-    finally:
-        whole.unlink(missing_ok=True)
+    write_whole(out, as_png(shots_grid(shots, pictures).transpose(2, 0, 1)))
 
 
 def _write_each(folder: Path, pictures: Bytes) -> None:

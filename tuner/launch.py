@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from trainables.addresses import is_address
 from trainables.errors import UserError
 from tuner.background import is_background, run_in_background
-from tuner.command_line import OneLineParser, add_plugin_option
+from tuner.command_line import STORAGE, OneLineParser, add_plugin_option
 from tuner.events import SILENT, Events, events_on_stdout
 from tuner.exit_codes import CANNOT_BE_MET, INTERRUPTED
 
@@ -148,8 +148,9 @@ def build_parser(more: Sequence[str] = ()) -> argparse.ArgumentParser:
     place = parser.add_argument_group("where")
     place.add_argument(
         "--storage",
-        default="runs",
-        help="folder of all studies, shared by all nodes, or s3://... or gs://... (default: runs)",
+        default=STORAGE,
+        help="folder of all studies, shared by all nodes, or s3://... or gs://... (default: "
+        f"{STORAGE})",
     )
     place.add_argument("--study", help="name of the study (default: the experiment's, numbered)")
     place.add_argument(

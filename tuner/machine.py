@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +17,7 @@ from typing import Any
 import joblib
 
 from trainables.datasets import user_cache
+from trainables.durable import write_whole
 from trainables.pipeline import load_pipeline
 from tuner.journal import installed
 from tuner.plugins import records
@@ -106,8 +105,7 @@ def measured_speed(training: Training) -> Speed:
         when=time.time(),
     )
     content = {name: value for name, value in asdict(speed).items() if name != "earlier"}
-    with suppress(OSError):  # a dry run can measure again
-        write_whole(_place(training), content)
+    keep_figures(_place(training), content)
     return speed
 
 
@@ -173,14 +171,7 @@ def card_name(device: str) -> str:
     return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else ""
 
 
-def write_whole(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of JSON, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-    os.replace(temporary, path)
+def keep_figures(path: Path, content: Mapping[str, Any]) -> None:
+    """Write figures of this machine for other commands, which can do without them."""
+    with suppress(OSError):
+        write_whole(path, json.dumps(content).encode())

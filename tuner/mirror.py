@@ -21,9 +21,10 @@ from trainables.addresses import below
 from trainables.errors import UserError, one_line
 from trainables.published import write
 from tuner.background import OUTPUT
+from tuner.champion_folder import CHAMPION
 from tuner.hold import LOCK, STOP, Holder, ask_to_stop, is_held_here, leave_note
 from tuner.journal import LOG, Journal
-from tuner.setting import CHAMPION, RESULT
+from tuner.setting import RESULT
 
 BEAT_SECONDS = 5.0  # between looks at what is to be written to the bucket
 LEASE_SECONDS = 90.0  # without a sign of life, after which a study is nobody's

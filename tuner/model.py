@@ -17,6 +17,9 @@ import numpy.typing as npt
 
 from trainables.addresses import is_address
 from trainables.errors import UserError, one_line
+from trainables.tasks import MOST_SHOTS
+from tuner.champion_folder import CHAMPION, FILES, kept_samples
+from tuner.command_line import STORAGE
 from tuner.plugins import require
 from tuner.request import NAME, is_study_name
 from tuner.storage import parse_storage
@@ -28,12 +31,7 @@ if TYPE_CHECKING:
     from trainables.data_card import DataCard
     from tuner.run_store import Models, Version
 
-STORAGE = "runs"
-CHAMPION = "champion"  # alias of registered models, and folder of a study
-FILES = ("config.json", "weights.safetensors")
-SAMPLES = "samples.npz"  # beside them in a study's folder
 LARGEST_CONFIG = 2**20  # bytes; ours have a thousand
-MOST_SHOTS = 16
 MOST_PICTURES = 4096
 STRETCH = 3  # times a model's own steps that it adapts for at most
 
@@ -332,7 +330,7 @@ def _read(folder: Path, title: str, study: Path | None = None) -> Model:
             f"A champion must be a whole {' and '.join(FILES)}, got {title!r} ({one_line(error)}); "
             "name another."
         ) from error
-    there = study is not None and (study / CHAMPION / SAMPLES).is_file()
+    there = study is not None and kept_samples(study / CHAMPION) is not None
     raise UserError(
         f"{title} is older than the numbers that say what a model's pictures look like: "
         f"{f'name its study, {str(study)!r}' if there else 'search again, and use the new model'}."
@@ -344,7 +342,5 @@ def _card(settings: Mapping[str, Any], folder: Path) -> DataCard | None:
 
     if "data" in settings:
         return DataCard.from_dict(settings["data"])
-    if not (folder / SAMPLES).is_file():
-        return None
-    with np.load(folder / SAMPLES, allow_pickle=False) as kept:
-        return DataCard.of_shots("pictures of its study", kept["shots"])
+    kept = kept_samples(folder)
+    return None if kept is None else DataCard.of_shots("pictures of its study", kept.shots)

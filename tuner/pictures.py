@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import base64
 import io
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +17,9 @@ from PIL import Image
 from trainables.grid import COLUMNS, ENLARGED, ROWS
 from trainables.metrics import nearest_copies
 from trainables.outside import is_inside
+from tuner.champion_folder import SAMPLES, Samples, kept_samples
 
 Bytes = npt.NDArray[np.uint8]
-GRID = "grid.png"  # of a checkpoint
 CLOSEST = 16  # pairs of sample and shot that are shown first
 EPISODES = 20  # of which samples are shown beside their shots
 MOST_PIXELS = 40_000_000  # of a grid: of 20 classes at 128 pixels a side there are 17 million
@@ -85,35 +83,20 @@ def grid_of(path: Path, folder: Path) -> Picture | None:
 
 
 def copying_of(path: Path, folder: Path) -> Copying | None:
-    """What `finals.save_champion` kept of the test, beside the shots; None if it is not there or
-    damaged.
+    """What was kept of the test, beside the shots; None if it is not there or damaged.
 
     Args:
-        path: of the samples.
+        path: of the champion.
         folder: of the study, outside of which nothing is read.
     """
-    if not is_inside(path, folder):
+    if not is_inside(path / SAMPLES, folder) or (kept := kept_samples(path)) is None:
         return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            shots, samples = kept["shots"], kept["samples"]
-            thresholds = kept.get("copy_thresholds")
-            return compared(shots, samples, thresholds)
-    except (OSError, ValueError, LookupError, EOFError, BadZipFile, zlib.error):
-        return None
+    return compared(kept)
 
 
-def compared(shots: Bytes, samples: Bytes, thresholds: npt.NDArray[np.float64] | None) -> Copying:
-    """Samples beside their nearest shots.
-
-    Args:
-        shots, samples: uint8 [E, K, C, S, S] and [E, n, C, S, S].
-        thresholds: below which distances are those of copies, [E]; None if nobody knows.
-    Raises:
-        ValueError: of other shapes or types.
-    """
-    if shots.ndim != 5 or samples.ndim != 5 or shots.dtype != np.uint8 != samples.dtype:
-        raise ValueError(f"no episodes of pictures: {shots.shape}, {samples.shape}")
+def compared(kept: Samples) -> Copying:
+    """Samples beside their nearest shots."""
+    shots, samples, thresholds = kept.shots, kept.samples, kept.copy_thresholds
     found = [nearest_copies(*both) for both in zip(samples, shots, strict=True)]
     distances = np.stack([distance for distance, _ in found])
     nearest = np.stack([shot for _, shot in found])

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import resources
@@ -22,14 +20,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from trainables.durable import write_whole
 from trainables.errors import UserError
+from trainables.grid import GRID
+from tuner.champion_folder import CHAMPION
 from tuner.glance import Glance, glance
 from tuner.interim import interim_result
 from tuner.journal import TrialRecord
-from tuner.pictures import GRID, Picture, copying_of, grid_of
+from tuner.pictures import Picture, copying_of, grid_of
+from tuner.places import bring
 from tuner.plots import BEST_SHARE, Plots, plots_of
 from tuner.result import StudyResult, load
-from tuner.setting import CHAMPION, REPORT, REPORT_TWIN, RESULT, SAMPLES
+from tuner.setting import REPORT, REPORT_TWIN, RESULT
 from tuner.study_report import Report, report_of
 
 _CHECKPOINT_DEPTH = 3  # names below a study's folder: session, trial, checkpoint
@@ -63,9 +65,8 @@ def write_report(
     report = report_of(result, records, storage=storage, notices=notices)
     shown = _shown(result, report, {record.number: record for record in records})
     folder = result.folder if out is None else out
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / REPORT_TWIN, markdown_of(shown))
-    _write(folder / REPORT, page_of(shown))
+    write_whole(folder / REPORT_TWIN, markdown_of(shown).encode())
+    write_whole(folder / REPORT, page_of(shown).encode())
     return folder / REPORT
 
 
@@ -129,7 +130,7 @@ def _shown(
     if result.best is not None and result.best.grid is not None:
         grid = grid_of(folder / result.best.grid, folder)
         if result.test is not None:
-            copying = copying_of(folder / CHAMPION / SAMPLES, folder)
+            copying = copying_of(folder / CHAMPION, folder)
     return {
         "report": report,
         "plots": plots,
@@ -141,12 +142,13 @@ def _shown(
 
 
 def _grids(report: Report, records: Mapping[int, TrialRecord], folder: Path) -> dict[int, Picture]:
-    """Of the trials that are shown, from their last checkpoints, which may have been moved."""
+    """Of the trials that are shown, from their last checkpoints, which may have been moved with the
+    study, or are brought from its bucket."""
     found = {}
     for candidate in report.candidates:
         number, place = candidate.trial.number, candidate.trial.checkpoint
         if (record := records.get(number)) is not None and record.rungs:
-            place = record.rungs[-1].checkpoint.partition("?")[0]
+            place = str(bring(record.rungs[-1].checkpoint, folder))
         if place is not None:
             names = PurePosixPath(place).parts[-_CHECKPOINT_DEPTH:]
             picture = grid_of(folder.joinpath(*names, GRID), folder)
@@ -224,16 +226,3 @@ def _address(file: str) -> Markup:
 
 def _as_it_is(text: str) -> Markup:
     return Markup(text)  # noqa: S704  # nosec B704  # a script of our own, or Markdown made here
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp makes it the owner's alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -9,10 +9,8 @@ import functools
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import jsonschema
 
+from trainables.durable import write_whole
 from trainables.errors import UserError
 from trainables.outside import is_inside
 from tuner import VERSION
@@ -265,19 +264,8 @@ class StudyResult:
         """
         document = self.to_dict()
         validate(document)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut leaves the name, and nothing behind it
-            os.chmod(temporary, 0o644)  # mkstemp makes it the owner's alone
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        write_whole(path, f"{text}\n".encode())
 
 
 def load(path: Path) -> StudyResult:

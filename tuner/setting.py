@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LONGEST_TITLE = 94  # a study's name has at most 100 letters, its number included
 RESULT = "result.json"  # of a finished study, in its folder
-CHAMPION = "champion"  # folder of its best model, there
-SAMPLES = "samples.npz"  # in that one
 REPORT, REPORT_TWIN = "report.html", "report.md"  # of a study, in its folder
 SPLIT_SEED = 0  # studies of one data set share classes, so that their scores can be compared
 

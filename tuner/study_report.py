@@ -14,6 +14,7 @@ from datetime import datetime
 import numpy as np
 
 from tuner import bootstrap
+from tuner.command_line import STORAGE
 from tuner.journal import TrialRecord
 from tuner.ranking import (
     BASELINES,
@@ -42,7 +43,6 @@ from tuner.table1 import SCORES
 from tuner.tracking_uri import default_uri
 
 SHOWN = 6  # of the best trials, with their pictures
-STORAGE = "runs"  # where commands look by themselves
 MARK = "augmented_shots"  # the baseline to beat
 Ends = tuple[float, float]
 

@@ -21,7 +21,8 @@ from trainables.errors import UserError
 from trainables.grid import COLUMNS, ROWS, sample_grid
 from trainables.shots import as_shot
 from trainables.strokes import draw_alphabets, invent_characters
-from tuner.model import SAMPLES, Bytes, as_png
+from tuner.champion_folder import kept_samples
+from tuner.model import Bytes, as_png
 
 if TYPE_CHECKING:
     from trainables.data_card import DataCard
@@ -162,10 +163,8 @@ def example(model: Model, champion: Path, number: int) -> Example:
         champion: folder in which its study may have kept the shots of its test.
         number: from 0; other numbers are other classes.
     """
-    if (champion / SAMPLES).is_file():
-        with np.load(champion / SAMPLES, allow_pickle=False) as kept:
-            shots = kept["shots"]  # [E, n, C, S, S]
-        shots = shots[number % len(shots)][:SHOTS]
+    if (kept := kept_samples(champion)) is not None and len(kept.shots):
+        shots = kept.shots[number % len(kept.shots)][:SHOTS]
         if shots.shape == (SHOTS, model.channels, model.size, model.size):
             return Example(shots=shots, told="From the classes that the model was tested on.")
     return _from_strokes(model, number)
