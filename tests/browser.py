@@ -28,14 +28,14 @@ SERVER_SECONDS = 120
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """Headless Chromium; skips where there is none."""
+def chromium(*options: str) -> Iterator[Browser]:
+    """Headless Chromium, with more options; skips where there is none."""
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if path is None:
         pytest.skip("there is no Chromium: install one, as by `apt-get install chromium`")
     expect.set_options(timeout=SECONDS * 1000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *options])
         try:
             yield browser
         finally:

@@ -207,14 +207,15 @@ def test_a_study_that_is_delivered_late_meets_the_champion_of_then(
     path = waiting(setting, **before)
     champion = with_champion(setting)
     (setting.folder / "champion").mkdir()
-    np.savez_compressed(setting.folder / "champion/samples.npz", samples=np.full(4, 7, np.uint8))
+    pictures = np.full((1, 4, 1, 2, 2), 7, np.uint8)
+    np.savez_compressed(setting.folder / "champion/samples.npz", shots=pictures, samples=pictures)
     episodes = np.random.default_rng(0).normal(0, 1, 20)
 
     def score(losses: Any) -> Any:
         return SimpleNamespace(contributions=lambda _name: losses)
 
     def scored(samples: Any) -> Any:
-        assert samples.tolist() == [7, 7, 7, 7]
+        assert np.array_equal(samples, pictures)
         return score(episodes - 0.1 if better else episodes + 0.1)
 
     def theirs(_registry: Any, _name: str, version: Any, *_rest: Any) -> Any:

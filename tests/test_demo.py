@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from browser import chromium
 from PIL import Image, ImageDraw
 
 from trainables.data_card import DataCard
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 SIZE = 16
 WAIT = 120_000  # ms: a browser without a GPU on a busy machine
-CHROMIUM = Path("/usr/bin/chromium")
+MINE: Any = SimpleNamespace(session_hash="s")  # a request of a session
 
 
 CARD = DataCard(
@@ -303,10 +304,10 @@ def test_a_press_shows_every_stop_and_ends_at_the_studys_own(studio: Studio) -> 
     do = Handlers(studio)
     shots, _, following = do.example("one", 0)
     assert following == 1
-    begun, strip, *_ = do.begin(EXAMPLE, "one", None, shots)
+    begun, strip, *_ = do.begin(MINE, EXAMPLE, "one", None, shots)
     assert begun is shots
     assert strip.count("<img") == SHOTS
-    steps = list(do.run(SimpleNamespace(session_hash="s"), "one", shots, 3, False))
+    steps = list(do.run(MINE, "one", shots, 3, False))
     assert sum("<progress" in note for _, note, *_ in steps) == 1 + 19
     drawn, note, slider, pictures, button = steps[-1]
     assert slider["label"] == "After 30 adaptation steps, where its study stops"
@@ -323,9 +324,9 @@ def test_what_cannot_be_drawn_is_said_on_the_page(studio: Studio, tmp_path: Path
 
     do, blank = Handlers(studio), {"composite": sheet(ink=False)}
     with pytest.raises(gr.Error, match="1, 2, 3 and 4 are blank"):
-        do.begin(DRAW, "one", None, None, None, blank, blank, blank)
+        do.begin(MINE, DRAW, "one", None, None, None, blank, blank, blank)
     with pytest.raises(gr.Error, match="Choose 4 pictures"):
-        do.begin(UPLOAD, "one", None, None)
+        do.begin(MINE, UPLOAD, "one", None, None)
     files = [str(tmp_path / f"{n}.png") for n in range(SHOTS)]
     for file in files:
         Image.new("L", (40, 40), 255).save(file)
@@ -346,6 +347,19 @@ def test_who_stops_ends_the_own_adaptation_alone(studio: Studio) -> None:
     assert list(mine) == []
     assert len(list(theirs)) == 18
     studio.stop("my")  # nothing is left to stop
+
+
+def test_who_stops_while_waiting_has_nothing_adapted(studio: Studio) -> None:
+    from tuner.demo_page import EXAMPLE, Handlers
+
+    do = Handlers(studio)
+    shots, *_ = do.example("one", 0)
+    do.begin(MINE, EXAMPLE, "one", None, shots)
+    do.stop(MINE)
+    *_, last = do.run(MINE, "one", shots, 3, False)
+    assert last[1] == "Stopped before the first pictures."
+    do.begin(MINE, EXAMPLE, "one", None, shots)  # which is another press
+    assert len(list(do.run(MINE, "one", shots, 3, False))) == 1 + 19 + 1
 
 
 # All of it
@@ -427,18 +441,14 @@ def interrupted(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM.is_file(), reason=f"there is no {CHROMIUM}")
 def test_four_drawings_by_mouse_become_pictures(
     served: tuple[str, subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
     address, process = served
     asked: list[str] = []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
-        )
+    with chromium("--enable-unsafe-swiftshader") as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 1000})
         page.set_default_timeout(WAIT)
         expect.set_options(timeout=WAIT)

@@ -284,16 +284,17 @@ def test_a_record_that_a_full_disk_does_not_take_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Before the first study, or after it: then there is something to resume."""
-    conductor, left = Conductor(), [2 * writes]
+    conductor, left, write = Conductor(), [writes], every.write_whole
 
-    def full(*_paths: Path) -> None:
+    def full(path: Path, content: bytes) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
 
     monkeypatch.setattr(every, "conduct", conductor)
     with monkeypatch.context() as disk:
-        disk.setattr(every, "settle", full)
+        disk.setattr(every, "write_whole", full)
         assert every.conduct_all(request_, NAMES) == BROKEN_DOWN
     said = capsys.readouterr().err
     assert said.startswith("Stopped: The disk of ")

@@ -112,16 +112,18 @@ def test_commands_reproduce_and_use_the_best() -> None:
     made = replace(made, trials=trials, gate=replace(made.gate, crowned=True))
     told = report_of(made, storage="my runs")
     (replay,) = told.reproduce
-    assert replay.line == (
-        "python -m tuner.launch --replay run1 --tracking-uri sqlite:////runs/mlflow.db"
-    )
+    place = "--storage 'my runs' --tracking-uri sqlite:////runs/mlflow.db"
+    assert replay.line == f"python -m tuner.launch --replay run1 {place}"
     generate, demo, mlflow = (command.line for command in told.use)
     assert generate.startswith("python -m tuner.generate reptile_omniglot --shots a.png")
-    assert generate.endswith("--out new.png --storage 'my runs'")
-    assert demo == "python -m tuner.demo reptile_omniglot --storage 'my runs'"
+    assert generate.endswith(f"--out new.png {place}")
+    assert demo == f"python -m tuner.demo reptile_omniglot {place}"
     assert mlflow == "mlflow ui --port 5000"
     kept = replace(made, study="mine", gate=replace(made.gate, crowned=False))
-    assert report_of(kept, storage="runs").use[1].line == "python -m tuner.demo mine"
+    assert (
+        report_of(kept, storage="runs").use[1].line
+        == "python -m tuner.demo mine --tracking-uri sqlite:////runs/mlflow.db"
+    )
 
 
 def rungs(*losses: float) -> tuple[Rung, ...]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainables.errors import one_line
+from trainables.errors import UserError, one_line
 from tuner import plugins
 from tuner.command_line import OneLineParser, answer
 from tuner.exit_codes import NOTHING_SUCCEEDED
@@ -109,7 +109,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _checked(every: Sequence[Case]) -> int:
-    """Say of each case whether it holds -> exit code."""
+    """Say of each case whether it holds -> exit code.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not every:
+        raise UserError(
+            "There must be something to check: name a --plugin that registers a generator, an "
+            "experiment or a data set, or install one. A pipeline's rules are those of an "
+            "experiment that uses it."
+        )
     import torch
 
     torch.set_num_threads(1)  # sums in one order

@@ -70,6 +70,10 @@ def sources(name: str | None, storage: str) -> list[str]:
     found = champions(storage)
     if name is not None:
         return [name, *(other for other in found if other != name)]
+    if is_address(storage):
+        raise UserError(
+            f"In a bucket a champion must be named: python -m tuner.demo NAME --storage {storage}"
+        )
     if not found:
         raise UserError(
             f"There is no champion in {storage!r} yet: `python -m tuner.launch reptile_omniglot` "

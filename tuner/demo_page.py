@@ -103,15 +103,22 @@ class Studio:
         return self._models[name]
 
     def adapt(self, session: str, name: str, shots: Bytes, seed: int) -> Iterator[Drawn]:
-        """As `tryout.adapt`, until `stop` is called for the same session."""
-        self._ends[session] = end = threading.Event()
+        """As `tryout.adapt`, until `stop` is called for the same session, or if it was already."""
+        self.expect(session)
+        end = self._ends[session]
         try:
+            if end.is_set():
+                return
             yield from adapt(self.model(name), shots, seed=seed, is_wanted=lambda: not end.is_set())
         finally:
             self._ends.pop(session, None)
 
+    def expect(self, session: str) -> None:
+        """From now on there is something of the session to stop, though it waits for its turn."""
+        self._ends.setdefault(session, threading.Event())
+
     def stop(self, session: str) -> None:
-        """End what the session adapts, if anything."""
+        """End what the session adapts, or is to, if anything."""
         if end := self._ends.get(session):
             end.set()
 
@@ -172,6 +179,7 @@ class Handlers:
 
     def begin(
         self,
+        request: gr.Request,
         tab: str,
         name: str,
         uploaded: Bytes | None,
@@ -190,6 +198,7 @@ class Handlers:
                 shots = chosen
         except UserError as error:
             raise on_page(error) from error
+        self._studio.expect(str(request.session_hash))
         waiting = "Waits for its turn."
         return shots, shots_html(shots), waiting, "", gr.update(visible=True), *_buttons(busy=True)
 

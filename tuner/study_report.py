@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 import numpy as np
 
@@ -364,12 +365,10 @@ def _reproduce(result: StudyResult, storage: str) -> Iterator[Command]:
         None,
     )
     if trial is not None and trial.mlflow_run_id and result.tracking is not None:
-        place = f"--storage {shlex.quote(storage)}"
-        if result.tracking.uri != default_uri(result.folder.parent):
-            place = f"--tracking-uri {shlex.quote(result.tracking.uri)}"
+        words = ["tuner.launch", "--replay", trial.mlflow_run_id, *_where(result, storage)]
         yield Command(
             purpose="Train the best trial again, and compare its scores bit for bit",
-            line=f"python -m tuner.launch --replay {shlex.quote(trial.mlflow_run_id)} {place}",
+            line=shlex.join(["python", "-m", *words]),
         )
     if result.commands.get("searched_by"):
         yield Command(purpose="Search again", line=result.commands["searched_by"])
@@ -377,19 +376,29 @@ def _reproduce(result: StudyResult, storage: str) -> Iterator[Command]:
         yield Command(purpose="Go on with this study", line=result.commands["search_on"])
 
 
+def _where(result: StudyResult, storage: str) -> list[str]:
+    """Options that name the study's places and plugins, as far as commands do not find them."""
+    words = [] if storage == STORAGE else ["--storage", storage]
+    tracking = result.tracking
+    if tracking is not None and tracking.uri != default_uri(result.folder.parent):
+        words += ["--tracking-uri", tracking.uri]
+    resume = shlex.split(result.commands.get("search_on", ""))
+    for option, value in pairwise(resume):
+        words += [option, value] if option == "--plugin" else []
+    return words
+
+
 def _use(result: StudyResult, storage: str) -> Iterator[Command]:
     if result.best is not None and result.best.weights is not None:
         crowned = result.gate is not None and result.gate.crowned
         name = result.gate.name if result.gate is not None and crowned else result.study
-        place = "" if storage == STORAGE else f" --storage {shlex.quote(storage)}"
-        yield Command(
-            purpose="Draw a class of your own from four pictures of it",
-            line=f"python -m tuner.generate {shlex.quote(name)} --shots a.png b.png c.png d.png "
-            f"--count 64 --out new.png{place}",
-        )
-        yield Command(
-            purpose="Try it in a browser", line=f"python -m tuner.demo {shlex.quote(name)}{place}"
-        )
+        shots = ["--shots", "a.png", "b.png", "c.png", "d.png", "--count", "64", "--out", "new.png"]
+        for purpose, words in (
+            ("Draw a class of your own from four pictures of it", ["tuner.generate", name, *shots]),
+            ("Try it in a browser", ["tuner.demo", name]),
+        ):
+            line = shlex.join(["python", "-m", *words, *_where(result, storage)])
+            yield Command(purpose=purpose, line=line)
     for name, purpose in (
         ("mlflow_ui", "MLflow: every trial's curves, grids and weights"),
         ("mlflow_page", "This study there"),
