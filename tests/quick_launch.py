@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuner import background, conductor, experiments, launch, machine, plan
+from tuner import background, ending, experiments, launch, machine, plan, preparation
 from tuner.final_round import FinalRound
 from tuner.result import StudyResult
 from tuner.tracking import Tracker
@@ -79,8 +79,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     machine.CALIBRATION_SECONDS = 0.2
     plan.FINISH_SECONDS = 3600.0  # a busy machine has time for a rematch, too
-    conductor.prepare_scorer = partial(conductor.prepare_scorer, steps=20)
-    conductor.keep = lambda *_study: None  # no other study goes like these
+    preparation.prepare_scorer = partial(preparation.prepare_scorer, steps=20)
+    ending.keep = lambda *_study: None  # no other study goes like these
     background.COMMAND = [sys.executable, __file__, sys.argv[1]]
     experiments.EXPERIMENTS |= {NAME: quick, TRANSFER: quick_transfer}
     MOMENTS[sys.argv[1]]()

@@ -19,7 +19,7 @@ from test_setting import begun, request_, taken
 from test_tracking import empty_store
 
 from trainables.errors import UserError
-from tuner import conductor, launch, machine, opening
+from tuner import conductor, ending, launch, machine, opening, study_tracking
 from tuner import storage as storage_module
 from tuner.conductor import _Study
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
@@ -27,9 +27,12 @@ from tuner.final_round import Ended
 from tuner.finals import Played
 from tuner.journal import Journal, is_begun, is_free
 from tuner.machine import Speed
+from tuner.plan import Plan
 from tuner.request import Request
 from tuner.result import load
 from tuner.resumption import reopened
+from tuner.search_phase import Searched
+from tuner.session_notes import SessionNotes
 from tuner.setting import Setting, look_around
 from tuner.shares import Shares
 from tuner.study import StudyRun
@@ -50,7 +53,8 @@ def asked(request_: Request, empty_store: Path, monkeypatch: pytest.MonkeyPatch)
     shutil.copy(empty_store, request_.storage)
     monkeypatch.setattr(machine, "CALIBRATION_SECONDS", 0.01)
     without_ray(monkeypatch)
-    monkeypatch.setattr(_Study, "_search", lambda *_a: SimpleNamespace(interrupted=True))
+    searched = SimpleNamespace(run=SimpleNamespace(interrupted=True))
+    monkeypatch.setattr(conductor, "search_trials", lambda *_a: searched)
     return replace(request_, tracking_uri=None, budget_seconds=None)
 
 
@@ -216,13 +220,13 @@ def command(request: Request) -> list[str]:
 def test_ctrl_c_before_the_plan_leads_back_to_the_same_command(
     asked: Request, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for part in ("_record", "_begin"):
+    for place, part in ((conductor, "record_plan"), (_Study, "_begin")):
         with monkeypatch.context() as patch:
-            patch.setattr(_Study, part, killed)
+            patch.setattr(place, part, killed)
             assert launch.main(command(asked)) == INTERRUPTED
         assert "run the same command again" in capsys.readouterr().err
     with monkeypatch.context() as patch:  # the plan is there, and no run of MLflow's
-        patch.setattr(_Study, "_tracker", killed)
+        patch.setattr(study_tracking, "Tracker", killed)
         assert launch.main(command(asked)) == INTERRUPTED
     said = capsys.readouterr().err
     assert "go on with:" in said
@@ -303,12 +307,11 @@ def test_a_study_of_which_nothing_succeeded_ends_with_1(
 ) -> None:
     """And so it does when it is told to MLflow again."""
 
-    def search(study: _Study, *_rest: Any) -> StudyRun:
-        journal, experiment = study._journal, study.setting.experiment
-        study._ends = 0.0
+    def search(notes: SessionNotes, plan: Plan, *_rest: Any) -> Searched:
+        journal, experiment = notes.journal, notes.setting.experiment
         journal.ask(experiment.space, experiment.base)
         journal.end(0, "FAIL", "diverged: nan")
-        return StudyRun(
+        run = StudyRun(
             records=journal.records(),
             best=None,
             interrupted=False,
@@ -316,12 +319,13 @@ def test_a_study_of_which_nothing_succeeded_ends_with_1(
             paused=(),
             fidelity={},
         )
+        return Searched(run=run, plan=plan, ends=0.0)
 
     ended = SimpleNamespace(
         run=lambda _r, ends: Ended(baselines={}, played=Played(), gate=None, rematch_seconds=0.0)
     )
-    monkeypatch.setattr(_Study, "_search", search)
-    monkeypatch.setattr(conductor, "FinalRound", lambda *_a, **_k: ended)
+    monkeypatch.setattr(conductor, "search_trials", search)
+    monkeypatch.setattr(ending, "FinalRound", lambda *_a, **_k: ended)
     assert conductor.conduct(asked) == 1
     assert load(asked.storage / NAME / "result.json").best is None
     assert conductor.conduct(replace(asked, resume=True)) == 1

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,17 +30,31 @@ from cluster.session import HEAD, Session
 from trainables.errors import UserError
 from trainables.pipeline import StudyContext
 from tuner import champion as champion_module
-from tuner import conductor, launch, run_store, tracking
+from tuner import (
+    conductor,
+    delivery,
+    ending,
+    launch,
+    ray_session,
+    run_store,
+    search_phase,
+    signals,
+    tracking,
+)
 from tuner.breakdown import Breakdown
-from tuner.conductor import _enter, _reachable, _Study
+from tuner.conductor import _Study
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
 from tuner.final_round import FinalRound, own_identity
 from tuner.journal import DELIVERED, Journal
 from tuner.plan import Plan
+from tuner.ray_session import enter, reachable
 from tuner.request import Request
 from tuner.result import Gate, load
 from tuner.run_store import Models, RunStore
+from tuner.search_phase import Searched, first_update
+from tuner.session_notes import SessionNotes
 from tuner.setting import Setting, look_around
+from tuner.study_tracking import replay
 from tuner.timings import Timings
 from tuner.tracking_uri import default_uri
 
@@ -80,7 +94,7 @@ def test_a_run_says_from_where_it_can_be_reached(
         grows=False,
         **changes,
     )
-    assert _reachable(ray, uri) == told
+    assert reachable(ray, uri) == told
 
 
 def finished(setting: Setting) -> None:
@@ -129,7 +143,7 @@ def test_a_finished_study_is_delivered_once_and_not_trained_again(
 ) -> None:
     """To a store that took nothing of it, again to the same one, and to another one."""
     finished(setting)
-    monkeypatch.setattr(conductor, "run_study", lambda *_a, **_k: pytest.fail("it was trained"))
+    monkeypatch.setattr(search_phase, "run_study", lambda *_a, **_k: pytest.fail("it was trained"))
     again = replace(setting.request, resume=True)
     assert conductor.conduct(again) == 0
     assert "is finished, see" in capsys.readouterr().out
@@ -256,7 +270,8 @@ def test_a_study_is_resumed_while_mlflow_is_away(
     """A new one is not begun, and one that is finished has nothing else to do."""
     monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.5)
     without_ray(monkeypatch)
-    monkeypatch.setattr(_Study, "_search", lambda *_a: SimpleNamespace(interrupted=True))
+    searched = SimpleNamespace(run=SimpleNamespace(interrupted=True))
+    monkeypatch.setattr(conductor, "search_trials", lambda *_a: searched)
     assert conductor.conduct(setting.request) == INTERRUPTED
     with Journal(setting.request.storage, setting.study) as journal:
         place = journal.attr("mlflow")
@@ -294,7 +309,7 @@ def test_an_end_that_was_decided_but_not_told_is_told_to_mlflow(setting: Setting
         journal.ask(setting.experiment.space, setting.experiment.base)
         journal.add_rung(0, rung(0, 1.0, decision="done"))
         told = Mock()
-        conductor.replay(journal, told)
+        replay(journal, told)
         ended = journal.record(0).ended
     told.trial_ended.assert_called_once_with(0, "COMPLETE", "", when=ended)
 
@@ -308,7 +323,7 @@ def test_mlflow_is_told_again_what_happened_and_when(setting: Setting) -> None:
             journal.add_rung(number, replace(scored, when=1000.0 + number))
         journal.promote(2)
         told = Mock()
-        conductor.replay(journal, told)
+        replay(journal, told)
         records = journal.records()
     times = [call.kwargs["when"] for call in told.trial_started.call_args_list]
     assert times == [record.began for record in records]
@@ -337,7 +352,7 @@ def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
         raise KeyboardInterrupt
 
     without_ray(monkeypatch)
-    monkeypatch.setattr(conductor, "run_study", cut)
+    monkeypatch.setattr(search_phase, "run_study", cut)
     again = replace(setting.request, resume=True)
     assert conductor.conduct(replace(again, budget_seconds=3600.0)) == INTERRUPTED
     assert (setting.folder / "result.1.json").is_file()
@@ -355,9 +370,10 @@ def test_a_finished_study_that_is_searched_on_and_cut_goes_on_by_a_plain_resume(
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Ray, and nothing trained in advance."""
     ray = SimpleNamespace(dashboard_url=None, started_here=True, token_command=None)
-    monkeypatch.setattr(conductor, "_enter", lambda *_a: ray)
+    monkeypatch.setattr(ray_session, "session", lambda *_a, **_k: nullcontext(ray))
     context = StudyContext(**toy_context())
-    monkeypatch.setattr(_Study, "_contexts", lambda _self: (context, context))
+    for module in (conductor, delivery):
+        monkeypatch.setattr(module, "study_contexts", lambda *_a: (context, context))
 
 
 @pytest.mark.parametrize(
@@ -401,8 +417,7 @@ def test_a_ray_that_nobody_noticed_dying_is_one_line_with_the_way_on(
         yield
 
     without_ray(monkeypatch)
-    monkeypatch.setattr(conductor, "session", ray)
-    monkeypatch.setattr(conductor, "_enter", _enter)
+    monkeypatch.setattr(ray_session, "session", ray)
     with pytest.raises(SystemExit) as ended:
         conductor.conduct(setting.request)
     assert ended.value.code == BROKEN_DOWN
@@ -421,8 +436,7 @@ def test_a_ray_that_does_not_come_up_leaves_a_study_that_goes_on(
         yield
 
     without_ray(monkeypatch)
-    monkeypatch.setattr(conductor, "session", ray)
-    monkeypatch.setattr(conductor, "_enter", _enter)
+    monkeypatch.setattr(ray_session, "session", ray)
     assert conductor.conduct(setting.request) == BROKEN_DOWN
     said = capsys.readouterr().err
     assert said.startswith(
@@ -439,11 +453,11 @@ def test_sigterm_is_ctrl_c_while_all_is_closed_after_ray(monkeypatch: pytest.Mon
         yield
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray's libraries do
 
-    monkeypatch.setattr(conductor, "session", ray)
+    monkeypatch.setattr(ray_session, "session", ray)
     before, then = signal.getsignal(signal.SIGTERM), []
     with ExitStack() as stack:
         stack.callback(lambda: then.append(signal.getsignal(signal.SIGTERM)))
-        _enter(stack, None)
+        enter(stack, None)
     signal.signal(signal.SIGTERM, before)
     assert then == [signal.default_int_handler]
 
@@ -451,10 +465,10 @@ def test_sigterm_is_ctrl_c_while_all_is_closed_after_ray(monkeypatch: pytest.Mon
 def test_a_head_that_is_lost_before_a_study_begins_is_one_line(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def lose(_stack: Any, address: str, bereaved: Callable[[list[str]], int]) -> None:
+    def lose(address: str, *, bereaved: Callable[[list[str]], int], **_more: Any) -> None:
         sys.exit(bereaved([f"{HEAD}{address}"]))
 
-    monkeypatch.setattr(conductor, "_enter", lose)
+    monkeypatch.setattr(ray_session, "session", lose)
     with pytest.raises(SystemExit) as ended:
         conductor.conduct(replace(setting.request, address="10.0.0.1:6379"))
     assert ended.value.code == BROKEN_DOWN
@@ -482,25 +496,25 @@ def test_the_final_round_ends_earlier_by_the_start_of_ray(
     def begin(_records: Any, *, ends: float) -> None:
         raise Begun(ends)
 
-    monkeypatch.setattr(conductor, "FinalRound", lambda *_a, **_b: SimpleNamespace(run=begin))
-    study = _Study(setting, planned(setting), Timings(0.0))
-    study.timings.add("ray", 4.0)
-    study._ends, study._journal = 100.0, Mock()
-    run, context = SimpleNamespace(records=[]), StudyContext(**toy_context())
-    with pytest.raises(Begun, match=r"^96\.0$"):
-        study._finish(run, (context, context), Mock(), Mock())  # type: ignore[arg-type]
+    monkeypatch.setattr(ending, "FinalRound", lambda *_a, **_b: SimpleNamespace(run=begin))
+    timings, context = Timings(0.0), StudyContext(**toy_context())
+    timings.add("ray", 4.0)
+    run: Any = SimpleNamespace(records=[])
+    searched = Searched(run=run, plan=planned(setting), ends=100.0)
+    with begun(setting) as journal:
+        notes = SessionNotes(setting, journal, timings)
+        with pytest.raises(Begun, match=r"^96\.0$"):
+            ending.finish(notes, searched, (context, context), Mock(), dashboard="none")
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_the_start_is_told_when_the_first_trial_has_trained(
     setting: Setting, capsys: pytest.CaptureFixture[str], asked: bool
 ) -> None:
-    request = replace(setting.request, timings=asked)
-    plan, now = planned(setting), time.monotonic()
-    study = _Study(replace(setting, request=request), plan, Timings(now - 20.0))
-    study._fitting = now - 5.0
-    study._trained(time.time() - 1.0)
-    assert study.timings.seconds["actors"] == pytest.approx(4.0, abs=0.5)
+    request, now = replace(setting.request, timings=asked), time.monotonic()
+    timings = Timings(now - 20.0)
+    first_update(replace(setting, request=request), timings, now - 5.0, time.time() - 1.0)
+    assert timings.seconds["actors"] == pytest.approx(4.0, abs=0.5)
     said = capsys.readouterr().out
     assert ("first update" in said) == asked
     if asked:
@@ -562,11 +576,11 @@ def test_a_signal_once_more_while_the_way_on_is_told_loses_nothing_of_it(
         raise KeyboardInterrupt
 
     without_ray(monkeypatch)
-    monkeypatch.setattr(_Study, "_search", interrupted)
-    before = [signal.getsignal(one) for one in conductor.SIGNALS]
+    monkeypatch.setattr(conductor, "search_trials", interrupted)
+    before = [signal.getsignal(one) for one in signals.SIGNALS]
     assert conductor.conduct(setting.request) == INTERRUPTED
     assert "go on with:\n  the way on" in capsys.readouterr().err
-    assert [signal.getsignal(one) for one in conductor.SIGNALS] == before
+    assert [signal.getsignal(one) for one in signals.SIGNALS] == before
 
 
 def test_a_disk_that_is_full_while_everything_is_closed_changes_no_exit_code(
@@ -583,11 +597,11 @@ def test_a_disk_that_is_full_while_everything_is_closed_changes_no_exit_code(
     assert conductor.conduct(request_) == BROKEN_DOWN
 
 
-@pytest.mark.parametrize("part", ["_prepare", "_finish"])
+@pytest.mark.parametrize("part", ["study_contexts", "finish"])
 def test_sigterm_outside_of_the_search_leaves_with_the_way_on(
     setting: Setting, part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def terminated(*_arguments: Any) -> None:
+    def terminated(*_arguments: Any, **_more: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
@@ -599,10 +613,10 @@ def test_sigterm_outside_of_the_search_leaves_with_the_way_on(
     with begun(setting) as journal:
         journal.set_attr("split", setting.split.to_dict())
     without_ray(monkeypatch)
-    monkeypatch.setattr(conductor, "session", ray)
-    monkeypatch.setattr(conductor, "_enter", _enter)
-    monkeypatch.setattr(_Study, "_search", lambda *_a: SimpleNamespace(interrupted=False))
-    monkeypatch.setattr(_Study, part, terminated)
+    monkeypatch.setattr(ray_session, "session", ray)
+    searched = SimpleNamespace(run=SimpleNamespace(interrupted=False))
+    monkeypatch.setattr(conductor, "search_trials", lambda *_a: searched)
+    monkeypatch.setattr(conductor, part, terminated)
     before = signal.getsignal(signal.SIGTERM)
     assert conductor.conduct(replace(setting.request, resume=True)) == INTERRUPTED
     assert "go on with:" in capsys.readouterr().err

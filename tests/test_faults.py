@@ -23,7 +23,7 @@ from toy_pipeline import ToyConfig, ToyTrainable, toy_context
 from toy_study import BRANCHING, ToyExperiment, ToyPlan, branching_space
 
 from tuner import study as study_module
-from tuner.conductor import BROKEN_DOWN
+from tuner.exit_codes import BROKEN_DOWN
 from tuner.journal import Journal, TrialRecord
 from tuner.known_points import trial_seed
 from tuner.recorder import Recorder

@@ -17,7 +17,7 @@ from test_looking_on import enters, running, study
 from test_result import result, trial
 
 from trainables.errors import UserError
-from tuner import conductor, report, report_page
+from tuner import ending, report, report_page
 from tuner.champion_folder import Samples
 from tuner.journal import Journal
 from tuner.pictures import compared, copying_of, grid_of
@@ -286,17 +286,17 @@ def test_a_study_has_not_failed_for_want_of_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    setting = SimpleNamespace(
+    setting: Any = SimpleNamespace(
         study="mine",
         request=SimpleNamespace(bucket=None, storage=tmp_path / "my runs"),
         warn=said.append,
     )
-    holder: Any = SimpleNamespace(setting=setting, _journal=SimpleNamespace(records=tuple))
+    journal: Any = SimpleNamespace(records=tuple)
     made = result(tmp_path)
-    assert conductor._Study._report(holder, made) == tmp_path / "report.html"
+    assert ending.make_report(made, setting, journal) == tmp_path / "report.html"
     assert said == []
     monkeypatch.setattr(report_page, "plots_of", lambda made: 1 / 0)
-    assert conductor._Study._report(holder, made) is None
+    assert ending.make_report(made, setting, journal) is None
     assert said == [
         "No report was made (division by zero); another try: python -m tuner.report mine "
         f"--storage '{tmp_path}/my runs'"

@@ -16,18 +16,17 @@ from test_launch import pictures
 from cluster.resources import Card, Node
 from trainables.errors import UserError
 from trainables.reptile_trial import ReptileTrial
-from tuner import cards, conductor, launch
-from tuner.conductor import _Study
+from tuner import cards, launch, preparation
 from tuner.journal import Journal
 from tuner.machine import Speed, measured_speed
 from tuner.opening import new_plan, show
 from tuner.plan import Plan
+from tuner.preparation import search_context
 from tuner.request import NAME, Request
 from tuner.resume_command import resume_command, typed_command
 from tuner.resumption import is_finished, recorded_plan, reopened, search_on
 from tuner.setting import Setting, _open_data, look_around
 from tuner.shares import shares_of, training_of
-from tuner.timings import Timings
 
 SPEED = Speed(flops_per_second=1e10, source_seconds=0.0, when=0.0)
 
@@ -271,8 +270,8 @@ def test_a_damaged_pre_training_is_told_before_the_workers_replace_it(
 ) -> None:
     setting = look_around(request_, None)
     (request_.storage / "pretrained" / "dcgan-mine-3-0123").mkdir(parents=True)
-    monkeypatch.setattr(conductor, "prepare_scorer", lambda *_args, **_options: "nets")
-    _Study(setting, planned(setting), Timings(0.0))._context()
+    monkeypatch.setattr(preparation, "prepare_scorer", lambda *_args, **_options: "nets")
+    search_context(setting, planned(setting))
     assert "dcgan-mine-3-0123 was damaged" in capsys.readouterr().out
 
 
@@ -396,10 +395,10 @@ def test_how_gpus_compute_reaches_the_trials(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting = on_gpus(request_, monkeypatch)
-    monkeypatch.setattr(conductor, "prepare_scorer", lambda *_args, **_options: "nets")
+    monkeypatch.setattr(preparation, "prepare_scorer", lambda *_args, **_options: "nets")
     made, _ = measured_plan(setting)
-    assert _Study(setting, made, Timings(0.0))._context().fast_gpu
-    assert not _Study(setting, replace(made, fast_gpu=False), Timings(0.0))._context().fast_gpu
+    assert search_context(setting, made).fast_gpu
+    assert not search_context(setting, replace(made, fast_gpu=False)).fast_gpu
 
 
 def test_few_trials_do_not_leave_out_the_points_that_were_asked_for(request_: Request) -> None:

@@ -14,17 +14,15 @@ from test_samplers import rung
 from test_setting import planned, request_  # noqa: F401 - a fixture
 
 from trainables.errors import UserError
-from tuner.conductor import _Study
 from tuner.experiments import Experiment, find_experiment
 from tuner.journal import Journal
 from tuner.known_points import KnownPoint, Probe
 from tuner.request import Request
-from tuner.resumption import reopened
+from tuner.resumption import record_plan, reopened
 from tuner.run_store import MODEL, RunStore
 from tuner.rungs import Rungs
 from tuner.search import JournalSearch
 from tuner.setting import look_around
-from tuner.timings import Timings
 from tuner.tracking_uri import resolve_uri
 from tuner.warm_start import best_of, known_settings, settings_point
 
@@ -308,7 +306,7 @@ def test_they_run_after_the_known_ones_and_once_even_if_resumed(
     ]
     setting = look_around(asked, None)
     with Journal(request_.storage, "s") as journal:  # killed before the search began
-        _Study(setting, planned(setting), Timings(0.0))._record(journal)
+        record_plan(journal, setting, planned(setting))
     again = replace(asked, resume=True)
     for request, suggestions in ((again, 6), (replace(again, points=(), warm_start=()), 9)):
         resumed = look_around(request, None)

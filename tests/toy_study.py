@@ -24,13 +24,14 @@ from cluster.resources import Card, share_of_card
 from cluster.session import dead_processes, session
 from tuner import breakdown
 from tuner.capacity import Capacity
-from tuner.conductor import BROKEN_DOWN, replay
+from tuner.exit_codes import BROKEN_DOWN
 from tuner.journal import Journal, Space
 from tuner.known_points import KnownPoint
 from tuner.newcomers import Newcomers
 from tuner.premises import Question
 from tuner.result import TrackingPlace
 from tuner.study import StudyRun, run_study
+from tuner.study_tracking import replay
 from tuner.tracking import Tracker
 
 

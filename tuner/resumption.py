@@ -1,15 +1,17 @@
-"""A study that goes on: its journal, its plan, and what a resume may change of it."""
+"""A study that goes on: what it noted for that, its journal, its plan, and what a resume may change
+of it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 
 from trainables.errors import UserError
+from trainables.tasks import split_record
+from tuner import plugins
 from tuner.compatible import require_same_space, require_same_versions
-from tuner.journal import Journal, is_begun, is_free
+from tuner.journal import FORECAST, Journal, is_begun, is_free
 from tuner.plan import Plan
-from tuner.plugins import require
 from tuner.request import Request
 from tuner.setting import RESULT, Setting
 from tuner.shares import packed
@@ -54,10 +56,24 @@ def search_on(journal: Journal, setting: Setting) -> None:
         result.rename(next(place for place in places if not place.exists()))
 
 
+def record_plan(journal: Journal, setting: Setting, plan: Plan) -> None:
+    """What a resume has to know; the plan last, since with it the study has begun."""
+    experiment = setting.experiment
+    journal.enqueue(experiment.known_points, experiment.space, experiment.base)
+    journal.set_attr("experiment", experiment.name)
+    journal.set_attr("data", asdict(setting.data))
+    journal.set_attr("split", split_record(setting.images, setting.split))
+    journal.set_attr("plugins", plugins.records())
+    plugins.keep_copies(setting.folder)
+    forecast = setting.forecast
+    journal.set_attr(FORECAST, None if forecast is None else forecast.to_dict())
+    journal.set_attr("plan", plan.to_dict())
+
+
 def recorded_plan(journal: Journal, setting: Setting) -> Plan:
     """The plan a study began with, with what `--budget` and `--trials` change of it, now or in an
     earlier resume."""
-    require(journal.attr("plugins", ()), f"Study {setting.study!r}")
+    plugins.require(journal.attr("plugins", ()), f"Study {setting.study!r}")
     recorded, began = journal.attr("plan"), journal.attr("data")
     if (name := journal.attr("experiment", setting.experiment.name)) != setting.experiment.name:
         raise UserError(

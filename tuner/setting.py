@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
@@ -91,6 +91,10 @@ class Setting:
     def warn(self, line: str) -> None:
         """Say it even to those who want to hear nothing else."""
         _say(Console(stderr=True) if self.console.quiet else self.console, line)
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Tell an event of this study to scripts that listen."""
+        self.request.events.tell(event, study=self.study, **facts)
 
     def where_trials_run(self, work: Callable[[], T], *, cpus: float, gpus: float) -> T:
         """What `work` returns on a node that has room for a trial: not the head of a cluster, whose
