@@ -17,8 +17,8 @@ from unittest.mock import patch
 
 import click
 
+from tuner.experiment_names import ALL
 from tuner.experiments import find_experiment
-from tuner.launch import ALL
 
 FENCED = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 BATCH_FILE = "cluster/slurm/search.sbatch"

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tuner import launch, machine
+from tuner.experiment_names import ALL, NAMES
 from tuner.experiments import EXPERIMENTS
 
 
@@ -239,7 +240,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 
 
 def test_every_experiment_is_named_in_the_help() -> None:
-    assert set(launch.NAMES) == set(EXPERIMENTS)
+    assert set(NAMES) == set(EXPERIMENTS)
 
 
 def without(frameworks: set[str], *argv: str) -> str:
@@ -268,7 +269,7 @@ def test_a_dry_run_is_quick_where_the_speed_was_measured_before(
         pytest.skip("GPUs are counted by torch")
     monkeypatch.setattr(machine, "CALIBRATION_SECONDS", 0.01)
     argv = [name, "--dry-run", "--storage", str(tmp_path / "runs")]
-    if name != launch.ALL:
+    if name != ALL:
         argv += ["--data", str(pictures(tmp_path / "pictures", classes=4, each=8))]
     assert launch.main(argv) == 0
     assert "Speed      of this machine, measured now\n" in capsys.readouterr().out

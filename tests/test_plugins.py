@@ -21,6 +21,7 @@ from trainables.pipeline import PIPELINES, load_pipeline
 from tuner import launch, machine, plugins, replay
 from tuner.experiments import EXPERIMENTS
 from tuner.journal import Journal
+from tuner.launch_options import build_parser, parse_request
 from tuner.model import Model
 from tuner.run_store import KeptTrial
 
@@ -302,4 +303,4 @@ def test_nothing_is_imported_from_a_study_or_a_record(
 def _conducted(words: list[str]) -> None:
     from tuner.opening import conduct
 
-    conduct(launch._request(launch.build_parser().parse_args(words)))
+    conduct(parse_request(build_parser().parse_args(words)))

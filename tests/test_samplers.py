@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
-from tuner import launch, samplers
+from tuner import launch_options, samplers
 from tuner.experiments import find_experiment
 from tuner.journal import Journal, RungRecord
 from tuner.known_points import KnownPoint, parameters_of
@@ -88,7 +88,7 @@ def settings_of(journal):
 
 
 def test_the_command_line_knows_all_samplers():
-    assert set(launch.SAMPLERS) == set(SAMPLERS)
+    assert set(launch_options.SAMPLERS) == set(SAMPLERS)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from test_launch import pictures
 from cluster.resources import Card, Node
 from trainables.errors import UserError
 from trainables.reptile_trial import ReptileTrial
-from tuner import cards, launch, preparation
+from tuner import cards, preparation
 from tuner.journal import Journal
+from tuner.launch_options import build_parser, parse_request
 from tuner.machine import Speed, measured_speed
 from tuner.opening import new_plan, show
 from tuner.plan import Plan
@@ -303,7 +304,7 @@ def test_what_a_study_was_run_by_is_the_same_request_typed_again(request_: Reque
     )
     command = typed_command(asked)
     assert "secret" not in command
-    again = launch._request(launch.build_parser().parse_args(shlex.split(command)[3:]))
+    again = parse_request(build_parser().parse_args(shlex.split(command)[3:]))
     places = {"storage": asked.storage, "tracking_uri": asked.tracking_uri}
     assert replace(again, **places) == asked
 
@@ -321,8 +322,8 @@ def test_the_resume_command_finds_the_data_again_without_the_environment(
     monkeypatch.delenv("FEWSHOT_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
     monkeypatch.chdir("/")
-    arguments = launch.build_parser().parse_args(command[3:])
-    again = launch._request(arguments)
+    arguments = build_parser().parse_args(command[3:])
+    again = parse_request(arguments)
     assert again.tracking_uri == f"sqlite:///{tmp_path}/m.db"
     images, _ = _open_data(again, setting.experiment, lambda _line: None)
     assert images.fingerprint == setting.data.fingerprint

@@ -11,6 +11,7 @@ import yaml
 from ray.runtime_env import RuntimeEnv
 
 from tuner import launch, submission
+from tuner.launch_options import build_parser
 
 ROOT = Path(__file__).parents[1]
 HEAD = "http://10.0.0.1:8265"
@@ -47,7 +48,7 @@ def test_the_job_is_the_same_command_on_the_cluster_it_is_in(
     asked = ["reptile_omniglot", "--storage", "/nfs/runs", "--trials", "7", "--address", address]
     assert launch.main(asked) == 3  # its exit code is the job's
     assert submitted == [["python", "-m", "tuner.launch", *asked, "--address", "auto"]]
-    again = launch.build_parser().parse_args(submitted[0][3:])
+    again = build_parser().parse_args(submitted[0][3:])
     assert (again.address, again.trials) == ("auto", 7)
 
 

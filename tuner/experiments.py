@@ -16,10 +16,10 @@ from trainables.datasets import DATASETS
 from trainables.errors import UserError
 from trainables.pipeline import load_pipeline
 from trainables.registry import add
+from tuner.experiment_names import ALL
 from tuner.known_points import KnownPoint, Probe, check_known_point
 
 Scale = Literal["cpu", "paper"]
-ALL = "all"  # in place of a name
 DRAWS = 50  # from a space, to see whether its configs are valid
 
 
