@@ -19,11 +19,11 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 @pytest.fixture(autouse=True, scope="session")
 def _own_tracking_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """An empty tracking store is made once, and not in the user's cache."""
-    from tuner import run_store
+    from tuner import store_client
 
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
-        patch.setattr(run_store, "user_cache", lambda: cache)
+        patch.setattr(store_client, "user_cache", lambda: cache)
         yield
 
 

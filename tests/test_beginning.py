@@ -22,9 +22,9 @@ from trainables.errors import UserError
 from tuner import conductor, ending, launch, machine, opening, study_tracking
 from tuner import storage as storage_module
 from tuner.conductor import _Study
+from tuner.contenders import Played
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
 from tuner.final_round import Ended
-from tuner.finals import Played
 from tuner.journal import Journal, is_begun, is_free
 from tuner.machine import Speed
 from tuner.plan import Plan

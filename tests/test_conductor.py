@@ -278,12 +278,12 @@ def test_a_study_is_resumed_while_mlflow_is_away(
         journal.ask(setting.experiment.space, setting.experiment.base)
     capsys.readouterr()
 
-    real = run_store._open_client
+    real = run_store.open_client
 
     def away(_uri: str) -> None:
         raise ConnectionRefusedError("Connection refused")
 
-    monkeypatch.setattr(run_store, "_open_client", away)
+    monkeypatch.setattr(run_store, "open_client", away)
     with pytest.raises(UserError, match="Connection refused"):
         conductor.conduct(replace(setting.request, study="a-new-one"))
     again = replace(setting.request, resume=True, study=setting.study)
@@ -295,11 +295,11 @@ def test_a_study_is_resumed_while_mlflow_is_away(
     with Journal(setting.request.storage, setting.study) as journal:
         assert journal.attr("mlflow") == place
 
-    monkeypatch.setattr(run_store, "_open_client", real)
+    monkeypatch.setattr(run_store, "open_client", real)
     assert conductor.conduct(again) == INTERRUPTED
     assert set(runs_in(setting)) == {"study", "0"}
     replace(result(setting.folder), study=setting.study).write(setting.folder / "result.json")
-    monkeypatch.setattr(run_store, "_open_client", away)
+    monkeypatch.setattr(run_store, "open_client", away)
     with pytest.raises(UserError, match="Connection refused"):
         conductor.conduct(again)
 

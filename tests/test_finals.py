@@ -22,8 +22,9 @@ from toy_pipeline import toy_context
 from trainables.pipeline import Diverged, StudyContext
 from tuner import breakdown, final_tasks, finals, forecast
 from tuner.breakdown import Breakdown
+from tuner.contenders import Contender, affordable_stops, earliest_best, margin
 from tuner.final_tasks import PIECES, first_over, got, sample, train_within, trained_again
-from tuner.finals import Contender, Finals, affordable_stops, earliest_best, margin
+from tuner.finals import Finals
 from tuner.journal import RungRecord, TrialRecord
 from tuner.known_points import trial_seed
 

@@ -21,9 +21,9 @@ from trainables.pipeline import PIPELINES, load_pipeline
 from tuner import launch, machine, plugins, replay
 from tuner.experiments import EXPERIMENTS
 from tuner.journal import Journal
+from tuner.kept_trial import KeptTrial
 from tuner.launch_options import build_parser, parse_request
 from tuner.model import Model
-from tuner.run_store import KeptTrial
 
 HEAD = """
 from dataclasses import replace

@@ -17,8 +17,8 @@ from toy_study import ToyPlan, tracking
 from trainables.errors import UserError
 from tuner import launch
 from tuner.journal import Journal
+from tuner.kept_trial import scored_points
 from tuner.replay import replay_trial
-from tuner.run_store import scored_points
 
 __all__ = ["no_ray"]  # a fixture
 
@@ -127,8 +127,8 @@ def test_other_data_is_refused(recorded: Any, tmp_path: Path) -> None:
     from test_launch import pictures
 
     from trainables.datasets import load_folder
+    from tuner.kept_trial import KeptTrial
     from tuner.replay import _require_same_data
-    from tuner.run_store import KeptTrial
 
     images = load_folder(
         pictures(tmp_path / "pictures", classes=4, each=8),

@@ -450,7 +450,7 @@ class Outage:
 
     def __init__(self, monkeypatch):
         self.over, self.tries = False, 0
-        real = run_store._open_client
+        real = run_store.open_client
 
         def opened(uri):
             if self.over:
@@ -458,7 +458,7 @@ class Outage:
             self.tries += 1
             raise ConnectionRefusedError("Connection refused")
 
-        monkeypatch.setattr(run_store, "_open_client", opened)
+        monkeypatch.setattr(run_store, "open_client", opened)
 
 
 def test_a_resumed_study_goes_on_while_its_store_is_away_and_delivers_when_it_is_back(
@@ -575,7 +575,7 @@ import os, signal, sys
 import mlflow.tracking
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from tuner import run_store
+from tuner.store_client import open_client, silence
 
 @event.listens_for(Engine, "before_cursor_execute")
 def die(*_):
@@ -584,10 +584,10 @@ def die(*_):
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_store.silence()
+silence()
 for left in map(int, sys.argv[2:]):
     if (child := os.fork()) == 0:
-        run_store._open_client(sys.argv[1])
+        open_client(sys.argv[1])
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -27,7 +27,8 @@ from trainables.weights import read_weights
 from tuner import bootstrap
 from tuner.breakdown import breakdown_behind
 from tuner.champion_folder import FILES
-from tuner.finals import Finals, Tested
+from tuner.contenders import Tested
+from tuner.finals import Finals
 from tuner.result import Gate
 from tuner.run_store import Version, is_passing
 from tuner.tracking_uri import reason

@@ -22,7 +22,7 @@ from trainables.durable import settle
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tuner.finals import Tested
+    from tuner.contenders import Tested
 
 CHAMPION = "champion"  # folder in a study's, and alias of registered models
 FILES = ("config.json", "weights.safetensors")  # a model's, also in the registry

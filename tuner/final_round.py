@@ -21,7 +21,8 @@ from trainables.tasks import Part, Split
 from tuner import forecast
 from tuner.champion import Challenge, identity
 from tuner.champion_folder import CHAMPION, save_champion
-from tuner.finals import Finals, Played
+from tuner.contenders import Played
+from tuner.finals import Finals
 from tuner.forecast import Pace, own_stop
 from tuner.journal import TrialRecord
 from tuner.plan import Plan

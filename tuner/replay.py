@@ -14,8 +14,8 @@ from trainables.image_set import open_image_set
 from trainables.published import at_hand
 from trainables.trainable import FAIL, TrialTrainable
 from tuner.exit_codes import NOTHING_SUCCEEDED
+from tuner.kept_trial import KeptTrial, read_trial
 from tuner.plugins import require
-from tuner.run_store import KeptTrial, read_trial
 from tuner.tracking import metric_name
 from tuner.tracking_uri import resolve_uri
 

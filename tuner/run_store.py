@@ -1,37 +1,28 @@
 """MLflow's runs as the tracker needs them: plain calls that wait, within MLflow's limits.
 
-The only module of the search that imports MLflow, and only when a `RunStore` is made (2 s).
+Here and in what opens its client MLflow is imported, and only when a `RunStore` is made (2 s).
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import re
-import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from filelock import FileLock
-
-from trainables.built_once import build_once
-from trainables.datasets import user_cache
 from trainables.errors import UserError
+from tuner.store_client import CHECK_SECONDS, open_client, silence
 from tuner.tracking_uri import (
     SERVERS,
     not_let_in,
-    require_listener,
-    require_sqlite,
     scheme_of,
     sqlite_path,
     strip_credentials,
@@ -42,11 +33,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
 
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 900, 100  # MLflow takes 1000 things at once, 100 tags
 MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 8000, 250  # characters
-CHECK_SECONDS = 5  # for each question asked before the search starts
 
 CHAMPION = "champion"  # alias of a registered model
 MODEL = "best"  # artifact folders of a study's run: what is registered
@@ -57,8 +46,6 @@ NO_TAGS: Mapping[str, str] = MappingProxyType({})
 NOTE = "mlflow.note.content"  # tag: a run's description, Markdown on its first page
 PICTURES = "mlflow.loggedImages"  # tag: a run has some that MLflow's charts show
 SETTINGS = "trial/config.json"  # artifact: everything that a trial's process was told
-
-EMPTY = "empty.db"  # in the cache: MLflow's tables
 
 Point = tuple[str, float, int, int]  # name, value, Unix time in ms, step
 
@@ -89,7 +76,7 @@ class Models:
         """
         self.uri = uri
         silence()
-        self._client = _open_client(uri)
+        self._client = open_client(uri)
 
     def champion(self, name: str, alias: str = CHAMPION) -> Version | None:
         """The version of a registered model that bears an alias."""
@@ -331,75 +318,6 @@ class RunStore(Models):
         return str(found.experiment_id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptTrial:
-    """What a store keeps of a trial.
-
-    Attributes:
-        tags: of its run.
-        settings: what its process was told, as `TrialTrainable` takes it.
-        points: metrics by name of each point at which it was scored, in order.
-    """
-
-    tags: Mapping[str, str]
-    settings: dict[str, Any]
-    points: Sequence[Mapping[str, float]]
-
-
-def read_trial(uri: str, run_id: str) -> KeptTrial:
-    """Read a trial's run.
-
-    Raises:
-        UserError: the store is not there, it has no such run, or the run is no trial whose settings
-            were kept.
-    """
-    from mlflow.exceptions import MlflowException
-
-    if scheme_of(uri) == "sqlite" and not sqlite_path(uri).is_file():
-        raise UserError(f"There is no tracking store {uri}: name it, or its --storage.")
-    silence()
-    with usable(uri):
-        client = _open_client(uri)
-        try:
-            run = client.get_run(run_id)
-        except MlflowException as error:
-            if _http_status(error) >= 500:
-                raise
-            place = strip_credentials(uri)
-            raise UserError(f"There is no run {run_id!r} in {place}: look it up there.") from error
-        if run.data.tags.get("kind") != "trial":
-            raise UserError(f"Run {run_id} is no trial: choose one of those below a study's run.")
-        folder, _, _ = SETTINGS.partition("/")
-        if SETTINGS not in {item.path for item in client.list_artifacts(run_id, folder)}:
-            raise UserError(f"Run {run_id} has no artifact {SETTINGS}: it was never scored.")
-        histories = {
-            name: client.get_metric_history(run_id, name)
-            for name in run.data.metrics
-            if not name.endswith("_loss")  # between the rungs
-        }
-        with tempfile.TemporaryDirectory() as place:
-            path = Path(client.download_artifacts(run_id, SETTINGS, place))
-            settings = json.loads(path.read_text(encoding="utf-8"))
-    return KeptTrial(tags=run.data.tags, settings=settings, points=scored_points(histories))
-
-
-def scored_points(histories: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:
-    """MLflow's points of metrics that are written together, by name, put together again.
-
-    By their order: runs of older versions have rungs that one update of a large net reached at one
-    step.
-    """
-    ordered = {
-        name: sorted(history, key=lambda point: (point.step, point.timestamp))
-        for name, history in histories.items()
-    }
-    count = max(map(len, ordered.values()), default=0)
-    return [
-        {name: history[n].value for name, history in ordered.items() if n < len(history)}
-        for n in range(count)
-    ]
-
-
 def picture(run_id: str, name: str) -> str:
     """Markdown that shows an artifact on a run's page."""
     return f"![{Path(name).name}](get-artifact?path={quote(name)}&run_uuid={run_id})"
@@ -415,22 +333,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def silence() -> None:
-    """Keep MLflow from phoning home, printing links and logging migrations.
-
-    In the environment, since MLflow reads part of it when it is first imported.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Waiting for a dead server is the tracker's task, not a call's: MLflow would try 7 x 120 s.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def require_store(uri: str, *, experiment: str, storage: Path) -> None:
@@ -473,7 +375,7 @@ def is_passing(error: BaseException | None) -> bool:
     if isinstance(error, UserError):  # the words for what is behind it
         return is_passing(error.__cause__)
     if isinstance(error, MlflowException):
-        return _may_pass(_http_status(error))
+        return _may_pass(http_status(error))
     answer = getattr(error, "response", None)  # an HTTP server's, to an upload
     if answer is not None:
         return _may_pass(answer.status_code)
@@ -485,67 +387,16 @@ def is_passing(error: BaseException | None) -> bool:
 def _asks_who_we_are(error: Exception) -> bool:
     from mlflow.exceptions import MlflowException
 
-    return isinstance(error, MlflowException) and _http_status(error) == HTTPStatus.UNAUTHORIZED
+    return isinstance(error, MlflowException) and http_status(error) == HTTPStatus.UNAUTHORIZED
 
 
 def _may_pass(status: int) -> bool:
     return status >= 500 or status in (408, 429)
 
 
-def _http_status(error: MlflowException) -> int:
+def http_status(error: MlflowException) -> int:
+    """Of a server's answer, or what a server would have answered."""
     return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
-
-
-def _open_client(uri: str) -> MlflowClient:
-    from mlflow.tracking import MlflowClient
-
-    if scheme_of(uri) == "sqlite":
-        require_sqlite(uri)
-        path = sqlite_path(uri).resolve()
-        with FileLock(f"{path}.lock"):  # two first writers at once would leave half of the tables
-            if path.stat().st_size == 0:
-                _make_database(path)
-            return MlflowClient(uri, registry_uri=uri)
-    if scheme_of(uri) not in SERVERS:
-        require_listener(uri, timeout=CHECK_SECONDS)
-        import sqlalchemy  # as MLflow does, but it would try a wrong password for minutes
-
-        sqlalchemy.create_engine(uri).connect().close()
-    return MlflowClient(uri, registry_uri=uri)
-
-
-def _make_database(path: Path) -> None:
-    """Make MLflow's tables in a file of another name, which takes the database's when it is whole.
-
-    SQLite keeps each step of MLflow's migrations for itself, and no later migration goes on from
-    what a kill between two of them leaves. The steps take seconds, so an empty database of this
-    MLflow is kept with the user's caches.
-    """
-    import mlflow
-
-    empty = build_once(
-        user_cache().absolute() / "tracking" / f"mlflow-{mlflow.__version__}",
-        name="tracking store",
-        damage=lambda folder: None if (folder / EMPTY).is_file() else "it has no database",
-        build=lambda folder: _make_tables(folder / EMPTY),
-        report=lambda _line: None,
-    )
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)  # of a kill
-    for name, side in product((fresh, path), ("-journal", "-wal", "-shm")):
-        Path(f"{name}{side}").unlink(missing_ok=True)  # SQLite would play them into the new file
-    shutil.copyfile(empty / EMPTY, fresh)
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def _make_tables(path: Path) -> None:
-    from mlflow.store.db import utils
-
-    engine = utils.create_sqlalchemy_engine(f"sqlite:///{path}")  # type: ignore[no-untyped-call]
-    utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
-    engine.dispose()
 
 
 def _artifacts(uri: str, storage: Path, experiment: str) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 from trainables.evaluation import Scores
 from trainables.memory import resident_peak
 from tuner.champion_folder import Kept
-from tuner.finals import INTERVALS, Contender, Tested, margin
+from tuner.contenders import INTERVALS, Contender, Tested, margin
 from tuner.interim import plan_document, searched, trial_result
 from tuner.journal import LOG, TrialRecord
 from tuner.objectives import OBJECTIVES
