@@ -20,11 +20,12 @@ from test_result import result
 from test_setting import planned, request_
 
 from tuner import background, launch, machine
-from tuner.events import EVENTS, SILENT, Events, TrialEvents, events_on_stdout, schema
+from tuner.events import EVENTS, SILENT, Events, TrialEvents, events_on_stdout
 from tuner.exit_codes import CANNOT_BE_MET
 from tuner.last_words import finished_facts
 from tuner.opening import plan_facts
 from tuner.request import Request
+from tuner.schemas import schema_of
 from tuner.setting import look_around
 
 __all__ = ["request_"]  # a fixture
@@ -36,7 +37,7 @@ def valid(text: str) -> list[dict[str, Any]]:
     """All lines, each of which follows the schema."""
     told = [json.loads(line) for line in text.splitlines()]
     for event in told:
-        jsonschema.validate(event, schema(), jsonschema.Draft202012Validator)
+        jsonschema.validate(event, schema_of("events"), jsonschema.Draft202012Validator)
     return told
 
 
@@ -54,9 +55,9 @@ class Listener:
 
 
 def test_the_schema_is_one_and_every_event_is_told_of_in_the_docs() -> None:
-    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.Draft202012Validator.check_schema(schema_of("events"))
     page = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
-    names = [one["properties"]["event"]["const"] for one in schema()["oneOf"]]
+    names = [one["properties"]["event"]["const"] for one in schema_of("events")["oneOf"]]
     assert len(set(names)) == len(names) == 14
     assert all(f"`{name}`" in page for name in names)
 

@@ -35,10 +35,10 @@ from tuner.result import (
     git_commit,
     in_study,
     load,
-    schema,
     validate,
     versions,
 )
+from tuner.schemas import schema_of
 
 SCORES = {"L": 1.25, "J": 0.3, "recognisability": 0.7, "coverage": 0.4, "copy_share": 0.05}
 PLAN = {
@@ -304,7 +304,7 @@ def test_a_result_that_names_files_elsewhere_is_refused(tmp_path, name, place):
 
 
 def test_the_schema_is_valid_and_describes_every_property():
-    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.Draft202012Validator.check_schema(schema_of("result"))
 
     def undescribed(node, place):
         for name, child in node.get("properties", {}).items():
@@ -313,7 +313,7 @@ def test_the_schema_is_valid_and_describes_every_property():
             yield from undescribed(child, f"{place}.{name}")
             yield from undescribed(child.get("items", {}), f"{place}.{name}[]")
 
-    nodes = [schema(), *schema()["$defs"].values()]
+    nodes = [schema_of("result"), *schema_of("result")["$defs"].values()]
     assert [place for node in nodes for place in undescribed(node, "")] == []
 
 

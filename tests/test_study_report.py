@@ -9,9 +9,10 @@ import pytest
 from test_result import PLAN, SCORES, result, trial
 
 from tuner.report_audit import audit, cost, forecast_table
-from tuner.report_tables import decimal, settings_table, state
+from tuner.report_tables import settings_table, state
 from tuner.result import Data, FrontTrial, Pareto, Rung, StudyResult
 from tuner.study_report import Comparison, Mark, report_of
+from tuner.table_cells import decimal
 
 HERE = Path("runs/reptile_omniglot")
 

@@ -5,14 +5,12 @@ What the objects hold is in `events.schema.json`; `docs/events.md` tells of it.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,11 +124,3 @@ class TrialEvents:
 
     def tick(self) -> None:
         """Time passes, which is no event."""
-
-
-@functools.cache
-def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of an event; not to be modified."""
-    text = resources.files("tuner").joinpath("events.schema.json").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded

@@ -11,6 +11,7 @@ from tuner.plan import clock
 from tuner.ranking import COLUMNS, describe, gate_line, state_word, trial_title
 from tuner.result import StudyResult, TrialResult
 from tuner.table1 import MANY_SHOT, NOTES, PUBLISHED, REMARKS, SCORES, belongs, table1
+from tuner.table_cells import decimal, short
 
 LISTED = 200  # trials in the table of all
 
@@ -86,11 +87,6 @@ def _tried(values: Sequence[Any]) -> str:
     if len(numbers) == len(values) and len(set(values)) > 1:
         return f"{short(min(numbers))} to {short(max(numbers))}"
     return ", ".join(sorted({short(value) for value in values}))
-
-
-def short(value: Any) -> str:
-    """A setting's value, for people."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def trials_table(result: StudyResult, order: Sequence[TrialResult]) -> Table:
@@ -187,11 +183,3 @@ def _hardware(plan: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
 def count(times: int, word: str, ending: str = "s") -> str:
     """Such as "1 trial" or "2 classes"."""
     return f"{times} {word}{ending if times != 1 else ''}"
-
-
-def decimal(value: float | None) -> str:
-    """Two decimals; nothing for None."""
-    if value is None:
-        return ""
-    text = f"{value:.2f}"
-    return text.removeprefix("-") if float(text) == 0 else text

@@ -13,7 +13,6 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -23,6 +22,7 @@ from trainables.durable import write_whole
 from trainables.errors import UserError
 from trainables.outside import is_inside
 from tuner import VERSION
+from tuner.schemas import schema_of
 
 if TYPE_CHECKING:
     from tuner.run_store import Version
@@ -304,14 +304,6 @@ def validate(document: object) -> None:
         raise ValueError(f"{error.json_path}: {short}")
 
 
-@functools.cache
-def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of `result.json`; not to be modified."""
-    text = resources.files("tuner").joinpath("result.schema.json").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
-
-
 def in_study(path: Path | None, folder: Path) -> str | None:
     """`path` as the file holds it: relative if it lies in the study's folder, else absolute."""
     if path is None:
@@ -354,10 +346,10 @@ def git_commit() -> str | None:
 def describe_schema() -> str:
     """The schema as a Markdown table, one row a property: the body of `docs/result.md`."""
     lines = ["| property | type | meaning |", "|---|---|---|"]
-    for name, node in _properties(schema(), ""):
+    for name, node in _properties(schema_of("result"), ""):
         lines.append(f"| `{name}` | {_type(node)} | {node.get('description', '')} |")
     lines += ["", "Scores (`metrics`, `scores`):", "", "| score | meaning |", "|---|---|"]
-    scores = schema()["$defs"]["metrics"]["properties"]
+    scores = schema_of("result")["$defs"]["metrics"]["properties"]
     lines += [f"| `{name}` | {node['description']} |" for name, node in scores.items()]
     return "\n".join(lines) + "\n"
 
@@ -369,7 +361,7 @@ def _properties(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Map
         if "items" in child:
             yield from _properties(child["items"], f"{prefix}{name}[].")
         if child.get("$ref") == "#/$defs/baseline":
-            yield from _properties(schema()["$defs"]["baseline"], f"{prefix}{name}.")
+            yield from _properties(schema_of("result")["$defs"]["baseline"], f"{prefix}{name}.")
 
 
 def _type(node: Mapping[str, Any]) -> str:
@@ -387,7 +379,7 @@ def _type(node: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(schema())
+    return jsonschema.Draft202012Validator(schema_of("result"))
 
 
 def _trial(document: Mapping[str, Any]) -> TrialResult:

@@ -28,19 +28,18 @@ from tuner.report_audit import Audit, Cost, audit, cost
 from tuner.report_tables import (
     Table,
     count,
-    decimal,
     facts,
     paper_table,
     pareto_table,
     reached,
     remarks_on,
     settings_table,
-    short,
     state,
     trials_table,
 )
 from tuner.result import StudyResult, TrialResult
 from tuner.table1 import SCORES
+from tuner.table_cells import decimal, short
 from tuner.tracking_uri import default_uri
 
 SHOWN = 6  # of the best trials, with their pictures

@@ -24,6 +24,7 @@ from tuner.journal import is_begun
 from tuner.request import SIZE
 from tuner.result import StudyResult, TestScore, load
 from tuner.studies import study_folders
+from tuner.table_cells import decimal, short
 
 # Table 1 of the paper: MSE, SSIM, BRISQUE; in its order.
 PUBLISHED: dict[str, tuple[str, float, float, float | None]] = {
@@ -139,16 +140,11 @@ class Row:
         if name not in self.scores:
             return ""
         digits = ",.0f" if name in WHOLE else ".2f"
-        text = _number(self.scores[name], digits)
+        text = decimal(self.scores[name], digits)
         if name in intervals and name in self.intervals:
-            low, high = (_number(end, digits) for end in self.intervals[name])
+            low, high = (decimal(end, digits) for end in self.intervals[name])
             text += f" [{low}, {high}]"
         return text
-
-
-def _number(value: float, digits: str) -> str:
-    text = format(value, digits)
-    return text if any(digit in text for digit in "123456789") else text.removeprefix("-")
 
 
 def find_results(storage: Path) -> tuple[dict[str, StudyResult], list[str]]:
@@ -351,11 +347,7 @@ def _config(result: StudyResult) -> Mapping[str, Any]:
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {_short(value)}" for key, value in settings.items())
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{key} {short(value)}" for key, value in settings.items())
 
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
