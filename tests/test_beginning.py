@@ -16,7 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from test_conductor import without_ray
 from test_setting import begun, request_, taken
-from test_tracking import empty_store
+from tracked_study import empty_store
 
 from trainables.errors import UserError
 from tuner import conductor, ending, launch, machine, opening, study_tracking

@@ -16,8 +16,8 @@ import requests
 from browser import chromium, free_port, keep, page_of, served
 from playwright.sync_api import Browser, Page, expect
 from test_result import SCORES, result, trial
-from test_tracking import options
 from toy_pipeline import ToyConfig, toy_space
+from tracked_study import options
 
 from cluster.session import session
 from trainables.grid import sample_grid, save_grid

@@ -22,7 +22,7 @@ from picture_files import write_pictures
 from real_cluster import free_port
 from test_faults import below
 from test_result import result
-from test_tracking import checkpoint, options, told_of_two_rungs
+from tracked_study import checkpoint, options, told_of_two_rungs
 
 from trainables.errors import UserError
 from tuner.exit_codes import CANNOT_BE_MET
