@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from trainables.trainable import COMPLETE, FAIL, RUNG
@@ -203,3 +204,37 @@ def test_the_scheduler_answers_in_rays_words():
     done = {"outcome": COMPLETE, "metrics/rung": 1.0, "episodes": [0.5]}
     asha.on_trial_complete(None, trial, done)
     assert asha.rungs.entered == (3, 1)
+
+
+def test_the_first_trial_that_waits_for_a_slot_is_next():
+    """Not one whose process is starting, which would be ended for the one that fell free."""
+
+    class Pending(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    trials = {
+        name: Pending(config={"trial_number": number}, status=status)
+        for name, number, status in (
+            ("running", 0, Trial.RUNNING),
+            ("starting", 1, Trial.PENDING),
+            ("later", 4, Trial.PENDING),
+            ("queued", 3, Trial.PENDING),
+            ("over", 2, Trial.TERMINATED),
+        )
+    }
+    started = {"its process", "another"}
+    controller = SimpleNamespace(
+        _trial_to_actor={
+            trials["running"]: "another",
+            trials["starting"]: "its process",
+            trials["queued"]: "one that waits",
+        },
+        _actor_manager=SimpleNamespace(is_actor_started=started.__contains__),
+        get_live_trials=lambda: {*trials.values()} - {trials["over"]},
+    )
+    asha = Asha(filled([]))
+    assert asha.choose_trial_to_run(controller) is trials["queued"]
+    controller._trial_to_actor.clear()
+    assert asha.choose_trial_to_run(controller) is trials["starting"]
+    controller.get_live_trials = lambda: {trials["running"]}
+    assert asha.choose_trial_to_run(controller) is None

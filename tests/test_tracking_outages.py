@@ -327,8 +327,8 @@ def test_a_server_that_answers_500_now_and_then_gets_everything_in_order(storage
 
     tries, dice = [0], random.Random(0)  # no rhythm: a job of many calls would never be through
 
-    def flaky(name):
-        real = getattr(MlflowClient, name)
+    def flaky(owner, name):
+        real = getattr(owner, name)
 
         def call(*arguments, **named):
             tries[0] += 1
@@ -345,8 +345,9 @@ def test_a_server_that_answers_500_now_and_then_gets_everything_in_order(storage
     tracker = Tracker(None, storage=storage, **options(lines))
     tracker._writer._waits = (0.0,)
     with monkeypatch.context() as patch:
-        for name in ("create_run", "log_batch", "log_artifact", "set_terminated", "search_runs"):
-            patch.setattr(MlflowClient, name, flaky(name))
+        for name in ("create_run", "log_artifact", "set_terminated", "search_runs"):
+            patch.setattr(MlflowClient, name, flaky(MlflowClient, name))
+        patch.setattr(run_store, "write_batch", flaky(run_store, "write_batch"))
         told_of_two_rungs(tracker, storage)
         tracker.close()
     assert tries[0] > 10
@@ -359,20 +360,19 @@ def test_a_rung_that_was_refused_is_delivered_by_the_next_session(storage, monke
     """A proxy or a server's permissions: no second try would have been answered otherwise."""
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
-    from mlflow.tracking import MlflowClient
 
-    real, refused = MlflowClient.log_batch, []
+    real, refused = run_store.write_batch, []
 
-    def forbidden(self, run_id, metrics=(), **named):
-        if any(metric.step == 1000 for metric in metrics) and not refused:
+    def forbidden(path, run_id, *, points, **named):
+        if any(step == 1000 for *_, step in points) and not refused:
             refused.append(run_id)
             raise MlflowException("no access", error_code=PERMISSION_DENIED)
-        return real(self, run_id, metrics=metrics, **named)
+        return real(path, run_id, points=points, **named)
 
     lines: list[str] = []
     tracker = Tracker(None, storage=storage, **options(lines))
     with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "log_batch", forbidden)
+        patch.setattr(run_store, "write_batch", forbidden)
         told_of_two_rungs(tracker, storage)
         tracker.close()
     assert refused

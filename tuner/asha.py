@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from trainables.trainable import COMPLETE, FAIL, RUNG
@@ -28,6 +29,23 @@ class Asha(FIFOScheduler):
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles a scheduler beside the study for restores that never happen."""
         return {}
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The first trial that waits for a slot.
+
+        Ray's own choice is the first that does not run: where many processes start at once that is
+        one whose own process is on its way. It would get the process that has just fallen free, and
+        its own be ended, time and again.
+        """
+        actors = tune_controller._trial_to_actor
+        has_slot = tune_controller._actor_manager.is_actor_started
+        waiting = [
+            trial
+            for trial in tune_controller.get_live_trials()
+            if trial.status == Trial.PENDING
+            and (trial not in actors or not has_slot(actors[trial]))
+        ]
+        return min(waiting, key=lambda trial: trial.config["trial_number"], default=None)
 
     def on_trial_result(
         self,

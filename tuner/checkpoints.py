@@ -15,6 +15,7 @@ from tuner.standing import front_trials, ranked_trials
 
 MOST = 1000  # checkpoints of a study
 SHARE = 0.5  # of the room that there is for them when a session begins
+ROOM = 0.1  # of either that is made at once: to look for what can go takes time
 BEST = 10  # ended trials that the finals may choose from
 _SMALL = {GRID, SMALL, "config.json"}  # kept: MLflow may not have them yet
 _LARGE = ("state.pt", "weights.safetensors")
@@ -57,7 +58,7 @@ class CheckpointCap:
         self._most_bytes = room if most_bytes is None else most_bytes
 
     def rung_reached(self, *event: Any) -> None:
-        """One more: make room if it is one too many."""
+        """One more: make room, for some more as well, if it is one too many."""
         local: Path = event[4]
         self._sizes[local] = _size(local)
         if not self._over():
@@ -68,11 +69,13 @@ class CheckpointCap:
             if path in self._sizes and is_inside(path, journal.folder):
                 _empty(path, checkpoint, journal.bucket)
                 del self._sizes[path]
-            if not self._over():
+            if not self._over(1 - ROOM):
                 return
 
-    def _over(self) -> bool:
-        return len(self._sizes) > self._most or sum(self._sizes.values()) > self._most_bytes
+    def _over(self, share: float = 1.0) -> bool:
+        """Whether there is more than a share of what there may be."""
+        taken = sum(self._sizes.values())
+        return len(self._sizes) > share * self._most or taken > share * self._most_bytes
 
     def trial_started(self, *_event: Any) -> None:
         pass

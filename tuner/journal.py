@@ -153,6 +153,7 @@ class Journal:
                 written, or another version of this package wrote the journal.
         """
         self.folder, self.bucket = (storage / study).resolve(), bucket
+        self._read: dict[int, tuple[FrozenTrial, TrialRecord]] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = hold(self.folder)
@@ -242,11 +243,19 @@ class Journal:
 
     def records(self) -> tuple[TrialRecord, ...]:
         """All trials in order of number, those still waiting to be asked for included."""
-        return tuple(record_of(trial) for trial in self.study.get_trials(deepcopy=False))
+        return tuple(map(self._record, self.study.get_trials(deepcopy=False)))
 
     def record(self, number: int) -> TrialRecord:
         """One trial."""
-        return record_of(self._frozen(number))
+        return self._record(self._frozen(number))
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        """Made once: the storage makes another object of a trial that it changes."""
+        known, record = self._read.get(trial.number, (None, None))
+        if record is None or known is not trial:
+            record = record_of(trial)
+            self._read[trial.number] = trial, record
+        return record
 
     @property
     def began(self) -> float | None:
@@ -345,10 +354,11 @@ class Journal:
         return [r.number for r in self.records() if r.state == "RUNNING" and not r.paused]
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[number]
+        return self._storage.get_trial(self._id(number))
 
     def _id(self, number: int) -> int:
-        return self._frozen(number)._trial_id
+        study = self.study._study_id
+        return self._storage.get_trial_id_from_study_id_trial_number(study, number)
 
 
 def require_format(attrs: Mapping[str, Any], folder: Path) -> None:

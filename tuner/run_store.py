@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from trainables.errors import UserError
+from tuner.sqlite_batches import Point, write_batch
 from tuner.store_client import CHECK_SECONDS, open_client, silence
 from tuner.tracking_uri import (
     SERVERS,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.exceptions import MlflowException
 
+Row = TypeVar("Row")
+
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 900, 100  # MLflow takes 1000 things at once, 100 tags
 MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 8000, 250  # characters
 
@@ -46,8 +49,6 @@ NO_TAGS: Mapping[str, str] = MappingProxyType({})
 NOTE = "mlflow.note.content"  # tag: a run's description, Markdown on its first page
 PICTURES = "mlflow.loggedImages"  # tag: a run has some that MLflow's charts show
 SETTINGS = "trial/config.json"  # artifact: everything that a trial's process was told
-
-Point = tuple[str, float, int, int]  # name, value, Unix time in ms, step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +133,7 @@ class RunStore(Models):
             Exception: whatever stores and drivers raise; `usable` makes one line of it.
         """
         super().__init__(uri)
+        self._database = sqlite_path(uri).resolve() if scheme_of(uri) == "sqlite" else None
         self.experiment_id = self._find_experiment(experiment, storage)
 
     def create(self, name: str, tags: Mapping[str, str], when: int) -> str:
@@ -203,33 +205,40 @@ class RunStore(Models):
         self, run_id: str, points: Sequence[Point], tags: Mapping[str, str] = NO_TAGS
     ) -> None:
         """Write points, in order, and tags after them; points that are there stay single."""
-        from mlflow.entities import Metric
-
-        metrics = [Metric(_fit_key(name), value, when, step) for name, value, when, step in points]
-        self._log(run_id, "metrics", metrics, METRICS_PER_BATCH, tags)
+        fitted = [(_fit_key(name), value, when, step) for name, value, when, step in points]
+        for rows, told in _batches(fitted, METRICS_PER_BATCH, tags):
+            self._write(run_id, points=rows, tags=told)
 
     def log_params(
         self, run_id: str, values: Mapping[str, Any], tags: Mapping[str, str] = NO_TAGS
     ) -> None:
         """Write parameters, cut to the length that MLflow takes, and tags after them; parameters
         cannot be changed later."""
-        from mlflow.entities import Param
+        fitted = [(_fit_key(name), str(value)[:MAX_PARAM]) for name, value in values.items()]
+        for rows, told in _batches(fitted, PARAMS_PER_BATCH, tags):
+            self._write(run_id, params=dict(rows), tags=told)
 
-        params = [Param(_fit_key(name), str(v)[:MAX_PARAM]) for name, v in values.items()]
-        self._log(run_id, "params", params, PARAMS_PER_BATCH, tags)
-
-    def _log(
-        self, run_id: str, kind: str, rows: Sequence[Any], most: int, tags: Mapping[str, str]
+    def _write(
+        self,
+        run_id: str,
+        *,
+        points: Sequence[Point] = (),
+        params: Mapping[str, str] = NO_TAGS,
+        tags: Mapping[str, str],
     ) -> None:
-        """Write rows in batches of at most `most`, the tags with the last one."""
-        from mlflow.entities import RunTag
+        """Write a batch, within MLflow's limits but for the tags' length."""
+        from mlflow.entities import Metric, Param, RunTag
 
-        last = [RunTag(key, value) for key, value in _fit_tags(tags).items()]
-        starts = range(0, max(1, len(rows)), most)
-        for start in starts:
-            batch: dict[str, Any] = {kind: rows[start : start + most]}
-            told = last if start == starts[-1] else []
-            self._client.log_batch(run_id, **batch, tags=told, synchronous=True)
+        told, file = _fit_tags(tags), self._database
+        if file and write_batch(file, run_id, points=points, params=params, tags=told):
+            return
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(*point) for point in points],
+            params=[Param(*param) for param in params.items()],
+            tags=[RunTag(*tag) for tag in told.items()],
+            synchronous=True,
+        )
 
     def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, at most 100 of them."""
@@ -415,6 +424,16 @@ def _quoted(value: str) -> str:
     if not re.fullmatch(r"[\w .:+-]*", value):
         raise ValueError(f"{value!r} cannot be looked for in a tracking store")
     return f"'{value}'"
+
+
+def _batches(
+    rows: Sequence[Row], most: int, tags: Mapping[str, str]
+) -> Iterator[tuple[Sequence[Row], Mapping[str, str]]]:
+    """At most `most` rows at once, and the tags with the last of them; one batch if there are no
+    rows."""
+    starts = range(0, max(1, len(rows)), most)
+    for start in starts:
+        yield rows[start : start + most], tags if start == starts[-1] else NO_TAGS
 
 
 def _fit_key(name: str) -> str:

@@ -255,6 +255,7 @@ class Standings:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[FrozenTrial, Standing | None]] = {}
+        self._lessons: dict[int, tuple[FrozenTrial, FrozenTrial]] = {}
 
     def of(self, trial: FrozenTrial, objectives: Sequence[str]) -> Standing | None:
         """How far a trial came, and its losses there; None if it has nothing to tell."""
@@ -263,6 +264,16 @@ class Standings:
             standing = _standing(trial, objectives)
             self._known[trial.number] = trial, standing
         return standing
+
+    def lesson(self, trial: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
+        """The trial as if it were COMPLETE with `values`, until it is asked for again."""
+        seen, lesson = self._lessons.get(trial.number, (None, None))
+        if lesson is None or seen is not trial:
+            lesson = copy.copy(trial)
+            lesson.state = TrialState.COMPLETE
+            self._lessons[trial.number] = trial, lesson
+        lesson.values = values
+        return lesson
 
 
 def lessons(
@@ -296,10 +307,10 @@ def lessons(
         for trial in trials
         if not trial.user_attrs.get("overrides")
     ]
-    keys = [standing for _, standing in there if standing is not None]
-    places = np.array(
-        [_places([(-far, key[n]) for far, key in keys]) for n in range(len(objectives))]
-    )
+    keys = np.array(
+        [(-standing[0], *standing[1]) for _, standing in there if standing is not None]
+    ).reshape(-1, 1 + len(objectives))
+    places = np.array([_places(keys[:, [0, n]]) for n in range(1, 1 + len(objectives))])
     kept = iter(_kept(places))
     seen: list[FrozenTrial] = []
     own = iter(places.T.tolist())
@@ -310,9 +321,7 @@ def lessons(
             continue
         values = losses(next(own), objectives)  # back to the study's own signs
         if next(kept):
-            trial = copy.copy(trial)
-            trial.state, trial.values = TrialState.COMPLETE, values
-            seen.append(trial)
+            seen.append(known.lesson(trial, values))
     return seen
 
 
@@ -337,10 +346,15 @@ def _standing(trial: FrozenTrial, objectives: Sequence[str]) -> Standing | None:
     return sum(rung.complete for rung in rungs), losses(values, objectives)
 
 
-def _places(keys: Sequence[tuple[float, float]]) -> npt.NDArray[np.float64]:
-    """Normal scores of the ranks of `keys`, lowest first; equal keys share their mean rank."""
-    if not keys:
+def _places(keys: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Normal scores of the ranks of `keys` [trial, 2], lowest first, by the first column and then
+    by the second; equal keys share their mean rank."""
+    if not len(keys):
         return np.empty(0)
-    _, group, sizes = np.unique(np.array(keys), axis=0, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(sizes) - (sizes - 1) / 2)[group.reshape(-1)]  # from 1
+    order = np.lexsort(keys.T[::-1])
+    ordered = keys[order]
+    begins = np.append(True, (ordered[1:] != ordered[:-1]).any(axis=1))  # of equal ones
+    sizes = np.diff(np.append(np.flatnonzero(begins), len(keys)))
+    ranks = np.empty(len(keys))
+    ranks[order] = (np.cumsum(sizes) - (sizes - 1) / 2)[np.cumsum(begins) - 1]  # from 1
     return np.asarray(ndtri((ranks - 0.5) / len(keys)), dtype=np.float64)

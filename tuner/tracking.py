@@ -20,7 +20,8 @@ from tuner.outcome import finished_at, write_outcome
 from tuner.pages import INTERVAL, SAMPLES, ends, trial_note
 from tuner.ranking import COLUMNS, trial_title
 from tuner.result import Data, StudyResult, TrackingPlace
-from tuner.run_store import NOTE, PICTURES, SETTINGS, Point, flatten, is_passing, picture, usable
+from tuner.run_store import NOTE, PICTURES, SETTINGS, flatten, is_passing, picture, usable
+from tuner.sqlite_batches import Point
 from tuner.study_runs import MARKER, RUN_STATUS, Beginning, StudyRuns
 from tuner.tracking_uri import reason, resolve_uri, strip_credentials
 from tuner.writer import OrderedWriter

@@ -323,7 +323,12 @@ def memory() -> Section:
         columns=("what", "unit", "value", "target"),
         rows=[
             ("largest resident size of a trial's process", "GB", f"{peak / 1e9:.2f}", "1.2"),
-            ("growth over the last nine tenths", "MB", f"{growth / 1e6:+.1f}", "0"),
+            (
+                "growth of what it allocates over the last nine tenths",
+                "MB",
+                f"{growth / 1e6:+.1f}",
+                "0",
+            ),
             ("of the pictures, a process's own", "MB", f"{private / 1e6:.1f}", "0"),
         ],
         misses=tuple(misses),

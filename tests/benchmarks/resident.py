@@ -25,9 +25,19 @@ def resident_bytes() -> int:
 
 def peak_bytes() -> int:
     """The most that this process ever had resident; `getrusage` counts its parent's, too."""
+    return _status("VmHWM")
+
+
+def anonymous_bytes() -> int:
+    """What this process allocated and has resident: without files, of which it maps the pictures
+    page by page as tasks draw them."""
+    return _status("RssAnon")
+
+
+def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
-    (peak,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    return peak * 1024
+    (value,) = (int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    return value * 1024
 
 
 def own_bytes(folder: str) -> int:
@@ -43,8 +53,9 @@ def own_bytes(folder: str) -> int:
 
 
 def measured(context: dict[str, Any], iterations: int) -> dict[str, float]:
-    """Bytes: growth over the last nine tenths of the iterations of a small net, the peak after one
-    iteration of the largest of width 16, and the pictures' part that is not shared."""
+    """Bytes: growth of what is allocated over the last nine tenths of the iterations of a small
+    net, the peak after one iteration of the largest of width 16, and the pictures' part that is not
+    shared."""
     assert TrialTrainable
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -52,9 +63,9 @@ def measured(context: dict[str, Any], iterations: int) -> dict[str, float]:
     trial = ReptileTrial(asdict(config), StudyContext(**context), 0)
     each = trial.least_flops
     trial.train(each * iterations / 10)
-    before = resident_bytes()
+    before = anonymous_bytes()
     trial.train(each * iterations)
-    growth = resident_bytes() - before
+    growth = anonymous_bytes() - before
     large = replace(config, architecture="dcgan", meta_batch=4)
     ReptileTrial(asdict(large), StudyContext(**context), 0).train(1.0)
     return {
