@@ -64,10 +64,10 @@ def page_of(browser: Browser) -> Iterator[Page]:
     assert not outside, f"asked for {sorted(outside)}"
 
 
-def keep(page: Page, name: str) -> None:
-    """A screenshot for people."""
+def keep(page: Page, name: str, *, whole: bool = False) -> None:
+    """A screenshot for people: of what is seen, or of the whole page."""
     SCREENSHOTS.mkdir(exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=whole)
 
 
 def free_port() -> int:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from browser import chromium
+from browser import chromium, keep
 from PIL import Image, ImageDraw
 
 from trainables.data_card import DataCard
@@ -244,6 +244,17 @@ def test_without_a_name_the_newest_champion_comes_first(tmp_path: Path) -> None:
     assert demo.sources(None, str(tmp_path)) == ["newest", "newer", "oldest"]
     assert demo.sources("newer", str(tmp_path)) == ["newer", "newest", "oldest"]
     assert demo.sources("models:/a@champion", "s3://bucket/runs") == ["models:/a@champion"]
+
+
+def test_a_champion_that_cannot_be_opened_is_passed_over() -> None:
+    def opened(name: str) -> Any:
+        if name != "whole":
+            raise UserError(f"{name} is damaged")
+        return blends(title=name)
+
+    assert demo.from_first_usable(["damaged", "whole", "old"], opened) == ["whole", "old"]
+    with pytest.raises(UserError, match="other is damaged"):
+        demo.from_first_usable(["damaged", "other"], opened)
 
 
 def test_a_newcomer_is_told_what_makes_a_champion(
@@ -476,7 +487,7 @@ def test_four_drawings_by_mouse_become_pictures(
         expect(pictures).to_have_count(2 * COUNT)
         slider.press("End")
         expect(page.get_by_text("After 36 adaptation steps")).to_be_visible()
-        shoot(page, tmp_path)
+        shoot(page)
         page.get_by_role("tab", name="Example").click()
         expect(page.get_by_text("From the classes that the model was tested on.")).to_be_visible()
         press.click()  # and Ctrl-C in the midst of it
@@ -500,12 +511,11 @@ def scribble(page: Page, number: int) -> None:
             (page.mouse.up if turn else page.mouse.down)()
 
 
-def shoot(page: Page, folder: Path) -> None:
-    """Pictures of the page for whoever wants to look, in `SCREENSHOTS` if that is set."""
-    folder = Path(os.environ.get("SCREENSHOTS", folder))
+def shoot(page: Page) -> None:
+    """The page, light and dark, and as a phone shows it."""
     for scheme, width in (("light", 1200), ("dark", 1200), ("light", 390)):
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": width, "height": 1000})
         page.evaluate("scheme => document.body.classList.toggle('dark', scheme == 'dark')", scheme)
-        page.screenshot(path=folder / f"demo-{scheme}-{width}.png", full_page=True)
+        keep(page, f"demo-{scheme}-{width}", whole=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width

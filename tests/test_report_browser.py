@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import chromium
+from browser import chromium, keep
 from test_report import drawn, many
 
 from tuner.report_page import write_report
@@ -29,8 +29,6 @@ COLOURS = """() => [
   getComputedStyle(document.body).color,
 ]"""
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -49,9 +47,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_page_is_read_in_every_mode(
-    browser: Any, page_file: Path, mode: str, tmp_path: Path
-) -> None:
+def test_the_page_is_read_in_every_mode(browser: Any, page_file: Path, mode: str) -> None:
     context = browser.new_context(**MODES[mode])
     page = context.new_page()
     troubles: list[str] = []
@@ -71,7 +67,7 @@ def test_the_page_is_read_in_every_mode(
     text, ink = page.evaluate(COLOURS)
     assert text == ink
     assert ink == ("rgb(233, 235, 238)" if mode == "dark" else "rgb(26, 29, 33)")
-    page.screenshot(path=tmp_path / f"{mode}.png", full_page=True)
+    keep(page, f"report-{mode}", whole=True)
     assert troubles == []
     assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()]
     context.close()

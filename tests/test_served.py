@@ -43,7 +43,7 @@ def registered(storage: Path) -> tuple[str, Path]:
     run = store.create("study", {}, when=0)
     for name in ("config.json", "weights.safetensors"):
         store.log_file(run, kept / name, MODEL)
-    store.log_text(run, mlmodel(run, MODEL), f"{MODEL}/MLmodel")
+    store.log_bytes(run, mlmodel(run, MODEL).encode(), f"{MODEL}/MLmodel")
     store.crown("mine", store.register("mine", run, MODEL, {}))
     return uri, kept
 

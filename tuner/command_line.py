@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NoReturn
 
 from trainables.errors import UserError
@@ -32,6 +34,12 @@ def add_plugin_option(parser: argparse.ArgumentParser) -> None:
         help="Python file of your own that registers experiments, pipelines, generators or data "
         "sets (repeatable); those of installed packages need no naming",
     )
+
+
+def plugin_options(command: str) -> list[str]:
+    """The words by which a command names its plugins: `--plugin FILE` for each."""
+    words = pairwise(shlex.split(command))
+    return [word for pair in words if pair[0] == "--plugin" for word in pair]
 
 
 def add_storage_option(parser: argparse.ArgumentParser) -> None:

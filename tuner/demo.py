@@ -13,7 +13,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from trainables.addresses import is_address
@@ -82,6 +83,23 @@ def sources(name: str | None, storage: str) -> list[str]:
     return found
 
 
+def from_first_usable(names: list[str], opened: Callable[[str], Model]) -> list[str]:
+    """Those from the first on that can be opened: the newest may be damaged.
+
+    Raises:
+        UserError: none can; what is wrong with the last one.
+    """
+    for at, name in enumerate(names):
+        try:
+            opened(name)
+        except UserError:
+            if at == len(names) - 1:
+                raise
+        else:
+            return names[at:]
+    return names
+
+
 def free_port(host: str, port: int | None) -> int:
     """The port, or the first free one of ours.
 
@@ -117,11 +135,14 @@ def _serve(arguments: argparse.Namespace) -> int:
         os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"localhost,{LOOPBACK},{host}")
         from tuner.demo_page import Studio, open_page
 
+        @cache
         def opened(name: str) -> Model:
             if name != arguments.name:  # one of `champions`, and not of the registry
                 return Model.open(str(Path(arguments.storage).absolute() / name))
             return Model.open(name, storage=arguments.storage, tracking_uri=arguments.tracking_uri)
 
+        if arguments.name is None:
+            names = from_first_usable(names, opened)
         studio = Studio(names, opened, storage=Path(arguments.storage), folder=Path(folder))
         with open_page(studio, host, port) as address:
             print(f"{studio.model(names[0]).title}: {address} (Ctrl-C ends it)", flush=True)

@@ -5,8 +5,10 @@ After Mitchell et al., Model Cards for Model Reporting, 2019, https://arxiv.org/
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 
+from tuner.command_line import plugin_options
 from tuner.pages import plain, run_page, tested
 from tuner.ranking import cells, gate_line
 from tuner.result import StudyResult
@@ -20,7 +22,8 @@ LICENCES = {
 }
 USE = (
     "**Intended use.** New pictures of a class from four pictures of it, for research on few-shot "
-    "generation: `python -m tuner.generate {name} --shots a.png b.png c.png d.png --out new.png`."
+    "generation: `python -m tuner.generate {name} --shots a.png b.png c.png d.png --out "
+    "new.png{plugins}`."
 )
 LIMITS = (
     "**Limits.** It knows the kind of pictures it was trained on, at {size} x {size} pixels, and "
@@ -56,7 +59,7 @@ def version_note(
     parts = [
         f"{_headline(result)}{plain(gate_line(result))}. {plain(result.verdict)}",
         tested(result),
-        USE.format(name=result.gate.name),
+        USE.format(name=result.gate.name, plugins=_plugins(result)),
         _limits(result),
         _data(result),
         _lineage(result, tags, experiment_id, run_id),
@@ -70,6 +73,12 @@ def _headline(result: StudyResult) -> str:
         return ""
     loss, joint, *_ = cells(result.test.metrics)
     return f"L {loss}, J {joint} on test classes. "
+
+
+def _plugins(result: StudyResult) -> str:
+    """What its command must name beside."""
+    options = plugin_options(result.commands.get("search_on", ""))
+    return "".join(f" {shlex.quote(word)}" for word in options)
 
 
 def _limits(result: StudyResult) -> str:

@@ -37,7 +37,7 @@ def write_outcome(runs: StudyRuns, result: StudyResult, identity: Mapping[str, s
     best = result.best
     files = [] if best is None else [best.grid, best.weights, best.config]
     paths = [result.folder / path for path in files if path is not None]
-    store.log_text(run_id, json.dumps(result.to_dict(), indent=2), "result.json")
+    store.log_bytes(run_id, json.dumps(result.to_dict(), indent=2).encode(), "result.json")
     for report in (result.folder / REPORT, result.folder / REPORT_TWIN):
         if report.is_file():
             store.log_file(run_id, report)
@@ -81,7 +81,8 @@ def _register(
     own = {k: v for k, v in runs.tags.items() if not k.startswith(OF_THE_RUN)}
     tags = own | dict(identity)
     tags |= {f"test_{name}": f"{scores[name]:.4f}" for name in COLUMNS if name in scores}
-    runs.store.log_text(runs.study, mlmodel(runs.study, folder), f"{folder}/MLmodel")
+    described = mlmodel(runs.study, folder).encode()
+    runs.store.log_bytes(runs.study, described, f"{folder}/MLmodel")
     version = runs.store.register(gate.name, runs.study, folder, tags)
     card = version_note(result, tags, runs.store.experiment_id, runs.study)
     runs.store.describe(gate.name, model_note(gate.name, result.experiment), version, card)

@@ -10,12 +10,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 
 import numpy as np
 
 from tuner import bootstrap
-from tuner.command_line import STORAGE
+from tuner.command_line import STORAGE, plugin_options
 from tuner.journal import TrialRecord
 from tuner.ranking import (
     BASELINES,
@@ -381,10 +380,7 @@ def _where(result: StudyResult, storage: str) -> list[str]:
     tracking = result.tracking
     if tracking is not None and tracking.uri != default_uri(result.folder.parent):
         words += ["--tracking-uri", tracking.uri]
-    resume = shlex.split(result.commands.get("search_on", ""))
-    for option, value in pairwise(resume):
-        words += [option, value] if option == "--plugin" else []
-    return words
+    return words + plugin_options(result.commands.get("search_on", ""))
 
 
 def _use(result: StudyResult, storage: str) -> Iterator[Command]:

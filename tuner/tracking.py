@@ -6,7 +6,6 @@ The driver alone writes, in a background thread, so that the search never waits 
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -161,7 +160,7 @@ class Tracker:
                 store.reopen(run_id)
                 store.log_tags(run_id, running)
             else:
-                store.log_text(run_id, text, "config.json")
+                store.log_bytes(run_id, text.encode(), "config.json")
                 store.log_params(run_id, values, running)
 
         self._put(write, of=number)
@@ -229,7 +228,7 @@ class Tracker:
                 # A kill may have come amid the rung; later points carry another time.
                 points = store.without_known(run_id, points)
             if settings is not None:
-                self._log_bytes(run_id, settings, SETTINGS)
+                store.log_bytes(run_id, settings, SETTINGS)
             told = dict(tags)
             if grid is not None:
                 name = store.log_picture(run_id, grid, small or grid, SAMPLES, rung, at)
@@ -367,13 +366,6 @@ class Tracker:
 
     def _run_of(self, number: int) -> str:
         return self._runs.trial(number, self._beginnings[number])
-
-    def _log_bytes(self, run_id: str, content: bytes, name: str) -> None:
-        target = Path(name)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, target.name)
-            path.write_bytes(content)
-            self._runs.store.log_file(run_id, path, str(target.parent))
 
 
 def provenance_tags(
