@@ -17,7 +17,7 @@ ACTORS_SECONDS = 6.0  # until the first trial can see that the search is over
 TEST_SECONDS = 20.0  # baselines and tests, where no time is left for finals
 DRIVER_BYTES = 2.0e9  # resident: Python, torch, Ray, MLflow and the pictures
 TRIAL_BYTES = 1.2e9  # resident, of a trial's process
-CHECKPOINT_BYTES = 33e6  # kept of a trial, all its rungs together
+CHECKPOINT_BYTES = 28e6  # kept of a trial, all its rungs together
 FULL_SHARE = 1 / 3  # of the planned trials come to the last rung
 
 PARTS = ("start", "preparation", "search", "end")  # of a study's time
