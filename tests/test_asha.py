@@ -1,6 +1,7 @@
 import math
 import pickle
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from trainables.trainable import COMPLETE, FAIL, RUNG
-from tuner.asha import Asha
+from tuner.asha import LONGEST_START_SECONDS, Asha
 from tuner.rungs import _UNTOLD, Rungs
 
 scores = st.lists(st.floats(-10, 10), min_size=3, max_size=3)
@@ -206,35 +207,68 @@ def test_the_scheduler_answers_in_rays_words():
     assert asha.rungs.entered == (3, 1)
 
 
-def test_the_first_trial_that_waits_for_a_slot_is_next():
-    """Not one whose process is starting, which would be ended for the one that fell free."""
+class Pending(SimpleNamespace):
+    """One of Ray's trials."""
 
-    class Pending(SimpleNamespace):
-        __hash__ = object.__hash__
+    __hash__ = object.__hash__
 
+
+@pytest.fixture
+def controller():
+    """Ray's, with a trial in each state; `trials` by name, `free` processes by kind."""
     trials = {
-        name: Pending(config={"trial_number": number}, status=status)
-        for name, number, status in (
-            ("running", 0, Trial.RUNNING),
-            ("starting", 1, Trial.PENDING),
-            ("later", 4, Trial.PENDING),
-            ("queued", 3, Trial.PENDING),
-            ("over", 2, Trial.TERMINATED),
+        name: Pending(
+            trial_id=name,
+            config={"trial_number": number},
+            status=status,
+            placement_group_factory=kind,
+        )
+        for name, number, status, kind in (
+            ("running", 0, Trial.RUNNING, "small"),
+            ("starting", 1, Trial.PENDING, "small"),
+            ("over", 2, Trial.TERMINATED, "small"),
+            ("large", 3, Trial.PENDING, "large"),
+            ("queued", 4, Trial.PENDING, "small"),
+            ("later", 5, Trial.PENDING, "small"),
         )
     }
-    started = {"its process", "another"}
-    controller = SimpleNamespace(
+    started = {"another", "its process"}
+    return SimpleNamespace(
+        trials=trials,
+        free=set(),
         _trial_to_actor={
             trials["running"]: "another",
             trials["starting"]: "its process",
             trials["queued"]: "one that waits",
         },
         _actor_manager=SimpleNamespace(is_actor_started=started.__contains__),
+        _actor_cache=SimpleNamespace(),
         get_live_trials=lambda: {*trials.values()} - {trials["over"]},
     )
+
+
+def chosen(asha, controller):
+    controller._actor_cache.has_cached_object = controller.free.__contains__
+    trial = asha.choose_trial_to_run(controller)
+    return trial and trial.trial_id
+
+
+def test_the_first_trial_that_waits_for_a_slot_is_next(controller):
+    """Not one whose process is starting, which would be ended for the one that fell free."""
     asha = Asha(filled([]))
-    assert asha.choose_trial_to_run(controller) is trials["queued"]
+    assert chosen(asha, controller) == "large"
+    controller.free.add("small")
+    assert chosen(asha, controller) == "queued"
     controller._trial_to_actor.clear()
-    assert asha.choose_trial_to_run(controller) is trials["starting"]
-    controller.get_live_trials = lambda: {trials["running"]}
-    assert asha.choose_trial_to_run(controller) is None
+    assert chosen(asha, controller) == "starting"
+    controller.get_live_trials = lambda: {controller.trials["running"]}
+    assert chosen(asha, controller) is None
+
+
+def test_a_trial_whose_process_does_not_come_waits_again(controller, monkeypatch):
+    asha = Asha(filled([]))
+    controller.free.add("small")
+    assert chosen(asha, controller) == "queued"
+    now = time.monotonic() + LONGEST_START_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert chosen(asha, controller) == "starting"

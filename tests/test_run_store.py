@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from tracked_study import (
 )
 
 from trainables.errors import UserError
-from tuner.run_store import Models, flatten, is_passing
+from tuner.run_store import Models, RunStore, flatten, is_passing
 from tuner.tracking import Tracker
 from tuner.tracking_uri import default_uri
 
@@ -157,3 +158,48 @@ def test_a_store_that_answers_nonsense_does_not_say_that_there_is_no_champion(
     monkeypatch.setattr(MlflowClient, "get_model_version_by_alias", nonsense)
     with pytest.raises(MlflowException, match="html"):
         models.champion("reptile_omniglot")
+
+
+@pytest.fixture
+def store(storage, empty_store):
+    """A store of its own, with a run."""
+    opened = RunStore(default_uri(storage), experiment="own", storage=storage)
+    return opened, opened.create("a run", {}, when=0)
+
+
+def test_artifacts_are_whole_or_as_they_were(store, storage, tmp_path, monkeypatch):
+    """Somebody may be reading them, and a disk be full."""
+    opened, run = store
+    opened.log_bytes(run, b"before", "best/weights")
+    (there,) = storage.glob("mlartifacts/own/*/artifacts/best/weights")
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    new = tmp_path / "weights"
+    new.write_bytes(b"after")
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space"):
+            opened.log_bytes(run, b"after", "best/weights")
+        with pytest.raises(OSError, match="No space"):
+            opened.log_file(run, new, "best")
+    assert [(p.name, p.read_bytes()) for p in there.parent.iterdir()] == [("weights", b"before")]
+    with there.open("rb") as reader:
+        opened.log_file(run, new, "best")
+        assert reader.read() == b"before"
+    assert there.read_bytes() == b"after"
+    opened.log_file(run, there, "best")  # itself
+    assert there.read_bytes() == b"after"
+
+
+def test_artifacts_do_not_write_through_links(store, storage, tmp_path):
+    opened, run = store
+    opened.log_bytes(run, b"before", "config.json")
+    (there,) = storage.glob("mlartifacts/own/*/artifacts/config.json")
+    own = tmp_path / "own"
+    own.write_bytes(b"mine")
+    there.unlink()
+    there.symlink_to(own)
+    opened.log_bytes(run, b"after", "config.json")
+    assert (own.read_bytes(), there.read_bytes()) == (b"mine", b"after")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -9,6 +11,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from trainables.trainable import COMPLETE, FAIL, RUNG
 from tuner.rungs import Rungs
+
+LONGEST_START_SECONDS = 120.0  # of a process that is still waited for
 
 
 class Asha(FIFOScheduler):
@@ -25,6 +29,7 @@ class Asha(FIFOScheduler):
         """Decide by `rungs`, which the caller may have filled from the journal."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.rungs = rungs
+        self._starting: dict[str, float] = {}  # since when, by Ray's id of the trial
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles a scheduler beside the study for restores that never happen."""
@@ -35,17 +40,22 @@ class Asha(FIFOScheduler):
 
         Ray's own choice is the first that does not run: where many processes start at once that is
         one whose own process is on its way. It would get the process that has just fallen free, and
-        its own be ended, time and again.
+        its own be ended, time and again. One whose process does not come at all counts as waiting
+        after a while.
         """
-        actors = tune_controller._trial_to_actor
-        has_slot = tune_controller._actor_manager.is_actor_started
-        waiting = [
-            trial
-            for trial in tune_controller.get_live_trials()
-            if trial.status == Trial.PENDING
-            and (trial not in actors or not has_slot(actors[trial]))
-        ]
-        return min(waiting, key=lambda trial: trial.config["trial_number"], default=None)
+        pending = [t for t in tune_controller.get_live_trials() if t.status == Trial.PENDING]
+        now = time.monotonic()
+        starting = [t for t in pending if _has_slot(tune_controller, t)]
+        self._starting = {t.trial_id: self._starting.get(t.trial_id, now) for t in starting}
+        long_ago = now - LONGEST_START_SECONDS
+        waiting = [t for t in pending if self._starting.get(t.trial_id, -math.inf) < long_ago]
+        is_free = tune_controller._actor_cache.has_cached_object
+
+        def rank(trial: Any) -> tuple[bool, int]:
+            """First those for which a process of their kind is free."""
+            return not is_free(trial.placement_group_factory), trial.config["trial_number"]
+
+        return min(waiting, key=rank, default=None)
 
     def on_trial_result(
         self,
@@ -71,3 +81,9 @@ class Asha(FIFOScheduler):
             self.rungs.restore(rung, number, result["episodes"], paused=False, reference=reference)
         elif result["outcome"] == FAIL:
             self.rungs.forget(trial.config["trial_number"])
+
+
+def _has_slot(tune_controller: Any, trial: Any) -> bool:
+    """Whether a process was begun for a trial that does not run yet."""
+    actor = tune_controller._trial_to_actor.get(trial)
+    return actor is not None and tune_controller._actor_manager.is_actor_started(actor)

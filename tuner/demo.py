@@ -84,7 +84,7 @@ def sources(name: str | None, storage: str) -> list[str]:
 
 
 def from_first_usable(names: list[str], opened: Callable[[str], Model]) -> list[str]:
-    """Those from the first on that can be opened: the newest may be damaged.
+    """Those from the first on that can be opened: the newest may be damaged, and is named.
 
     Raises:
         UserError: none can; what is wrong with the last one.
@@ -92,9 +92,10 @@ def from_first_usable(names: list[str], opened: Callable[[str], Model]) -> list[
     for at, name in enumerate(names):
         try:
             opened(name)
-        except UserError:
+        except UserError as error:
             if at == len(names) - 1:
                 raise
+            print(f"{name} is passed over: {error}", file=sys.stderr)
         else:
             return names[at:]
     return names

@@ -242,14 +242,12 @@ def as_png(picture: Bytes) -> bytes:
 
 def _folder_of(source: str) -> Path | None:
     """The champion's folder, if a folder is named at all: it, or that of its study."""
-    if is_address(source):
-        return None
     path = Path(source).expanduser()
+    if is_address(source) or (os.sep not in source and not (path / FILES[0]).is_file()):
+        return None
     for folder in (path, path / CHAMPION):
         if (folder / FILES[0]).is_file():
             return folder.absolute()
-    if os.sep not in source:
-        return None
     raise UserError(
         f"MODEL must be the folder of a champion (with {' and '.join(FILES)}) or of a study that "
         f"has one, got {source!r}."

@@ -259,12 +259,14 @@ class RunStore(Models):
         if (root := self._folder(run_id)) is None:
             self._client.log_artifact(run_id, str(path), folder)
         else:
-            shutil.copyfile(path, _target(root, Path(folder or "", path.name)))
+            with _in_place_of(root / (folder or "") / path.name) as new:
+                shutil.copyfile(path, new)
 
     def log_bytes(self, run_id: str, content: bytes, name: str) -> None:
         """Write an artifact, in place of one of the same name."""
         if (root := self._folder(run_id)) is not None:
-            _target(root, Path(name)).write_bytes(content)
+            with _in_place_of(root / name) as new:
+                new.write_bytes(content)
             return
         *folders, file = Path(name).parts
         with tempfile.TemporaryDirectory() as place:
@@ -445,11 +447,23 @@ def _folder_at(uri: str) -> Path | None:
     return Path(url2pathname(urlsplit(uri).path)) if scheme_of(uri) == "file" else None
 
 
-def _target(root: Path, name: Path) -> Path:
-    """Where an artifact goes, in a folder that is there."""
-    target = root / name
+@contextmanager
+def _in_place_of(target: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of an artifact when it is whole: somebody may be
+    reading that one, and a kill may come.
+
+    Its folder is made. MLflow lists no file of the new one's name.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    return target
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".artifact.uploading.")
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)  # mkstemp makes it the owner's alone
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def _quoted(value: str) -> str:
