@@ -25,7 +25,8 @@ from tuner.conductor import _Study
 from tuner.contenders import Played
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
 from tuner.final_round import Ended
-from tuner.journal import Journal, is_begun, is_free
+from tuner.journal import Journal
+from tuner.journal_file import is_begun, is_free
 from tuner.machine import Speed
 from tuner.plan import Plan
 from tuner.request import Request

@@ -21,13 +21,15 @@ from tracked_study import options
 
 from cluster.session import session
 from trainables.grid import sample_grid, save_grid
-from tuner.journal import LOG, Journal, RungRecord
+from tuner.journal import Journal
+from tuner.journal_file import LOG
 from tuner.pages import run_page, view_page
 from tuner.recorder import told
 from tuner.result import TrackingPlace
 from tuner.summary import optuna_command
 from tuner.tracking import Tracker
 from tuner.tracking_uri import UI_PORT, ui_command
+from tuner.trial_records import RungRecord
 
 pytestmark = [
     pytest.mark.slow,

@@ -16,8 +16,8 @@ from trainables.tasks import Split
 from tuner import breakdown, champion
 from tuner.breakdown import Breakdown
 from tuner.champion import Challenge, decide, identity
+from tuner.registered_models import Version
 from tuner.result import Gate
-from tuner.run_store import Version
 
 NOISE = np.random.default_rng(0).normal(0, 1, 20)
 OWN = {"pipeline": "reptile", "split": "abc"}

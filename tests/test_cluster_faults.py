@@ -31,9 +31,10 @@ from test_faults_launch import LEAVING, RAYS_PATIENCE, Study, require_finished
 
 from trainables.weights import read_state
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
-from tuner.journal import Journal, TrialRecord, step_of
+from tuner.journal import Journal
 from tuner.known_points import trial_seed
 from tuner.tracking import MARKER
+from tuner.trial_records import TrialRecord, step_of
 
 pytestmark = [
     pytest.mark.cluster,

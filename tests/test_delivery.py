@@ -23,8 +23,9 @@ from tuner.exit_codes import INTERRUPTED
 from tuner.final_round import FinalRound, own_identity
 from tuner.journal import DELIVERED, Journal
 from tuner.plan import Plan
+from tuner.registered_models import Models
 from tuner.result import Gate, load
-from tuner.run_store import Models, RunStore
+from tuner.run_store import RunStore
 from tuner.setting import Setting
 from tuner.tracking_uri import default_uri
 

@@ -246,17 +246,6 @@ def test_without_a_name_the_newest_champion_comes_first(tmp_path: Path) -> None:
     assert demo.sources("models:/a@champion", "s3://bucket/runs") == ["models:/a@champion"]
 
 
-def test_a_champion_that_cannot_be_opened_is_passed_over() -> None:
-    def opened(name: str) -> Any:
-        if name != "whole":
-            raise UserError(f"{name} is damaged")
-        return blends(title=name)
-
-    assert demo.from_first_usable(["damaged", "whole", "old"], opened) == ["whole", "old"]
-    with pytest.raises(UserError, match="other is damaged"):
-        demo.from_first_usable(["damaged", "other"], opened)
-
-
 def test_a_newcomer_is_told_what_makes_a_champion(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,6 +296,23 @@ def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
     (tmp_path / "own").mkdir()
     names = ("one", "two")
     return Studio(names, lambda title: blends(title=title), storage=tmp_path, folder=tmp_path)
+
+
+def test_champions_that_cannot_be_opened_are_passed_over(studio: Studio) -> None:
+    lines: list[str] = []
+
+    def opened(name: str) -> Any:
+        if name != "whole":
+            raise UserError(f"the files of {name} are damaged")
+        return blends(title=name)
+
+    studio._opened, studio.names = opened, ["new", "whole", "old"]
+    studio.pass_over(lines.append)
+    assert studio.names == ["whole", "old"]
+    assert lines == ["new is passed over: the files of new are damaged"]
+    studio.names = ["new", "old"]
+    with pytest.raises(UserError, match="files of old are damaged"):
+        studio.pass_over(lines.append)
 
 
 def test_a_press_shows_every_stop_and_ends_at_the_studys_own(studio: Studio) -> None:

@@ -24,11 +24,12 @@ from toy_study import BRANCHING, ToyExperiment, ToyPlan, branching_space
 
 from tuner import study as study_module
 from tuner.exit_codes import BROKEN_DOWN
-from tuner.journal import Journal, TrialRecord
+from tuner.journal import Journal
 from tuner.known_points import trial_seed
 from tuner.recorder import Recorder
 from tuner.study import run_study
 from tuner.tracking_uri import default_uri
+from tuner.trial_records import TrialRecord
 
 TRIALS = 8
 

@@ -25,10 +25,11 @@ from test_faults import COMMANDS, below
 
 from tuner import result
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
-from tuner.journal import Journal, TrialRecord, step_of
+from tuner.journal import Journal
 from tuner.recorder import RETRIES
 from tuner.tracking import MARKER
 from tuner.tracking_uri import default_uri
+from tuner.trial_records import TrialRecord, step_of
 
 pytestmark = [
     pytest.mark.faults,

@@ -15,9 +15,9 @@ from toy_pipeline import toy_context
 from trainables.pipeline import StudyContext
 from tuner import final_round
 from tuner.final_round import FinalRound
-from tuner.journal import TrialRecord
 from tuner.request import Request
 from tuner.setting import look_around
+from tuner.trial_records import TrialRecord
 
 __all__ = ["request_"]  # a fixture
 

@@ -25,8 +25,8 @@ from tuner.breakdown import Breakdown
 from tuner.contenders import Contender, affordable_stops, earliest_best, margin
 from tuner.final_tasks import PIECES, first_over, got, sample, train_within, trained_again
 from tuner.finals import Finals
-from tuner.journal import RungRecord, TrialRecord
 from tuner.known_points import trial_seed
+from tuner.trial_records import RungRecord, TrialRecord
 
 
 def test_all_the_time_there_is_goes_to_longer_adaptation() -> None:

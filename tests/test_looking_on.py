@@ -26,7 +26,8 @@ from tuner.background import OUTPUT
 from tuner.exit_codes import CANNOT_BE_MET, NOT_IN_TIME
 from tuner.glance import glance
 from tuner.hold import LOCK
-from tuner.journal import DASHBOARD, FAILURE, LOG, PHASE, RESUME, Journal
+from tuner.journal import DASHBOARD, FAILURE, PHASE, RESUME, Journal
+from tuner.journal_file import LOG
 from tuner.result import TrackingPlace
 
 HELD = Path(__file__).with_name("held_study.py")

@@ -14,7 +14,8 @@ from tiny_champion import STEPS, card, drawings, keep_champion
 from trainables import metrics
 from trainables.errors import UserError
 from tuner.model import Model
-from tuner.run_store import MODEL, RunStore
+from tuner.registered_models import MODEL
+from tuner.run_store import RunStore
 from tuner.tracking_uri import resolve_uri
 
 SHOTS = drawings()[0, :4, None]

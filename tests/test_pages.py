@@ -10,11 +10,11 @@ from PIL import Image
 from test_result import FRONT, SCORES, result, trial
 
 from trainables.grid import GRID, SMALL, SMALL_WIDTH, sample_grid, save_grid
-from tuner.journal import RungRecord
 from tuner.model_card import MOST, version_note
 from tuner.pages import ROWS, STUDIES, VIEW, experiment_tags, plain, study_note
 from tuner.recorder import told
 from tuner.run_store import MAX_TAG, picture
+from tuner.trial_records import RungRecord
 
 
 def state(tags: dict[str, str], key: str) -> dict[str, object]:

@@ -22,7 +22,9 @@ from tracked_study import (
 )
 
 from trainables.errors import UserError
-from tuner.run_store import Models, RunStore, flatten, is_passing
+from tuner.registered_models import Models
+from tuner.run_store import RunStore, flatten
+from tuner.store_failures import is_passing
 from tuner.tracking import Tracker
 from tuner.tracking_uri import default_uri
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import optuna
@@ -13,9 +14,10 @@ from scipy.stats import qmc
 
 from tuner import launch_options, samplers
 from tuner.experiments import find_experiment
-from tuner.journal import Journal, RungRecord
+from tuner.journal import Journal
 from tuner.known_points import KnownPoint, parameters_of
-from tuner.samplers import SAMPLERS, SeededSampler, Standings, lessons
+from tuner.samplers import SAMPLERS, SeededSampler, lesson_of, lessons
+from tuner.trial_records import OncePerTrial, RungRecord
 
 TRIALS = {"random": 40, "tpe": 40, "cmaes": 45, "gp": 14}  # that each needs for the toy loss
 SEVERAL = ("L", "coverage")
@@ -307,8 +309,8 @@ def _places_of_all(study):
         return lessons(study.trials)
 
 
-def test_known_standings_change_nothing(tmp_path):
-    standings = Standings()
+def test_what_is_known_changes_nothing(tmp_path):
+    known = OncePerTrial(partial(lesson_of, objectives=("L",)))
     with journal_of(tmp_path) as journal:
         for number in range(4):
             journal.ask(space, Config())
@@ -322,8 +324,8 @@ def test_known_standings_change_nothing(tmp_path):
         ):
             change()
             trials = journal.study.get_trials(deepcopy=False)
-            known, fresh = lessons(trials, ("L",), standings), lessons(trials)
-            assert [(t.number, t.value) for t in known] == [(t.number, t.value) for t in fresh]
+            told, fresh = lessons(trials, ("L",), known), lessons(trials)
+            assert [(t.number, t.value) for t in told] == [(t.number, t.value) for t in fresh]
 
 
 def test_every_objective_has_its_own_places(tmp_path):

@@ -14,10 +14,11 @@ from ray.tune.search import Searcher
 
 from trainables.errors import UserError
 from trainables.trainable import CROWDED, TIME
-from tuner.journal import GPUS, Journal, RungRecord
+from tuner.journal import GPUS, Journal
 from tuner.known_points import KnownPoint, check_known_point, trial_seed
 from tuner.rungs import Rungs
 from tuner.search import JournalSearch, last_checkpoint
+from tuner.trial_records import RungRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,8 @@ from tiny_champion import STEPS, drawings, keep_champion
 
 from tuner.mlmodel import mlmodel
 from tuner.model import Model, as_png
-from tuner.run_store import MODEL, RunStore
+from tuner.registered_models import MODEL
+from tuner.run_store import RunStore
 from tuner.tracking_uri import resolve_uri
 
 pytestmark = [  # MLflow's own

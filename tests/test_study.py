@@ -30,7 +30,7 @@ from trainables.trainable import (
     require_finite,
 )
 from tuner import recorder as recorder_module
-from tuner.journal import FAILURE, Journal, RungRecord, TrialRecord
+from tuner.journal import FAILURE, Journal
 from tuner.known_points import trial_seed
 from tuner.places import local_copy
 from tuner.printed import printed_files
@@ -39,6 +39,7 @@ from tuner.rungs import Rungs
 from tuner.search import JournalSearch
 from tuner.standing import best_trial
 from tuner.study import rebuilt_rungs
+from tuner.trial_records import RungRecord, TrialRecord
 
 
 def trial_config(number=0, *, deadline=math.inf, resume_from=None, known=False, gpus=0.0, **toy):

@@ -14,7 +14,7 @@ from test_search import rung
 from test_setting import begun, request_
 
 from trainables.errors import UserError
-from tuner import conductor, run_store, tracking
+from tuner import conductor, registered_models, tracking
 from tuner.exit_codes import INTERRUPTED
 from tuner.journal import Journal
 from tuner.setting import Setting
@@ -39,12 +39,12 @@ def test_a_study_is_resumed_while_mlflow_is_away(
         journal.ask(setting.experiment.space, setting.experiment.base)
     capsys.readouterr()
 
-    real = run_store.open_client
+    real = registered_models.open_client
 
     def away(_uri: str) -> None:
         raise ConnectionRefusedError("Connection refused")
 
-    monkeypatch.setattr(run_store, "open_client", away)
+    monkeypatch.setattr(registered_models, "open_client", away)
     with pytest.raises(UserError, match="Connection refused"):
         conductor.conduct(replace(setting.request, study="a-new-one"))
     again = replace(setting.request, resume=True, study=setting.study)
@@ -56,11 +56,11 @@ def test_a_study_is_resumed_while_mlflow_is_away(
     with Journal(setting.request.storage, setting.study) as journal:
         assert journal.attr("mlflow") == place
 
-    monkeypatch.setattr(run_store, "open_client", real)
+    monkeypatch.setattr(registered_models, "open_client", real)
     assert conductor.conduct(again) == INTERRUPTED
     assert set(runs_in(setting)) == {"study", "0"}
     replace(result(setting.folder), study=setting.study).write(setting.folder / "result.json")
-    monkeypatch.setattr(run_store, "open_client", away)
+    monkeypatch.setattr(registered_models, "open_client", away)
     with pytest.raises(UserError, match="Connection refused"):
         conductor.conduct(again)
 

@@ -26,7 +26,7 @@ from tracked_study import (
     trial_runs,
 )
 
-from tuner.run_store import Models
+from tuner.registered_models import Models
 from tuner.tracking import Tracker
 
 __all__ = ["empty_store", "storage"]  # fixtures

@@ -28,7 +28,7 @@ from tracked_study import (
 )
 
 from trainables.errors import UserError
-from tuner import run_store, study_runs, tracking
+from tuner import registered_models, run_store, study_runs, tracking
 from tuner.result import TrackingPlace
 from tuner.run_store import RunStore
 from tuner.tracking import Tracker
@@ -81,7 +81,7 @@ class Outage:
 
     def __init__(self, monkeypatch):
         self.over, self.tries = False, 0
-        real = run_store.open_client
+        real = registered_models.open_client
 
         def opened(uri):
             if self.over:
@@ -89,7 +89,7 @@ class Outage:
             self.tries += 1
             raise ConnectionRefusedError("Connection refused")
 
-        monkeypatch.setattr(run_store, "open_client", opened)
+        monkeypatch.setattr(registered_models, "open_client", opened)
 
 
 def test_a_resumed_study_goes_on_while_its_store_is_away_and_delivers_when_it_is_back(

@@ -26,8 +26,8 @@ from tracked_study import checkpoint, options, told_of_two_rungs
 
 from trainables.errors import UserError
 from tuner.exit_codes import CANNOT_BE_MET
+from tuner.registered_models import Models
 from tuner.result import load
-from tuner.run_store import Models
 from tuner.tracking import Tracker
 
 pytestmark = [

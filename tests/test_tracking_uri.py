@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tracked_study import options
 
 from trainables.errors import UserError
-from tuner import run_store
+from tuner import store_failures
 from tuner.pages import run_page
 from tuner.tracking import Tracker
 from tuner.tracking_uri import (
@@ -50,7 +50,7 @@ def test_a_server_that_is_not_there_is_answered_within_seconds(tmp_path, monkeyp
 
 
 def test_a_server_that_never_answers_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_store, "CHECK_SECONDS", 1)
+    monkeypatch.setattr(store_failures, "CHECK_SECONDS", 1)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()

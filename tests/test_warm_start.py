@@ -17,9 +17,10 @@ from trainables.errors import UserError
 from tuner.experiments import Experiment, find_experiment
 from tuner.journal import Journal
 from tuner.known_points import KnownPoint, Probe
+from tuner.registered_models import MODEL
 from tuner.request import Request
 from tuner.resumption import record_plan, reopened
-from tuner.run_store import MODEL, RunStore
+from tuner.run_store import RunStore
 from tuner.rungs import Rungs
 from tuner.search import JournalSearch
 from tuner.setting import look_around

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -17,24 +19,36 @@ def settle(*paths: Path) -> None:
             os.close(handle)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, or put one in the place of another, whole or not at all.
+@contextmanager
+def in_place_of(path: Path, prefix: str | None = None) -> Iterator[Path]:
+    """An empty file to write, which takes the place of `path` when the block ends: whoever reads
+    that goes on with what it was, and a kill leaves one of both.
 
     Args:
         path: its folder is made if it is not there.
+        prefix: of the new file's name, which is beside it.
     Raises:
-        OSError: it cannot be written; nothing is left behind.
+        OSError: it cannot be written; nothing is left behind, and `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix or f".{path.name}.")
+    os.close(handle)
+    new = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut leaves the name, and nothing behind it
-        os.chmod(temporary, 0o644)  # mkstemp makes it the owner's alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        yield new
+        new.chmod(0o644)  # mkstemp makes it the owner's alone
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, or put one in the place of another, so that a power cut leaves one of both.
+
+    Raises:
+        OSError: as of `in_place_of`.
+    """
+    with in_place_of(path) as new:
+        new.write_bytes(content)
+        settle(new)  # or a power cut leaves the name, and nothing behind it
     settle(path.parent)

@@ -29,8 +29,9 @@ from tuner.breakdown import breakdown_behind
 from tuner.champion_folder import FILES
 from tuner.contenders import Tested
 from tuner.finals import Finals
+from tuner.registered_models import Version
 from tuner.result import Gate
-from tuner.run_store import Version, is_passing
+from tuner.store_failures import is_passing
 from tuner.tracking_uri import reason
 
 WAITS = (1.0, 4.0, 10.0)  # seconds between questions that a registry did not answer

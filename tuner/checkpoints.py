@@ -9,9 +9,10 @@ from typing import Any
 
 from trainables.grid import GRID, SMALL
 from trainables.outside import is_inside
-from tuner.journal import Journal, TrialRecord
+from tuner.journal import Journal
 from tuner.places import drop, is_in, local_copy
 from tuner.standing import front_trials, ranked_trials
+from tuner.trial_records import TrialRecord
 
 MOST = 1000  # checkpoints of a study
 SHARE = 0.5  # of the room that there is for them when a session begins

@@ -15,7 +15,8 @@ from tuner.delivery import deliver
 from tuner.ending import finish
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED
 from tuner.hold import heeding_stop
-from tuner.journal import DASHBOARD, Journal, is_begun
+from tuner.journal import DASHBOARD, Journal
+from tuner.journal_file import is_begun
 from tuner.mirror import Mirror
 from tuner.on_finish import OnFinish
 from tuner.opening import open_study, plan_facts

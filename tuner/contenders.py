@@ -13,7 +13,7 @@ from trainables.evaluation import Scores
 from trainables.metrics import Floats
 from tuner import bootstrap
 from tuner.champion_folder import Kept
-from tuner.journal import TrialRecord
+from tuner.trial_records import TrialRecord
 
 NOISE = 0.05  # of L, between two stops of one model
 STRETCH = 3  # times adapt_steps that the champion may adapt for

@@ -13,8 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainables.addresses import is_address
@@ -83,24 +82,6 @@ def sources(name: str | None, storage: str) -> list[str]:
     return found
 
 
-def from_first_usable(names: list[str], opened: Callable[[str], Model]) -> list[str]:
-    """Those from the first on that can be opened: the newest may be damaged, and is named.
-
-    Raises:
-        UserError: none can; what is wrong with the last one.
-    """
-    for at, name in enumerate(names):
-        try:
-            opened(name)
-        except UserError as error:
-            if at == len(names) - 1:
-                raise
-            print(f"{name} is passed over: {error}", file=sys.stderr)
-        else:
-            return names[at:]
-    return names
-
-
 def free_port(host: str, port: int | None) -> int:
     """The port, or the first free one of ours.
 
@@ -136,17 +117,17 @@ def _serve(arguments: argparse.Namespace) -> int:
         os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"localhost,{LOOPBACK},{host}")
         from tuner.demo_page import Studio, open_page
 
-        @cache
         def opened(name: str) -> Model:
             if name != arguments.name:  # one of `champions`, and not of the registry
                 return Model.open(str(Path(arguments.storage).absolute() / name))
             return Model.open(name, storage=arguments.storage, tracking_uri=arguments.tracking_uri)
 
-        if arguments.name is None:
-            names = from_first_usable(names, opened)
         studio = Studio(names, opened, storage=Path(arguments.storage), folder=Path(folder))
+        if arguments.name is None:
+            studio.pass_over(lambda line: print(line, file=sys.stderr))
+        begun = studio.model(studio.names[0])
         with open_page(studio, host, port) as address:
-            print(f"{studio.model(names[0]).title}: {address} (Ctrl-C ends it)", flush=True)
+            print(f"{begun.title}: {address} (Ctrl-C ends it)", flush=True)
             if host not in (LOOPBACK, "localhost", "::1"):
                 print("Everybody who can reach this machine can use it.", flush=True)
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does

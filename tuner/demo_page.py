@@ -80,12 +80,10 @@ class Studio:
     """The models that the page offers, and who is adapting one.
 
     Args:
-        names: of the models, the first one to begin with; it is opened at once.
+        names: of the models, the first one to begin with.
         opened: opens a model by name.
         storage: folder of all studies.
         folder: for what is made for the page.
-    Raises:
-        UserError: there is no such model.
     """
 
     def __init__(
@@ -94,10 +92,31 @@ class Studio:
         self.names, self._opened, self._storage, self.folder = names, opened, storage, folder
         self._models: dict[str, Model] = {}
         self._ends: dict[str, threading.Event] = {}  # by session of a browser
-        self.model(names[0])
+
+    def pass_over(self, say: Callable[[str], None]) -> None:
+        """Begin with the first model that can be opened, and forget those before it.
+
+        Args:
+            say: told of each of them in one line.
+        Raises:
+            UserError: none can be opened; what is wrong with the last one.
+        """
+        while True:
+            try:
+                self.model(self.names[0])
+                return
+            except UserError as error:
+                if len(self.names) == 1:
+                    raise
+                say(f"{self.names[0]} is passed over: {error}")
+                self.names = self.names[1:]
 
     def model(self, name: str) -> Model:
-        """The model of that name, which is opened once."""
+        """The model of that name, which is opened once.
+
+        Raises:
+            UserError: there is no such model.
+        """
         if name not in self._models:
             self._models[name] = self._opened(name)
         return self._models[name]

@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from trainables.durable import write_whole
 from trainables.errors import UserError
 from tuner.exit_codes import BROKEN_DOWN, INTERRUPTED, NOTHING_SUCCEEDED
-from tuner.journal import DELIVERED, Journal, is_begun
+from tuner.journal import DELIVERED, Journal
+from tuner.journal_file import is_begun
 from tuner.opening import conduct
 from tuner.request import SIZE, Request, is_study_name
 from tuner.result import load

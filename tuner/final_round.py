@@ -24,13 +24,13 @@ from tuner.champion_folder import CHAMPION, save_champion
 from tuner.contenders import Played
 from tuner.finals import Finals
 from tuner.forecast import Pace, own_stop
-from tuner.journal import TrialRecord
 from tuner.plan import Plan
+from tuner.registered_models import Models
 from tuner.result import Gate
-from tuner.run_store import Models
 from tuner.setting import Setting
 from tuner.standing import ranked_trials
 from tuner.tracking_uri import resolve_uri
+from tuner.trial_records import TrialRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

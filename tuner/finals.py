@@ -24,8 +24,9 @@ from tuner import forecast
 from tuner.contenders import Contender, Tested, affordable_stops, earliest_best
 from tuner.final_tasks import Model, first_over, got, kept_model, sample, trained_again
 from tuner.forecast import Pace, affordable_episodes, own_stop
-from tuner.journal import GPUS, TrialRecord
+from tuner.journal import GPUS
 from tuner.known_points import trial_seed
+from tuner.trial_records import TrialRecord
 
 FRESH = 1  # seed of the rematch's episodes; the search's have 0
 OVERRUN = 1.3  # times its forecast that a training may take

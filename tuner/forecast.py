@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tuner.journal import TrialRecord
 from tuner.plan import FEWEST_EPISODES, in_a_row
+from tuner.trial_records import TrialRecord
 
 PAPERS_SECONDS = 5.0  # the paper's scores and the grid, of every test
 

@@ -16,9 +16,11 @@ from optuna.storages.journal import JournalFileBackend
 
 from trainables.errors import UserError
 from tuner.hold import Holder, holder_of
-from tuner.journal import LOG, PHASE, RESUME, TrialRecord, record_of, require_format
+from tuner.journal import PHASE, RESUME, require_format
+from tuner.journal_file import LOG
 from tuner.plan import Plan
 from tuner.setting import RESULT
+from tuner.trial_records import TrialRecord, record_of
 
 State = Literal["running", "finished", "interrupted", "cut off"]
 

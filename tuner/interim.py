@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tuner.glance import Glance
-from tuner.journal import FORECAST, LOG, RUN, RungRecord, TrialRecord
+from tuner.journal import FORECAST, RUN
+from tuner.journal_file import LOG
 from tuner.known_points import trial_seed
 from tuner.pages import run_page, view_page
 from tuner.places import local_copy
@@ -25,6 +26,7 @@ from tuner.result import (
 )
 from tuner.standing import leading_trial
 from tuner.tracking_uri import page_address, ui_command
+from tuner.trial_records import RungRecord, TrialRecord
 
 
 def interim_result(study: Glance) -> StudyResult:

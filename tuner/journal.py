@@ -5,28 +5,25 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from trainables.durable import settle
 from trainables.errors import UserError
 from tuner import VERSION
-from tuner.hold import LOCK, hold, let_go
+from tuner.hold import hold, let_go
+from tuner.journal_file import LOG, WholeLines, drop_torn_tail, is_begun
 from tuner.known_points import KnownPoint, Probe, check_known_point
 from tuner.objectives import OBJECTIVES
+from tuner.trial_records import OncePerTrial, RungRecord, TrialRecord, ending_of, record_of, step_of
 
-State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
-Decision = Literal["continue", "pause", "done"]
 PHASE = "phase"  # attribute of a study: "name" of what it does, "since" when, and when it "ends"
 RESUME = "resume"  # attribute of a study: the command that goes on with it
 DASHBOARD = "dashboard"  # attribute of a study: Ray's, while it runs
@@ -35,89 +32,10 @@ DELIVERED = "delivered"  # attribute of a study with a result: whether MLflow ha
 RUN = "mlflow_run/"  # attributes of a study, before a trial's number: its run's id
 FAILURE = "failure/"  # attributes of a trial, before a number: what Ray says of its crashes
 GPUS = "gpus"  # attribute of a trial: those it needs, where the plan's share of one was too small
-LOG = "journal.log"  # in a study's folder, beside its lock
 FORMAT = 1  # of what is in a journal; another one cannot be gone on with
 PACKAGE = "few-shot-tuner"
 DECIDING = (PACKAGE, "optuna", "ray", "torch")  # packages that a study's course depends on
 Space = Callable[[Any, Any], Any]  # (optuna trial, base config) -> frozen config
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RungRecord:
-    """One scored point of a trial.
-
-    Attributes:
-        rung: index of the rung, from 0; where the clock cut a trial, the one it was heading for.
-        metrics: finite scores and counters; L is the objective, train_flops the fidelity.
-        losses: loss curve since the rung before.
-        checkpoint: folder (or URI) of the checkpoint taken here.
-        seconds: wall time of this step.
-        decision: "continue", "pause" (by ASHA) or "done" (last rung, or cut by the clock).
-        episodes: what each scoring episode says of L.
-        when: Unix time of the checkpoint; None in older journals.
-    """
-
-    rung: int
-    metrics: Mapping[str, float]
-    losses: Sequence[Any]
-    checkpoint: str
-    seconds: float
-    decision: Decision
-    episodes: Sequence[float]
-    when: float | None = None
-
-    @property
-    def complete(self) -> bool:
-        """False where the clock cut the trial before the rung."""
-        return bool(self.metrics["complete"])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialRecord:
-    """A trial as the journal knows it.
-
-    Attributes:
-        rungs: in ascending order.
-        began: Unix time; None while it waits.
-        ended: Unix time; None before.
-    """
-
-    number: int
-    label: str
-    state: State
-    reason: str
-    params: Mapping[str, Any]
-    config: Mapping[str, Any]
-    rungs: tuple[RungRecord, ...]
-    attrs: Mapping[str, Any] = field(repr=False)
-    began: float | None = None
-    ended: float | None = None
-
-    @property
-    def fidelity(self) -> float:
-        """Training FLOPs at the last scored point, 0 before the first."""
-        return float(self.rungs[-1].metrics["train_flops"]) if self.rungs else 0.0
-
-    @property
-    def paused(self) -> bool:
-        """Waits at its last rung for a promotion."""
-        last = self.rungs[-1] if self.rungs else None
-        return (
-            self.state == "RUNNING"
-            and last is not None
-            and last.decision == "pause"
-            and self.attrs.get("promoted") != last.rung
-        )
-
-    @property
-    def score(self) -> float | None:
-        """L at the last scored point, lower is better."""
-        return float(self.rungs[-1].metrics["L"]) if self.rungs else None
-
-    def values(self, objectives: Sequence[str]) -> tuple[float, ...] | None:
-        """The objectives at the last scored point."""
-        last = self.rungs[-1] if self.rungs else None
-        return None if last is None else tuple(float(last.metrics[name]) for name in objectives)
 
 
 class Journal:
@@ -153,7 +71,7 @@ class Journal:
                 written, or another version of this package wrote the journal.
         """
         self.folder, self.bucket = (storage / study).resolve(), bucket
-        self._read: dict[int, tuple[FrozenTrial, TrialRecord]] = {}
+        self._record = OncePerTrial(record_of)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = hold(self.folder)
@@ -170,11 +88,11 @@ class Journal:
         try:
             if anew:
                 self._drop_beginning(path)
-            _drop_torn_tail(path)
+            drop_torn_tail(path)
         except OSError as error:
             raise self._unwritable(error) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage = optuna.storages.JournalStorage(_WholeLines(path))
+        self._storage = optuna.storages.JournalStorage(WholeLines(path))
         try:
             self.study = optuna.load_study(study_name=study, storage=self._storage)
         except KeyError:
@@ -248,14 +166,6 @@ class Journal:
     def record(self, number: int) -> TrialRecord:
         """One trial."""
         return self._record(self._frozen(number))
-
-    def _record(self, trial: FrozenTrial) -> TrialRecord:
-        """Made once: the storage makes another object of a trial that it changes."""
-        known, record = self._read.get(trial.number, (None, None))
-        if record is None or known is not trial:
-            record = record_of(trial)
-            self._read[trial.number] = trial, record
-        return record
 
     @property
     def began(self) -> float | None:
@@ -377,132 +287,7 @@ def require_format(attrs: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def step_of(rung: int, metrics: Mapping[str, float]) -> int:
-    """Optuna's and MLflow's step of a rung: GFLOPs of training, and its index, since one update of
-    a large net may pass two rungs, which must not be taken for one another."""
-    return int(metrics["train_flops"] / 1e9) + rung
-
-
-def ending_of(rung: RungRecord) -> tuple[Literal["COMPLETE", "PRUNED"], str] | None:
-    """State and reason that follow from a trial's last scored point; None if it may go on."""
-    if rung.decision != "done":
-        return None
-    return ("COMPLETE", "") if rung.complete else ("PRUNED", "time")
-
-
-def record_of(trial: FrozenTrial) -> TrialRecord:
-    """What the journal's Optuna study holds of a trial."""
-    attrs = trial.user_attrs
-    rungs = sorted(
-        (
-            RungRecord(rung=int(key.removeprefix("rung/")), **attrs[key])
-            for key in attrs
-            if key.startswith("rung/")
-        ),
-        key=lambda rung: rung.rung,
-    )
-    return TrialRecord(
-        number=trial.number,
-        label=attrs.get("label", ""),
-        state=trial.state.name,  # type: ignore[arg-type]  # an enum of exactly these names
-        reason=attrs.get("reason", ""),
-        params=trial.params,
-        config=attrs.get("config", {}),
-        rungs=tuple(rungs),
-        attrs=attrs,
-        began=None if trial.datetime_start is None else trial.datetime_start.timestamp(),
-        ended=_ended(trial, rungs),
-    )
-
-
-def is_begun(folder: Path) -> bool:
-    """Whether a study got as far as its plan; may be asked while another process holds it."""
-    try:
-        with (folder / LOG).open("rb") as lines:
-            return any(_is_plan(line) for line in lines)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:  # what may not be read is somebody's
-        return True
-
-
-def is_free(folder: Path) -> bool:
-    """Whether a new study may have this folder: at most what a beginning that was cut off left is
-    in it."""
-    if is_begun(folder):
-        return False
-    try:
-        return {path.name for path in folder.iterdir()} <= {LOG, LOCK}
-    except FileNotFoundError:
-        return True
-    except NotADirectoryError:
-        return False
-
-
-def _ended(trial: FrozenTrial, rungs: Sequence[RungRecord]) -> float | None:
-    """An end that the last rung decided came with it: after a crash it was told much later."""
-    if trial.datetime_complete is None:
-        return None
-    if rungs and rungs[-1].when is not None and ending_of(rungs[-1]) is not None:
-        return rungs[-1].when
-    return trial.datetime_complete.timestamp()
-
-
 def installed() -> dict[str, str]:
     """Versions of the packages that decide, by name."""
     others = (package for package in DECIDING if package != PACKAGE)
     return {PACKAGE: VERSION} | {name: importlib.metadata.version(name) for name in others}
-
-
-class _WholeLines(JournalFileBackend):
-    """Appends lines whole or not at all: what a full disk took of one is cut off again, since the
-    next write would be glued to it."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), lock_obj=_HeldByTheStudy())
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        size = os.path.getsize(self._file_path)
-        try:
-            super().append_logs(logs)
-        except BaseException:
-            os.truncate(self._file_path, size)
-            raise
-
-
-class _HeldByTheStudy(BaseJournalFileLock):
-    """No lock of Optuna's: the study's own lock outlives no process, Optuna's file does, and a
-    resume after a crash would wait 30 seconds for it."""
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
-def _drop_torn_tail(path: Path) -> None:
-    """Cut off what a crash left of a last line; the next write would be glued to it otherwise."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        while whole and not _is_json(last := whole[whole.rfind(b"\n", 0, -1) + 1 :]):
-            whole = whole[: -len(last)]
-        if len(whole) < len(content):
-            file.truncate(len(whole))
-            os.fsync(file.fileno())
-
-
-def _is_plan(line: bytes) -> bool:
-    """Whether a line of a journal, not one that a crash has torn, writes the study's plan."""
-    return b'"user_attr":{"plan":' in line and line.endswith(b"\n")
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import UserError
-from tuner.run_store import SETTINGS, http_status, usable
+from tuner.run_store import SETTINGS
 from tuner.store_client import open_client, silence
+from tuner.store_failures import http_status, usable
 from tuner.tracking_uri import scheme_of, sqlite_path, strip_credentials
 
 

@@ -22,8 +22,8 @@ from tuner.ranking import number as two_decimals
 
 if TYPE_CHECKING:
     from cluster.resources import Node
-    from tuner.journal import TrialRecord
     from tuner.result import StudyResult
+    from tuner.trial_records import TrialRecord
 
 STATES = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed"}
 WAITING = "waiting"  # cut off with an earlier session, and to be taken up again

@@ -19,11 +19,12 @@ from tuner.background import OUTPUT
 from tuner.command_line import answer, study_parser
 from tuner.glance import Glance, glance
 from tuner.hold import Holder, holder_of, is_running
-from tuner.journal import FAILURE, TrialRecord
+from tuner.journal import FAILURE
 from tuner.live import STATES, told_rung
 from tuner.printed import printed_files
 from tuner.ranking import trial_title
 from tuner.studies import place_of
+from tuner.trial_records import TrialRecord
 
 LOOK_SECONDS = 1.0  # between looks for something new
 DESCRIPTION = """\

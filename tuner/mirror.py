@@ -23,7 +23,8 @@ from trainables.published import write
 from tuner.background import OUTPUT
 from tuner.champion_folder import CHAMPION
 from tuner.hold import LOCK, STOP, Holder, ask_to_stop, is_held_here, leave_note
-from tuner.journal import LOG, Journal
+from tuner.journal import Journal
+from tuner.journal_file import LOG
 from tuner.setting import RESULT
 
 BEAT_SECONDS = 5.0  # between looks at what is to be written to the bucket

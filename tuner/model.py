@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainables.data_card import DataCard
-    from tuner.run_store import Models, Version
+    from tuner.registered_models import Models, Version
 
 LARGEST_CONFIG = 2**20  # bytes; ours have a thousand
 MOST_PICTURES = 4096
@@ -277,7 +277,8 @@ def _registered(
     """A registered model, by alias or version number; None if there is no such one."""
     if scheme_of(uri) == "sqlite" and not sqlite_path(uri).is_file():
         return None
-    from tuner.run_store import Models, usable
+    from tuner.registered_models import Models
+    from tuner.store_failures import usable
 
     with usable(uri), tempfile.TemporaryDirectory() as folder:
         models = Models(uri)

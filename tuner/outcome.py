@@ -13,8 +13,9 @@ from tuner.mlmodel import mlmodel
 from tuner.model_card import model_note, version_note
 from tuner.pages import CHAMPION, INTERVAL, ends, study_note, view_page
 from tuner.ranking import COLUMNS
+from tuner.registered_models import MODEL
 from tuner.result import Gate, StudyResult
-from tuner.run_store import MODEL, NOTE, PICTURES, picture
+from tuner.run_store import NOTE, PICTURES, picture
 from tuner.setting import REPORT, REPORT_TWIN
 from tuner.sqlite_batches import Point
 from tuner.study_runs import StudyRuns

@@ -21,8 +21,9 @@ from trainables.durable import settle
 from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME, NodeLeaves
 from tuner import bootstrap
 from tuner.breakdown import disk_full, is_full_disk, require_machine
-from tuner.journal import FAILURE, GPUS, Decision, Journal, RungRecord, TrialRecord, ending_of
+from tuner.journal import FAILURE, GPUS, Journal
 from tuner.places import AT_ONCE, address_of, bring, local_copy
+from tuner.trial_records import Decision, RungRecord, TrialRecord, ending_of
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.25

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from tuner.evidence import Rung, fidelity, forecast
-from tuner.journal import TrialRecord
 from tuner.plan import clock
 from tuner.report_tables import Table, count, state
 from tuner.result import StudyResult
 from tuner.table_cells import decimal
+from tuner.trial_records import TrialRecord
 
 FEW = 10  # trials at the last rung, below which a rank correlation says little
 PARTS = {  # of a run, in its order; "actors" is part of the search

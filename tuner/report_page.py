@@ -26,13 +26,13 @@ from trainables.grid import GRID
 from tuner.champion_folder import CHAMPION
 from tuner.glance import Glance, glance
 from tuner.interim import interim_result
-from tuner.journal import TrialRecord
 from tuner.pictures import Picture, copying_of, grid_of
 from tuner.places import bring
 from tuner.plots import BEST_SHARE, Plots, plots_of
 from tuner.result import StudyResult, load
 from tuner.setting import REPORT, REPORT_TWIN, RESULT
 from tuner.study_report import Report, report_of
+from tuner.trial_records import TrialRecord
 
 _CHECKPOINT_DEPTH = 3  # names below a study's folder: session, trial, checkpoint
 

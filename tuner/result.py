@@ -25,7 +25,7 @@ from tuner import VERSION
 from tuner.schemas import schema_of
 
 if TYPE_CHECKING:
-    from tuner.run_store import Version
+    from tuner.registered_models import Version
 
 FORMAT = 1
 Metrics = dict[str, float]

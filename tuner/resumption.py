@@ -10,7 +10,8 @@ from trainables.errors import UserError
 from trainables.tasks import split_record
 from tuner import plugins
 from tuner.compatible import require_same_space, require_same_versions
-from tuner.journal import FORECAST, Journal, is_begun, is_free
+from tuner.journal import FORECAST, Journal
+from tuner.journal_file import is_begun, is_free
 from tuner.plan import Plan
 from tuner.request import Request
 from tuner.setting import RESULT, Setting

@@ -5,114 +5,38 @@ Here and in what opens its client MLflow is imported, and only when a `RunStore`
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from http import HTTPStatus
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
+from trainables.durable import in_place_of
 from trainables.errors import UserError
+from tuner.champion_folder import CHAMPION
+from tuner.registered_models import FOLDER, Models
 from tuner.sqlite_batches import Point, write_batch
-from tuner.store_client import CHECK_SECONDS, open_client, silence
-from tuner.tracking_uri import (
-    SERVERS,
-    not_let_in,
-    scheme_of,
-    sqlite_path,
-    strip_credentials,
-    unreachable,
-)
+from tuner.store_failures import usable
+from tuner.tracking_uri import SERVERS, scheme_of, sqlite_path, strip_credentials
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
-    from mlflow.exceptions import MlflowException
 
 Row = TypeVar("Row")
 
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 900, 100  # MLflow takes 1000 things at once, 100 tags
 MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 8000, 250  # characters
 
-CHAMPION = "champion"  # alias of a registered model
-MODEL = "best"  # artifact folders of a study's run: what is registered
-FOLDER = "folder"  # tag of a version: which of them it is
-
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 NOTE = "mlflow.note.content"  # tag: a run's description, Markdown on its first page
 PICTURES = "mlflow.loggedImages"  # tag: a run has some that MLflow's charts show
+UPLOADING = ".artifact.uploading."  # before names of files that MLflow does not list
 SETTINGS = "trial/config.json"  # artifact: everything that a trial's process was told
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """A version of a registered model; its run tells it from another store's of that number."""
-
-    number: int
-    run_id: str
-    tags: Mapping[str, str]
-
-
-class Models:
-    """The registered models of a tracking store, to read.
-
-    Attributes:
-        uri: of the store; may hold credentials, so never print it.
-    """
-
-    def __init__(self, uri: str) -> None:
-        """Open the store.
-
-        Args:
-            uri: as `tracking_uri.resolve_uri` returns it.
-        Raises:
-            Exception: whatever stores and drivers raise; `usable` makes one line of it.
-        """
-        self.uri = uri
-        silence()
-        self._client = open_client(uri)
-
-    def champion(self, name: str, alias: str = CHAMPION) -> Version | None:
-        """The version of a registered model that bears an alias."""
-        return self._version(lambda: self._client.get_model_version_by_alias(name, alias))
-
-    def version(self, name: str, number: int) -> Version | None:
-        """A version of a registered model."""
-        return self._version(lambda: self._client.get_model_version(name, str(number)))
-
-    def _version(self, ask: Callable[[], ModelVersion]) -> Version | None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            found = ask()
-        except MlflowException as error:
-            # A model without the alias is an invalid value for MLflow, no model is a missing one;
-            # by status they would be as a broken database, and as any page of a proxy's.
-            if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
-                return None
-            raise
-        return Version(number=int(found.version), run_id=str(found.run_id), tags=dict(found.tags))
-
-    def download(self, name: str, version: int, file: str, folder: Path) -> Path:
-        """Copy a file of a registered model below `folder`.
-
-        Its run says where it lies: a version's own source may be any place.
-        """
-        found = self._client.get_model_version(name, str(version))
-        place = found.tags.get(FOLDER, MODEL)
-        if not re.fullmatch(rf"{MODEL}(-[0-9a-f]+)?", place):
-            raise ValueError(f"version {version} of {name} has its files in {place!r}")
-        source = f"{place}/{file}"
-        return Path(self._client.download_artifacts(str(found.run_id), source, str(folder)))
 
 
 class RunStore(Models):
@@ -259,13 +183,13 @@ class RunStore(Models):
         if (root := self._folder(run_id)) is None:
             self._client.log_artifact(run_id, str(path), folder)
         else:
-            with _in_place_of(root / (folder or "") / path.name) as new:
+            with in_place_of(root / (folder or "") / path.name, UPLOADING) as new:
                 shutil.copyfile(path, new)
 
     def log_bytes(self, run_id: str, content: bytes, name: str) -> None:
         """Write an artifact, in place of one of the same name."""
         if (root := self._folder(run_id)) is not None:
-            with _in_place_of(root / name) as new:
+            with in_place_of(root / name, UPLOADING) as new:
                 new.write_bytes(content)
             return
         *folders, file = Path(name).parts
@@ -277,7 +201,7 @@ class RunStore(Models):
     def _folder(self, run_id: str) -> Path | None:
         """Where the run's artifacts are; None if a server or a bucket has them.
 
-        MLflow asks the store for that, and takes three times as long for a file.
+        MLflow asks its store for that before it writes a file.
         """
         if run_id not in self._folders:
             self._folders[run_id] = _folder_at(self._client.get_run(run_id).info.artifact_uri)
@@ -377,60 +301,6 @@ def require_store(uri: str, *, experiment: str, storage: Path) -> None:
         RunStore(uri, experiment=experiment, storage=storage)
 
 
-@contextmanager
-def usable(uri: str) -> Iterator[None]:
-    """In here, calls to a server fail fast, and every failure is a `UserError` of one line."""
-    wanted = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(CHECK_SECONDS),
-    }
-    before = {name: os.environ[name] for name in wanted if name in os.environ}
-    os.environ.update(wanted)
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # MLflow lets through whatever its stores and drivers raise
-        known = not _asks_who_we_are(error)
-        raise (unreachable(uri, error) if known else not_let_in(uri)) from error
-    finally:
-        for name in wanted:
-            del os.environ[name]
-        os.environ.update(before)
-
-
-def is_passing(error: BaseException | None) -> bool:
-    """Whether a failed call is worth another try: the server's fault, or the network's."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import OperationalError
-
-    if isinstance(error, UserError):  # the words for what is behind it
-        return is_passing(error.__cause__)
-    if isinstance(error, MlflowException):
-        return _may_pass(http_status(error))
-    answer = getattr(error, "response", None)  # an HTTP server's, to an upload
-    if answer is not None:
-        return _may_pass(answer.status_code)
-    if isinstance(error, OperationalError | sqlite3.OperationalError):  # locked, or restarting
-        return True
-    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-
-
-def _asks_who_we_are(error: Exception) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    return isinstance(error, MlflowException) and http_status(error) == HTTPStatus.UNAUTHORIZED
-
-
-def _may_pass(status: int) -> bool:
-    return status >= 500 or status in (408, 429)
-
-
-def http_status(error: MlflowException) -> int:
-    """Of a server's answer, or what a server would have answered."""
-    return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
-
-
 def _artifacts(uri: str, storage: Path, experiment: str) -> str | None:
     """Where files of an experiment go; None leaves it to a server.
 
@@ -445,25 +315,6 @@ def _artifacts(uri: str, storage: Path, experiment: str) -> str | None:
 def _folder_at(uri: str) -> Path | None:
     """The folder of a file URI; None for an address of another kind."""
     return Path(url2pathname(urlsplit(uri).path)) if scheme_of(uri) == "file" else None
-
-
-@contextmanager
-def _in_place_of(target: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of an artifact when it is whole: somebody may be
-    reading that one, and a kill may come.
-
-    Its folder is made. MLflow lists no file of the new one's name.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".artifact.uploading.")
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o644)  # mkstemp makes it the owner's alone
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _quoted(value: str) -> str:

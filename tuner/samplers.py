@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +30,9 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtri
 
-from tuner.journal import record_of
 from tuner.known_points import Parameters, trial_seed
 from tuner.objectives import losses
+from tuner.trial_records import OncePerTrial, record_of
 
 # Failures that the parameters are to blame for.
 _REGION_REASONS = ("diverged", "out of memory", "too large")
@@ -177,7 +178,7 @@ class SeededSampler(BaseSampler):
         self._number = -1
         self._sampler: BaseSampler = RandomSampler()
         self._seen: optuna.Study | None = None
-        self._standings = Standings()
+        self._lessons: OncePerTrial[Lesson | None] | None = None
 
     def _begin(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if trial.number == self._number:
@@ -192,7 +193,12 @@ class SeededSampler(BaseSampler):
         with _unmarked():
             self._sampler = self._make(turn)
         self._number = trial.number
-        self._seen = cast(optuna.Study, _Lessons(study, trial.number, self._standings))
+        objectives = study.metric_names or ("L",)
+        if self._lessons is None:
+            self._lessons = OncePerTrial(partial(lesson_of, objectives=objectives))
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        seen = _Lessons(study, lessons(others, objectives, self._lessons))
+        self._seen = cast(optuna.Study, seen)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -232,12 +238,10 @@ def _unmarked() -> Iterator[None]:
 
 
 class _Lessons:
-    """A study as the sampler of trial `number` should see it."""
+    """A study as a sampler should see it."""
 
-    def __init__(self, study: optuna.Study, number: int, standings: Standings) -> None:
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != number]
-        self._study = study
-        self._trials = lessons(others, study.metric_names or ("L",), standings)
+    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+        self._study, self._trials = study, trials
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -250,36 +254,17 @@ class _Lessons:
     _get_trials = get_trials  # the name by which Optuna's samplers call it
 
 
-class Standings:
-    """What trials have to tell, looked at once: of thousands that is most of what a turn costs."""
+class Lesson(NamedTuple):
+    """What a trial has to tell."""
 
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[FrozenTrial, Standing | None]] = {}
-        self._lessons: dict[int, tuple[FrozenTrial, FrozenTrial]] = {}
-
-    def of(self, trial: FrozenTrial, objectives: Sequence[str]) -> Standing | None:
-        """How far a trial came, and its losses there; None if it has nothing to tell."""
-        seen, standing = self._known.get(trial.number, (None, None))
-        if seen is not trial:  # the storage makes another object of what it changes
-            standing = _standing(trial, objectives)
-            self._known[trial.number] = trial, standing
-        return standing
-
-    def lesson(self, trial: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
-        """The trial as if it were COMPLETE with `values`, until it is asked for again."""
-        seen, lesson = self._lessons.get(trial.number, (None, None))
-        if lesson is None or seen is not trial:
-            lesson = copy.copy(trial)
-            lesson.state = TrialState.COMPLETE
-            self._lessons[trial.number] = trial, lesson
-        lesson.values = values
-        return lesson
+    standing: Standing
+    trial: FrozenTrial  # as if it were COMPLETE; its values are set when it is told
 
 
 def lessons(
     trials: Sequence[FrozenTrial],
     objectives: Sequence[str] = ("L",),
-    standings: Standings | None = None,
+    known: OncePerTrial[Lesson | None] | None = None,
 ) -> list[FrozenTrial]:
     """The trials as a sampler may learn from them.
 
@@ -299,30 +284,37 @@ def lessons(
     Args:
         trials: of the study, in order of number.
         objectives: its names, in the order of its values.
-        standings: that are known from an earlier call with the same objectives.
+        known: `lesson_of` these objectives, from earlier calls; what they returned changes.
     """
-    known = standings or Standings()
-    there = [
-        (trial, known.of(trial, objectives))
-        for trial in trials
-        if not trial.user_attrs.get("overrides")
-    ]
+    known = known or OncePerTrial(partial(lesson_of, objectives=objectives))
+    there = [(trial, known(trial)) for trial in trials if not trial.user_attrs.get("overrides")]
     keys = np.array(
-        [(-standing[0], *standing[1]) for _, standing in there if standing is not None]
+        [(-lesson.standing[0], *lesson.standing[1]) for _, lesson in there if lesson is not None]
     ).reshape(-1, 1 + len(objectives))
     places = np.array([_places(keys[:, [0, n]]) for n in range(1, 1 + len(objectives))])
     kept = iter(_kept(places))
     seen: list[FrozenTrial] = []
     own = iter(places.T.tolist())
-    for trial, standing in there:
-        if standing is None:
+    for trial, lesson in there:
+        if lesson is None:
             if not trial.state.is_finished():
                 seen.append(trial)
             continue
         values = losses(next(own), objectives)  # back to the study's own signs
         if next(kept):
-            seen.append(known.lesson(trial, values))
+            lesson.trial.values = values
+            seen.append(lesson.trial)
     return seen
+
+
+def lesson_of(trial: FrozenTrial, objectives: Sequence[str]) -> Lesson | None:
+    """What a trial has to tell, if anything."""
+    standing = _standing(trial, objectives)
+    if standing is None:
+        return None
+    told = copy.copy(trial)
+    told.state = TrialState.COMPLETE
+    return Lesson(standing, told)
 
 
 def _kept(places: npt.NDArray[np.float64]) -> list[bool]:

@@ -12,10 +12,11 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from trainables.trainable import CROWDED
-from tuner.journal import GPUS, Journal, Space, TrialRecord
+from tuner.journal import GPUS, Journal, Space
 from tuner.known_points import parameters_of, trial_seed
 from tuner.rungs import Rungs
 from tuner.samplers import SeededSampler
+from tuner.trial_records import TrialRecord
 
 _SLOTS_PER_NEXT = 4
 MOST_AT_ONCE = 10_000  # trials; a bound for Ray, which would else ask for them one by one

@@ -27,7 +27,7 @@ from trainables.errors import UserError
 from trainables.image_set import ImageSet
 from trainables.tasks import Split, split_classes
 from tuner.experiments import Experiment, Scale, find_experiment
-from tuner.journal import is_begun, is_free
+from tuner.journal_file import is_begun, is_free
 from tuner.machine import cpus, gpus
 from tuner.outlook import Forecast
 from tuner.request import SIZE, Request, is_name

@@ -1,4 +1,4 @@
-"""Writes what is told of a run into MLflow's SQLite file: the same rows, at a quarter of the cost.
+"""Writes what is told of a run into MLflow's SQLite file: the same rows, at less cost.
 
 MLflow's `log_batch` asks for the run again for each kind of row, in a transaction of its own, and
 makes an object of every row. A test holds that what is written here is what MLflow writes.

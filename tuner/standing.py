@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner.journal import TrialRecord
 from tuner.objectives import losses, pareto_front
+from tuner.trial_records import TrialRecord
 
 _CHAMPION_FIDELITY = 0.5  # of the furthest trial's; below it a score says too little
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from tuner.command_line import answer, study_parser
 from tuner.glance import Glance, glance
-from tuner.journal import DASHBOARD, LOG, TrialRecord
+from tuner.journal import DASHBOARD
+from tuner.journal_file import LOG
 from tuner.live import STATES, WAITING
 from tuner.pages import run_page
 from tuner.plan import clock
@@ -27,6 +28,7 @@ from tuner.setting import RESULT
 from tuner.standing import leading_trial, reached
 from tuner.studies import place_of
 from tuner.tracking_uri import SERVERS, page_address, scheme_of, ui_command
+from tuner.trial_records import TrialRecord
 
 DOING = {
     "preparation": "prepares",

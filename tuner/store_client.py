@@ -43,7 +43,7 @@ def open_client(uri: str) -> MlflowClient:
     """Open the store behind an address, making an SQLite file if there is none.
 
     Raises:
-        Exception: whatever stores and drivers raise; `run_store.usable` makes one line of it.
+        Exception: whatever stores and drivers raise; `store_failures.usable` makes one line of it.
     """
     from mlflow.tracking import MlflowClient
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from trainables.addresses import is_address
 from trainables.errors import UserError
 from tuner import hold
-from tuner.journal import LOG
+from tuner.journal_file import LOG
 from tuner.request import RULE, is_study_name
 from tuner.storage import parse_storage
 

@@ -21,7 +21,7 @@ from cluster.resources import Card
 from trainables.trainable import TrialTrainable
 from tuner.asha import Asha
 from tuner.checkpoints import CheckpointCap
-from tuner.journal import Journal, Space, TrialRecord
+from tuner.journal import Journal, Space
 from tuner.known_points import KnownPoint
 from tuner.newcomers import Newcomers
 from tuner.printed import PRINTED, folder_name
@@ -29,6 +29,7 @@ from tuner.recorder import LeaveLoop, Observer, Recorder
 from tuner.rungs import Rungs
 from tuner.search import MOST_AT_ONCE, JournalSearch
 from tuner.standing import best_trial
+from tuner.trial_records import TrialRecord
 
 _OVERTIME_SECONDS = 120.0  # a trial that does not end itself after the deadline is ended by force
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from tuner import bootstrap
 from tuner.command_line import STORAGE, plugin_options
-from tuner.journal import TrialRecord
 from tuner.ranking import (
     BASELINES,
     COLUMNS,
@@ -40,6 +39,7 @@ from tuner.result import StudyResult, TrialResult
 from tuner.table1 import SCORES
 from tuner.table_cells import decimal, short
 from tuner.tracking_uri import default_uri
+from tuner.trial_records import TrialRecord
 
 SHOWN = 6  # of the best trials, with their pictures
 MARK = "augmented_shots"  # the baseline to beat

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from tuner.journal import RUN, Journal, TrialRecord
+from tuner.journal import RUN, Journal
 from tuner.live import newest_line
 from tuner.places import bring_all, local_copy
 from tuner.plan import Plan
@@ -17,6 +17,7 @@ from tuner.resume_command import resume_command
 from tuner.session_notes import SessionNotes
 from tuner.setting import Setting
 from tuner.tracking import Tracker, provenance_tags
+from tuner.trial_records import TrialRecord
 
 
 class TrialRuns:

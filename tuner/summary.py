@@ -15,7 +15,7 @@ from trainables.memory import resident_peak
 from tuner.champion_folder import Kept
 from tuner.contenders import INTERVALS, Contender, Tested, margin
 from tuner.interim import plan_document, searched, trial_result
-from tuner.journal import LOG, TrialRecord
+from tuner.journal_file import LOG
 from tuner.objectives import OBJECTIVES
 from tuner.pages import run_page, view_page
 from tuner.plan import Plan
@@ -38,6 +38,7 @@ from tuner.standing import front_trials
 from tuner.study import StudyRun
 from tuner.tracking import Tracker
 from tuner.tracking_uri import page_address, ui_command
+from tuner.trial_records import TrialRecord
 from tuner.verdict import judge
 
 

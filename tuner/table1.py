@@ -20,7 +20,7 @@ from rich.text import Text
 from trainables.errors import UserError
 from trainables.tasks import FIXED_SPLITS
 from tuner.experiments import find_experiment
-from tuner.journal import is_begun
+from tuner.journal_file import is_begun
 from tuner.request import SIZE
 from tuner.result import StudyResult, TestScore, load
 from tuner.studies import study_folders

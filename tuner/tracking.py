@@ -14,15 +14,16 @@ from typing import Any, Literal, Self
 
 from trainables.errors import UserError
 from trainables.grid import GRID, SMALL
-from tuner.journal import step_of
 from tuner.outcome import finished_at, write_outcome
 from tuner.pages import INTERVAL, SAMPLES, ends, trial_note
 from tuner.ranking import COLUMNS, trial_title
 from tuner.result import Data, StudyResult, TrackingPlace
-from tuner.run_store import NOTE, PICTURES, SETTINGS, flatten, is_passing, picture, usable
+from tuner.run_store import NOTE, PICTURES, SETTINGS, flatten, picture
 from tuner.sqlite_batches import Point
+from tuner.store_failures import is_passing, usable
 from tuner.study_runs import MARKER, RUN_STATUS, Beginning, StudyRuns
 from tuner.tracking_uri import reason, resolve_uri, strip_credentials
+from tuner.trial_records import step_of
 from tuner.writer import OrderedWriter
 
 Decision = Literal["continue", "pause", "done"]

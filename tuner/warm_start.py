@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import UserError
+from tuner.champion_folder import CHAMPION
 from tuner.experiments import Experiment, find_experiment
 from tuner.journal import Journal
 from tuner.known_points import KnownPoint, check_known_point, parameters_of, point_of
 from tuner.plugins import require
+from tuner.registered_models import Models
 from tuner.request import NAME, is_study_name
-from tuner.run_store import CHAMPION, Models, usable
 from tuner.standing import far_trials
+from tuner.store_failures import usable
 from tuner.tracking_uri import resolve_uri, scheme_of, sqlite_path, strip_credentials
 
 BEST = 3  # trials that an earlier study contributes

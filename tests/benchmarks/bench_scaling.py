@@ -28,7 +28,8 @@ from search_spaces.reptile import cpu_space
 from trainables.configs import ReptileConfig
 from trainables.reptile_trial import LOSS_ROWS
 from tuner.asha import Asha
-from tuner.journal import LOG, Journal
+from tuner.journal import Journal
+from tuner.journal_file import LOG
 from tuner.plan import DEFAULT_BUDGET_SECONDS, make_plan
 from tuner.recorder import Recorder
 from tuner.rungs import Rungs

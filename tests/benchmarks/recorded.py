@@ -13,7 +13,8 @@ from typing import Any
 from simulation import Ladder
 
 from trainables.errors import UserError
-from tuner.journal import Journal, TrialRecord
+from tuner.journal import Journal
+from tuner.trial_records import TrialRecord
 
 RECORDED = Path(__file__).parent / "curves" / "recorded.json"
 

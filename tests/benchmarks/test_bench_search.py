@@ -10,7 +10,8 @@ import recorded
 from ray.tune.schedulers import FIFOScheduler
 from simulation import Entrant, Ladder, Pool, incumbent, our_pool, play, stock_pool
 
-from tuner.journal import Journal, RungRecord
+from tuner.journal import Journal
+from tuner.trial_records import RungRecord
 
 LADDER = Ladder(steps=(1, 3, 9), costs=(1 / 9, 1 / 3, 1.0))
 
