@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scored_trial import record
 from test_faults import BRANCHING, decisions, no_ray, session
 from test_search import rung
-from test_study import record
 from toy_pipeline import ToyConfig, toy_space
 
 from tuner import checkpoints

@@ -1,9 +1,8 @@
-"""The page to try a champion: what it does, on a model that is none; and itself, in a browser."""
+"""The page to try a champion: its command, what its buttons do, and itself in a browser."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +21,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from blends import blends, crosses, sheet
 from browser import chromium, keep
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from trainables.data_card import DataCard
 from trainables.errors import UserError
 from trainables.strokes import draw_alphabets, invent_characters
 from tuner import demo
@@ -33,13 +32,6 @@ from tuner.model import FILES
 from tuner.tryout import (
     COUNT,
     SHOTS,
-    Drawn,
-    adapt,
-    drawn_shots,
-    example,
-    packed,
-    pictures_html,
-    stops_of,
 )
 
 if TYPE_CHECKING:
@@ -48,181 +40,8 @@ if TYPE_CHECKING:
     from tuner.demo_page import Studio
 
 ROOT = Path(__file__).parents[1]
-SIZE = 16
 WAIT = 120_000  # ms: a browser without a GPU on a busy machine
 MINE: Any = SimpleNamespace(session_hash="s")  # a request of a session
-
-
-CARD = DataCard(
-    name="crosses",
-    size=SIZE,
-    channels=1,
-    style="drawing",
-    extent=(0.5, 0.7, 0.9),
-    stroke=(0.8, 1.2, 1.6),
-    ground=(0,),
-    copy_distance=0.3,
-    copy_threshold=0.01,
-)
-
-
-class Blends:
-    """Stands in for a `Model`: the shots come out of the noise as it adapts."""
-
-    def __init__(self, title: str = "blends", channels: int = 1) -> None:
-        self.title, self.channels, self.size, self.card = title, channels, SIZE, CARD
-        self.steps, self.max_steps = 30, 90
-        self.told: list[int] = []
-
-    def draw(
-        self,
-        shots: np.ndarray,
-        *,
-        count: int,
-        seed: int,
-        stops: Sequence[int],
-        progress: Callable[[int, int], None],
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        noise = np.random.default_rng(seed).uniform(0, 255, (count, *shots.shape[1:]))
-        goal = shots[np.arange(count) % len(shots)]
-        for step in range(stops[-1] + 1):
-            self.told.append(step)
-            progress(step, stops[-1])
-            if step in stops:
-                share = step / stops[-1]
-                yield step, (share * goal + (1 - share) * noise).astype(np.uint8)
-
-    def scores(self, shots: np.ndarray, pictures: np.ndarray) -> SimpleNamespace:
-        gaps = ((pictures[:, None] / 255.0 - shots[None] / 255.0) ** 2).mean((2, 3, 4))
-        copies = gaps.min(1) < 0.01
-        return SimpleNamespace(
-            copy_share=float(copies.mean()),
-            distance=float(np.median(gaps.min(1))),
-            real_copy_share=0.01,
-            real_distance=0.3,
-            nearest=gaps.argmin(1),
-            distances=gaps.min(1),
-            copies=copies,
-        )
-
-
-def blends(**settings: Any) -> Any:
-    return Blends(**settings)
-
-
-def crosses(channels: int = 1) -> np.ndarray:
-    shots = np.zeros((SHOTS, channels, SIZE, SIZE), np.uint8)
-    for n in range(SHOTS):
-        shots[n, :, 4 + n] = shots[n, :, :, 5 + n] = 255
-    return shots
-
-
-def sheet(*, ink: bool) -> Image.Image:
-    """A canvas as the page has it: ink on a transparent layer."""
-    picture = Image.new("RGBA", (320, 320), (0, 0, 0, 0))
-    if ink:
-        ImageDraw.Draw(picture).line((60, 80, 250, 240), fill=(0, 0, 0, 255), width=14)
-    return picture
-
-
-def last(drawn: Iterator[Drawn]) -> Drawn:
-    *_, end = drawn
-    return end
-
-
-# What it does
-
-
-def test_stops_begin_unadapted_and_hold_what_the_study_chose() -> None:
-    stops = stops_of(blends())
-    assert stops[0] == 0
-    assert 30 in stops
-    assert stops[-1] == 90
-    assert len(stops) == 19
-
-
-def test_one_adaptation_draws_all_stops_and_keeps_them() -> None:
-    model, shots = blends(), crosses()
-    seen = list(adapt(model, shots, seed=1))
-    assert [len(drawn.stops) for drawn in seen] == list(range(1, 20))
-    assert model.told == list(range(91))  # once
-    first, end = seen[-1].stops[0], seen[-1].stops[-1]
-    assert first.copying.copy_share == 0.0
-    assert end.copying.copy_share == 1.0
-    assert seen[-1].nearest_to(31).steps == 30
-
-
-def test_what_is_stopped_keeps_what_it_has() -> None:
-    model = blends()
-    drawn = last(adapt(model, crosses(), seed=1, is_wanted=lambda: len(model.told) < 18))
-    assert [stop.steps for stop in drawn.stops] == [0, 5, 10, 15]
-
-
-def test_blank_canvases_are_named_in_one_line() -> None:
-    blank, inked = sheet(ink=False), sheet(ink=True)
-    with pytest.raises(UserError, match=r"and 2 and 4 are blank: draw on them, too\.$"):
-        drawn_shots([inked, blank, inked, None], CARD)
-    with pytest.raises(UserError, match=r"and 1 is blank: draw on it, too\.$"):
-        drawn_shots([Image.new("RGB", (9, 9), "white"), inked, inked, inked], CARD)
-
-
-def test_ink_on_nothing_is_as_ink_on_paper() -> None:
-    clear = sheet(ink=True)
-    paper = Image.new("RGB", clear.size, "white")
-    paper.paste(clear, mask=clear.getchannel("A"))
-    shots = drawn_shots([clear, paper], CARD)
-    assert shots.shape == (2, 1, SIZE, SIZE)
-    assert np.array_equal(shots[0], shots[1])
-    assert shots[0, 0, 0, 0] == 0  # ink is light
-    assert shots.max() > 150
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_picture_tells_its_distance_and_shows_its_shot_on_demand(channels: int) -> None:
-    drawn = last(adapt(blends(channels=channels), crosses(channels), seed=1))
-    page = pictures_html(drawn, drawn.stops[-1], beside=False)
-    assert page.count("<img") == COUNT
-    assert page.count("<b>copy</b>, 0.00 from shot ") == COUNT
-    assert pictures_html(drawn, drawn.stops[-1], beside=True).count("<img") == 2 * COUNT
-    assert "<b>copy" not in pictures_html(drawn, drawn.stops[0], beside=False)
-
-
-def test_the_download_holds_pictures_grids_shots_and_scores(tmp_path: Path) -> None:
-    drawn = last(adapt(blends(), crosses(), seed=7))
-    with zipfile.ZipFile(packed(drawn, tmp_path)) as archive:
-        names = archive.namelist()
-        facts = json.loads(archive.read("scores.json"))
-        with Image.open(io.BytesIO(archive.read("steps-0030/12.png"))) as picture:
-            pixels = np.asarray(picture)
-        with Image.open(io.BytesIO(archive.read("steps-0030/grid.png"))) as grid:
-            assert grid.mode == "RGB"
-    assert len(names) == 1 + SHOTS + 19 * (COUNT + 1)
-    assert np.array_equal(pixels, drawn.nearest_to(30).pictures[11, 0])
-    assert facts["seed"] == 7
-    assert facts["adaptation_steps_of_the_study"] == 30
-    assert facts["stops"][-1]["copy_share"] == 1.0
-    assert sorted(set(facts["stops"][-1]["nearest_shots"])) == [1, 2, 3, 4]
-
-
-def test_examples_are_the_studys_own_where_it_kept_some(tmp_path: Path) -> None:
-    kept = np.stack([crosses(), 255 - crosses()])
-    np.savez(tmp_path / "samples.npz", shots=kept, samples=kept)
-    for number in range(3):
-        shown = example(blends(), tmp_path, number)
-        assert np.array_equal(shown.shots, kept[number % 2])
-        assert "tested on" in shown.told
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_examples_are_strokes_that_say_so_where_there_are_none(
-    tmp_path: Path, channels: int
-) -> None:
-    (tmp_path / "samples.npz").write_bytes(b"PK")  # damaged ones are none
-    first, second = (example(blends(channels=channels), tmp_path, n) for n in (0, 1))
-    assert first.shots.shape == (SHOTS, channels, SIZE, SIZE)
-    assert first.shots.max() > 200
-    assert not np.array_equal(first.shots, second.shots)
-    assert first.told.startswith("Generated pen strokes")
 
 
 # The command

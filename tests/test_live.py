@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from test_study import record
+from scored_trial import record
 
 from cluster.resources import Node
 from tuner.live import LiveTable

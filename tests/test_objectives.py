@@ -6,8 +6,8 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scored_trial import record
 from test_plan import plan as plan_for
-from test_study import record
 
 from trainables.errors import UserError
 from tuner.objectives import OBJECTIVES, losses, pareto_front, parse_objectives

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from test_study import record
+from scored_trial import record
 
 from trainables.errors import UserError
 from tuner.interim import trial_result
