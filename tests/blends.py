@@ -10,9 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from trainables.data_card import DataCard
-from tuner.tryout import (
-    SHOTS,
-)
+from tuner.tryout import SHOTS
 
 SIZE = 16
 

@@ -29,10 +29,7 @@ from trainables.errors import UserError
 from trainables.strokes import draw_alphabets, invent_characters
 from tuner import demo
 from tuner.model import FILES
-from tuner.tryout import (
-    COUNT,
-    SHOTS,
-)
+from tuner.tryout import COUNT, SHOTS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

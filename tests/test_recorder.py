@@ -9,13 +9,7 @@ from ray.tune import Checkpoint
 from scored_trial import record
 from toy_pipeline import ToyConfig, toy_space
 
-from trainables.trainable import (
-    COMPLETE,
-    CROWDED,
-    FAIL,
-    RUNG,
-    TIME,
-)
+from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME
 from tuner import recorder as recorder_module
 from tuner.journal import Journal
 from tuner.places import local_copy

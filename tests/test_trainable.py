@@ -13,15 +13,7 @@ from safetensors.torch import load_file
 from toy_pipeline import OPTIMUM, ToyTrainable, toy_context
 
 from trainables.pipeline import Diverged
-from trainables.trainable import (
-    COMPLETE,
-    CROWDED,
-    FAIL,
-    RUNG,
-    TIME,
-    NodeLeaves,
-    require_finite,
-)
+from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME, NodeLeaves, require_finite
 
 
 def trial_config(number=0, *, deadline=math.inf, resume_from=None, known=False, gpus=0.0, **toy):
