@@ -160,3 +160,26 @@ def test_nothing_of_another_bucket_is_deleted_whatever_the_journal_names(tmp_pat
         cap = CheckpointCap(journal, full=9e9, most=0)
         cap.rung_reached(number, 5, {}, [], copy, "continue")
     assert dropped == [(own, "state.pt"), (own, "weights.safetensors")]
+
+
+def test_room_is_made_for_more_than_one(tmp_path, monkeypatch):
+    """To look for what can go takes as long as there are trials."""
+    looks = []
+
+    def looked(*arguments):
+        looks.append(arguments)
+        return expendable(*arguments)
+
+    monkeypatch.setattr(checkpoints, "expendable", looked)
+    with Journal(tmp_path, "study") as journal:
+        cap = CheckpointCap(journal, full=9e9, most=20)
+        for number in range(2 * (20 + BEST)):
+            journal.ask(toy_space, ToyConfig())
+            folder = journal.folder / f"session_01/trial_{number:04d}/checkpoint_000000"
+            folder.mkdir(parents=True)
+            (folder / "state.pt").write_bytes(b"state")
+            journal.add_rung(number, rung(2, float(number), checkpoint=str(folder)))
+            journal.end(number, "COMPLETE", "")
+            cap.rung_reached(number, 2, {}, [], folder, "done")
+    assert 18 <= held(tmp_path) <= 20
+    assert len(looks) == (2 * (20 + BEST) - 20) // 3 + 1  # every third is one too many

@@ -411,3 +411,14 @@ def test_attrs_are_kept(tmp_path):
 def test_a_searcher_pickles_without_its_journal(tmp_path):
     with open_journal(tmp_path) as journal:
         assert len(pickle.dumps(search_of(journal))) < 200
+
+
+def test_a_record_is_made_again_where_its_trial_has_changed(tmp_path):
+    with Journal(tmp_path, "study") as journal:
+        for _ in range(2):
+            journal.ask(space, Config())
+        before = journal.records()
+        journal.add_rung(1, rung(0, 1.0))
+        after = journal.records()
+        assert after[0] is before[0] is journal.record(0)
+        assert (len(before[1].rungs), len(after[1].rungs)) == (0, 1)
