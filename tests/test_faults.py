@@ -38,7 +38,9 @@ def ray_with_one_slot(plan, search, asha, recorder: Recorder, journal: Journal, 
     """What Ray's controller does with one slot and no process: the same calls in the same order."""
     session = journal.folder / study_module._session_name(journal)
     while (config := search.suggest("one")) != Searcher.FINISHED:
-        trial = SimpleNamespace(config=config, checkpoint=None)
+        trial = SimpleNamespace(
+            config=config, checkpoint=None, metric_analysis={}, metric_n_steps={}
+        )
         trainable = ToyTrainable.__new__(ToyTrainable)
         trainable.setup(config)
         common = {"iteration": 0, "trials": [], "trial": trial}

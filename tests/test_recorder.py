@@ -79,13 +79,19 @@ def play(study, number, outcome, metrics, *, done, reason="", checkpoint=CHECKPO
         "reason": reason,
         "time_this_iter_s": 1.0,
     }
-    trial = SimpleNamespace(config={"trial_number": number}, checkpoint=Checkpoint(checkpoint))
+    trial = SimpleNamespace(
+        config={"trial_number": number},
+        checkpoint=Checkpoint(checkpoint),
+        metric_analysis={"L": {"avg": 1.0}},
+        metric_n_steps={"L": {"5": [1.0]}},
+    )
     common = {"iteration": 0, "trials": [], "trial": trial}
     study.recorder.on_trial_start(**common)
     study.recorder.on_trial_result(**common, result=result)
     study.recorder.on_trial_save(**common)
     if done:
         study.recorder.on_trial_complete(**common)
+    return trial
 
 
 def metrics_at(k, value, complete=1.0):
@@ -118,6 +124,12 @@ def test_every_end_is_told_with_its_reason(study, caplog):
     ]
     # A failing observer is told about once for each thing it fails in.
     assert len(caplog.records) == 3
+
+
+def test_nothing_is_kept_of_rays_running_means(study):
+    trial = play(study, 0, RUNG, metrics_at(0, 1.0), done=False)
+    assert not trial.metric_analysis
+    assert not trial.metric_n_steps
 
 
 def test_a_trial_without_memory_gets_a_larger_share_and_no_end(study):

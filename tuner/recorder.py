@@ -166,6 +166,9 @@ class Recorder(tune.Callback):
 
     def on_trial_save(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The checkpoint of the last result is there."""
+        # Ray's means of every metric, that nobody reads, are half of what it keeps of a trial.
+        trial.metric_analysis.clear()
+        trial.metric_n_steps.clear()
         number = _number(trial)
         result = self._results.pop(number, None)
         if result is None:

@@ -115,6 +115,8 @@ def _begun(entrant: Entrant, order: int) -> SimpleNamespace | None:
         config=config,
         rung=config.get("rungs_done", 0),
         checkpoint=SimpleNamespace(filesystem=SimpleNamespace(type_name="local"), path="/none"),
+        metric_analysis={},
+        metric_n_steps={},
     )
     entrant.scheduler.on_trial_add(None, trial)
     return trial
