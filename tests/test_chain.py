@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,15 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from trainables.losses import gradient_penalty, slope_at, slope_penalty, wasserstein_critic
 from trainables.models.chain import linear_map
 from trainables.models.compact import CompactCritic
-from trainables.models.figr import FigrCritic, gather_windows, scatter_windows
+from trainables.models.figr import FigrCritic
 from trainables.models.network import Network, Parameter
+from trainables.models.strips import StripConvolution, gather_strips, scatter_strips
 from trainables.reptile import InnerLoop, ReptileConfig, build_gan, initial_weights
 
 SHAPE = {"size": 16, "width": 4}
+SEEDS = st.integers(0, 9)
 
 
 def _critics(channels: int) -> dict[str, Network]:
@@ -62,21 +66,46 @@ def test_a_penalised_loss_and_its_gradients_are_autograds(
         torch.testing.assert_close(gradients[weight], gradient, rtol=1e-9, atol=1e-11)
 
 
+@given(size=st.integers(1, 5), reach=st.integers(0, 3), seed=st.integers(0, 9))
+def test_scattering_strips_is_the_adjoint_of_gathering(size: int, reach: int, seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, 3, size, size, 2, generator=rng, dtype=torch.float64)
+    gathered = gather_strips(x, reach)
+    strips = torch.randn(gathered.shape, generator=rng, dtype=torch.float64)
+    torch.testing.assert_close((gathered * strips).sum(), (x * scatter_strips(strips, reach)).sum())
+
+
 @given(
-    height=st.integers(1, 5),
-    width=st.integers(1, 5),
-    kernel=st.sampled_from([3, 5, 7]),
-    seed=st.integers(0, 9),
+    size=st.integers(1, 5), kernel=st.sampled_from([3, 5, 7]), tasks=st.integers(1, 2), seed=SEEDS
 )
-def test_scattering_windows_is_the_adjoint_of_gathering(
-    height: int, width: int, kernel: int, seed: int
+def test_a_convolution_by_strips_is_a_convolution_to_its_second_derivative(
+    size: int, kernel: int, tasks: int, seed: int
 ) -> None:
     rng = torch.Generator().manual_seed(seed)
-    x = torch.randn(2, height, width, 3, generator=rng, dtype=torch.float64)
-    gathered = gather_windows(x, kernel)
-    windows = torch.randn(gathered.shape, generator=rng, dtype=torch.float64)
-    ours = (gathered * windows).sum()
-    torch.testing.assert_close(ours, (x * scatter_windows(windows, kernel)).sum())
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng, dtype=torch.float64).requires_grad_()
+
+    x, direction = drawn(tasks, 3, size, size, 2), drawn(tasks, 3, size, size, 2)
+    weights = {"c.weight": drawn(tasks, 4, 2, kernel, kernel), "c.bias": drawn(tasks, 4)}
+
+    def by_library(x: Tensor) -> Tensor:
+        each = zip(x, *weights.values(), strict=True)
+        planes = [F.conv2d(p.permute(0, 3, 1, 2), w, b, padding=kernel // 2) for p, w, b in each]
+        return torch.stack(planes).permute(0, 1, 3, 4, 2)
+
+    def by_strips(x: Tensor) -> Tensor:
+        return StripConvolution("c", kernel, size).forward(weights, x)[0]
+
+    def derivatives(convolve: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        y = convolve(x)
+        leaves = [x, *weights.values()]
+        first = torch.autograd.grad(y.tanh().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad((first[0] * direction).sum() + first[1].square().sum(), leaves)
+        return [y, *first, *second]
+
+    for ours, theirs in zip(derivatives(by_strips), derivatives(by_library), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_a_linear_map_is_differentiated_by_its_adjoint() -> None:

@@ -249,12 +249,17 @@ def reptile_update(start: Tensor, adapted: Tensor, *, step: float) -> Tensor:
         step: fraction of the way, in (0, 1]; 1 lands on the mean.
     Source: batched Reptile, arXiv:1803.02999, section 2.
     """
-    return torch.lerp(start, adapted.mean(0), step)
+    return torch.lerp(start, _mean(adapted), step)
 
 
 def reptile_gradient(start: Tensor, adapted: Tensor) -> Tensor:
     """Phi - W, averaged over tasks: what Algorithm 1 hands to the outer Adam -> [P]."""
-    return start - adapted.mean(0)
+    return start - _mean(adapted)
+
+
+def _mean(adapted: Tensor) -> Tensor:
+    """Over tasks; a single one is not summed up, which takes longer than all else here."""
+    return adapted[0] if len(adapted) == 1 else adapted.mean(0)
 
 
 class MetaTraining:
@@ -275,8 +280,8 @@ class MetaTraining:
         self.average = self.meta.clone()
         self.iterations = 0
         nets = (self.meta.generator, self.meta.critic)
-        adam = config.outer_optimizer == "adam"  # interpolation has no state to keep
-        self._outer = [Adam([weights], config.outer_step) for weights in nets] if adam else []
+        steered = nets if config.outer_optimizer == "adam" else ()  # interpolation keeps no state
+        self._outer = [Adam([weights], config.outer_step, fused=True) for weights in steered]
 
     def iterate(self, shots: Tensor) -> tuple[float, float]:
         """One meta-iteration on the pictures [T, n, C, S, S] of T tasks.

@@ -1,7 +1,7 @@
 """Measures how fast trials train, and what everything around them costs: `make bench`.
 
-Every comparison is of paired runs in one process, A B A B, and a ratio of medians: seconds alone
-say more about a machine than about a program.
+Every comparison is of paired runs, A B A B, and a ratio of medians: seconds alone say more about a
+machine than about a program.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import around
 import numpy as np
@@ -28,8 +30,11 @@ from PIL import Image
 from rich.console import Console
 from stock_search import FolderOfCharacters
 from test_figr_reference import FAITHFUL
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from trainables.configs import ReptileConfig
+from trainables.memory import keep_freed_memory
 from trainables.reptile import MetaTraining, meta_iteration_flops
 from trainables.tensors import to_tensor
 
@@ -69,6 +74,7 @@ def noise(characters: int = 20, drawings: int = 20) -> Bytes:
 
 def engine(config: ReptileConfig, pictures: Bytes) -> Callable[[], object]:
     """A meta-iteration of ours, its task's pictures drawn from memory [C, K, S, S]."""
+    keep_freed_memory()  # as every trial does
     training = MetaTraining(config, torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
 
@@ -94,21 +100,46 @@ def plain(width: int, pictures: Bytes, folder: Path) -> Callable[[], object]:
     return lambda: reference.iterate(characters.task(FAITHFUL.train_shots))
 
 
+@contextmanager
+def process_of(
+    build: Callable[..., Callable[[], object]], *arguments: object
+) -> Iterator[Callable[[], object]]:
+    """What `build` makes, run in a process of its own with one thread."""
+    with ProcessPoolExecutor(1, initializer=_begin, initargs=(build, arguments)) as pool:
+        yield lambda: pool.submit(_run).result()
+
+
+_runs: list[Callable[[], object]] = []  # of such a process
+
+
+def _begin(build: Callable[..., Callable[[], object]], arguments: Sequence[object]) -> None:
+    torch.set_num_threads(1)
+    _runs.append(build(*arguments))
+
+
+def _run() -> None:
+    _runs[-1]()
+
+
 def training() -> Section:
-    """FIGR's algorithm by our engine and by the plain implementation."""
+    """FIGR's algorithm by our engine and by the plain implementation, each in its own process."""
     pictures, rows, misses = noise(), [], []
     for width, target in TIMES_TARGETS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            ours = engine(replace(FAITHFUL, width=width), pictures[:, :, :32, :32])
-            fast, slow = paired(ours, plain(width, pictures, Path(folder)))
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            process_of(engine, replace(FAITHFUL, width=width), pictures[:, :, :32, :32]) as ours,
+            process_of(plain, width, pictures, Path(folder)) as theirs,
+        ):
+            fast, slow = paired(ours, theirs)
         times = slow / fast
         rows.append((str(width), f"{slow:.3f}", f"{fast:.3f}", f"{times:.2f}", f"{target:g}"))
         if times < target:
             misses.append(f"training at width {width}: {times:.2f} times as fast, not {target:g}")
     return Section(
         title="A meta-iteration in faithful mode",
-        about="FIGR's algorithm and nets, n = 4, K = 10, one thread; the plain implementation is "
-        "`tests/benchmarks/figr_reference.py`, whose losses and weights ours are equal to.",
+        about="FIGR's algorithm and nets, n = 4, K = 10, one thread, each in a process of its own, "
+        "ours as a trial's; the plain implementation is `tests/benchmarks/figr_reference.py`, "
+        "whose losses and weights ours are equal to.",
         columns=("width", "plain, s", "ours, s", "times as fast", "target"),
         rows=rows,
         misses=tuple(misses),
@@ -116,23 +147,53 @@ def training() -> Section:
 
 
 def rate() -> Section:
-    """Operations a second of whole meta-iterations, beside those of a matrix product."""
+    """Operations a second of convolutions and of whole meta-iterations, beside those of a matrix
+    product."""
     square = torch.rand(CUBE, CUBE)
     pictures, rows, misses = noise()[:, :, :32, :32], [], []
     for name, config in NETS.items():
-        ours, product = paired(engine(config, pictures), lambda: square @ square)
-        reached, most = meta_iteration_flops(config) / ours, 2 * CUBE**3 / product
-        share = reached / most
-        rows.append((name, f"{reached / 1e9:.0f}", f"{most / 1e9:.0f}", f"{share:.0%}"))
+        run = engine(config, pictures)
+        ours, product = paired(run, lambda: square @ square)
+        operations, most = meta_iteration_flops(config), 2 * CUBE**3 / product
+        alone, whole = operations / seconds_in_products(run), operations / ours
+        share = alone / most
+        shares = f"{share:.0%}", f"{whole / most:.0%}"
+        rates = (f"{each / 1e9:.0f}" for each in (most, alone, whole))
+        rows.append((name, *rates, *shares))
         if config.faithful and share < RATE_TARGET:
-            misses.append(f"rate of {name}: {share:.0%} of a product's, not {RATE_TARGET:.0%}")
+            misses.append(
+                f"convolutions of {name}: {share:.0%} of a product's, not {RATE_TARGET:.0%}"
+            )
     return Section(
         title="Operations a second",
-        about=f"Whole meta-iterations beside a product of matrices of {CUBE} x {CUBE}, one thread.",
-        columns=("nets", "GFLOP/s", "product, GFLOP/s", "share"),
+        about=f"GFLOP/s of a product of matrices of {CUBE} x {CUBE}, of a meta-iteration's "
+        "convolutions and products alone, and of all of it; one thread.",
+        columns=("nets", "product", "convolutions", "all", "share", "share of all"),
         rows=rows,
         misses=tuple(misses),
     )
+
+
+class Stopwatch(TorchDispatchMode):
+    """Adds up the seconds of those operations whose floating-point operations are counted."""
+
+    seconds = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        began = time.perf_counter()
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            self.seconds += time.perf_counter() - began
+        return result
+
+
+def seconds_in_products(run: Callable[[], object]) -> float:
+    """That convolutions and matrix products take in a run, the median of some."""
+    watches = [Stopwatch() for _ in range(PAIRS)]
+    for watch in watches:
+        with watch:
+            run()
+    return statistics.median(watch.seconds for watch in watches)
 
 
 def slots() -> Section:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,40 +27,10 @@ from trainables.models.chain import (
     per_picture,
     per_task,
 )
-from trainables.models.compact import PatchConvolution
 from trainables.models.network import Network, Parameter, Weights
+from trainables.models.strips import StripConvolution
 
 SMALL = 4  # pixels a side of maps that are convolved by matrix products
-
-
-def gather_windows(x: Tensor, kernel: int) -> Tensor:
-    """What a convolution of odd kernel k that keeps the resolution sees of every pixel:
-    [B, H, W, C] -> [B, H, W, k k C], ordered by row, column and channel."""
-    batch, height, width, channels = x.shape
-    margin = kernel // 2
-    padded = x.new_zeros(batch, height + 2 * margin, width + 2 * margin, channels)
-    padded[:, margin:-margin, margin:-margin] = x
-    image, row, column, _ = padded.stride()
-    # Overlapping windows of one buffer: a window's row is k C neighbours in memory.
-    windows = padded.as_strided(
-        (batch, height, width, kernel, kernel * channels), (image, row, column, row, 1)
-    )
-    return windows.reshape(batch, height, width, -1)
-
-
-def scatter_windows(windows: Tensor, kernel: int) -> Tensor:
-    """The adjoint of `gather_windows`: [B, H, W, k k C] -> [B, H, W, C], overlaps summed."""
-    batch, height, width, depth = windows.shape
-    margin = kernel // 2
-    taps = windows.view(batch, height, width, kernel, -1)
-    rows = windows.new_zeros(batch, height + 2 * margin, width, depth // kernel)
-    for tap in range(kernel):
-        rows[:, tap : tap + height] += taps[:, :, :, tap]
-    taps = rows[:, margin : margin + height].view(batch, height, width, kernel, -1)
-    pixels = windows.new_zeros(batch, height, width + 2 * margin, taps.shape[-1])
-    for tap in range(kernel):
-        pixels[:, :, tap : tap + width] += taps[:, :, :, tap]
-    return pixels[:, :, margin : margin + width]
 
 
 def _check(size: int, depth: int) -> None:
@@ -80,12 +49,9 @@ def _affine(
     }
 
 
-def _convolution(
-    name: str, before: int, after: int, kernel: int, size: int
-) -> dict[str, Parameter]:
+def _convolution(name: str, before: int, after: int, kernel: int) -> dict[str, Parameter]:
     shape = (after, before, kernel, kernel)
-    order = (2, 3, 1, 0) if size <= SMALL else (0, 2, 3, 1)  # as `matrix`, or channels last
-    return _affine(name, before * kernel**2, shape, after, order)
+    return _affine(name, before * kernel**2, shape, after, order=(0, 2, 3, 1))
 
 
 def _norm(name: str, shape: tuple[int, ...]) -> dict[str, Parameter]:
@@ -107,7 +73,7 @@ def convolve(weights: Weights, name: str, x: Tensor) -> Tensor:
 
 def _convolution_layer(name: str, kernel: int, size: int) -> Layer:
     """On the smallest maps a library's gradient of the kernels takes several times as long."""
-    return WindowConvolution(name, kernel) if size <= SMALL else Convolution(name)
+    return StripConvolution(name, kernel, size) if size <= SMALL else Convolution(name)
 
 
 def _convolved(x: Tensor, kernels: Tensor, *biases: Tensor) -> Tensor:
@@ -150,7 +116,7 @@ def _steepness(x: Tensor, slope: Tensor) -> Tensor:
     signs of activations, wrong half of the time, and take ten times as long.
     """
     rise: Tensor = aten.leaky_relu_backward(1 - slope, x.detach(), 0.0, False)
-    return rise + slope
+    return rise.add_(slope)
 
 
 def linear(weights: Weights, name: str, batch: Tensor) -> Tensor:
@@ -161,7 +127,7 @@ def linear(weights: Weights, name: str, batch: Tensor) -> Tensor:
 def _residual_parameters(name: str, channels: int, size: int) -> dict[str, Parameter]:
     parameters: dict[str, Parameter] = {}
     for part in range(4):
-        parameters |= _convolution(f"{name}.conv{part}", channels, channels, 3, size)
+        parameters |= _convolution(f"{name}.conv{part}", channels, channels, 3)
         parameters |= _prelu(f"{name}.conv{part}", channels)
         parameters |= _norm(f"{name}.norm{part}", (channels, size, size))
     return parameters
@@ -210,9 +176,9 @@ class FigrGenerator(Network):
             here = self.top_size * 2**level
             if residual:
                 parameters |= _residual_parameters(f"block{level}", before, here)
-            parameters |= _convolution(f"up{level}", before, after, 3 if residual else 5, here)
+            parameters |= _convolution(f"up{level}", before, after, 3 if residual else 5)
             parameters |= _prelu(f"up{level}", after) | _norm(f"up{level}", (after, here, here))
-        super().__init__(parameters | _convolution("picture", width, channels, 5, size))
+        super().__init__(parameters | _convolution("picture", width, channels, 5))
 
     def forward(self, weights: Weights, batch: Tensor) -> Tensor:
         tasks, count, _ = batch.shape
@@ -263,24 +229,6 @@ class Convolution(Layer):
         return {self.weight: stacked.permute(0, 1, 4, 2, 3)}
 
 
-class WindowConvolution(PatchConvolution):
-    """As `convolve`, of small maps."""
-
-    def __init__(self, name: str, kernel: int) -> None:
-        self.kernel = kernel
-        gather, scatter = (partial(f, kernel=kernel) for f in (gather_windows, scatter_windows))
-        super().__init__(name, gather, scatter)
-
-    def matrix(self, weights: Weights) -> Tensor:
-        """A view, if the kernels [T, D, C, k, k] are laid out for training."""
-        return weights[self.weight].permute(0, 3, 4, 2, 1).flatten(1, 3)
-
-    def like_kernels(self, matrix: Tensor) -> Tensor:
-        tasks, _, outputs = matrix.shape
-        kernels = matrix.view(tasks, self.kernel, self.kernel, -1, outputs)
-        return kernels.permute(0, 4, 3, 1, 2)
-
-
 def _convolution_backward(
     gradient: Tensor, x: Tensor, kernel: Tensor, *, of_kernel: bool
 ) -> Tensor:
@@ -316,7 +264,7 @@ class ScaledPRelu(Layer):
     def gradients(self, weights: Weights, kept: Kept, pulled: Kept) -> Gradients:
         (x, inside, _), (gradient, inner) = kept, pulled
         return {
-            f"{self.name}.slope": _per_channel(gradient * inside.clamp_max(0)),
+            f"{self.name}.slope": _per_channel(inside.clamp_max(0).mul_(gradient)),
             f"{self.name}.scale": _map(inner * x),
             f"{self.name}.shift": _map(inner),
         }
@@ -393,15 +341,13 @@ class FigrCritic(Network):
     def __init__(self, *, size: int, channels: int, width: int, depth: int, residual: bool) -> None:
         _check(size, depth)
         self.depth, self.residual = depth, residual
-        parameters = _convolution("picture", channels, width, 7 if residual else 5, size)
+        parameters = _convolution("picture", channels, width, 7 if residual else 5)
         parameters |= _prelu("picture", width) | _norm("picture", (width, size, size))
         for level in range(depth):
             before, here = width * 2**level, size // 2**level
             if residual:
                 parameters |= _residual_parameters(f"block{level}", before, here)
-            parameters |= _convolution(
-                f"down{level}", before, 2 * before, 3 if residual else 5, here
-            )
+            parameters |= _convolution(f"down{level}", before, 2 * before, 3 if residual else 5)
             parameters |= _prelu(f"down{level}", 2 * before)
             parameters |= _norm(f"down{level}", (2 * before, here, here))
         features = width * 2**depth * (1 if residual else (size // 2**depth) ** 2)
