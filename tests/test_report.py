@@ -205,6 +205,15 @@ def test_several_objectives_have_their_fronts(tmp_path: Path) -> None:
     assert "Trade-offs" in written(made)[0].words
 
 
+def test_trials_that_the_clock_cut_before_the_first_rung_are_not_compared(tmp_path: Path) -> None:
+    made = many(tmp_path)
+    cut = replace(made.trials[0], rungs=(replace(made.trials[0].rungs[0], complete=False),))
+    plots = plots_of(replace(made, trials=(cut, *made.trials[1:])))
+    assert plots.parallel is not None
+    assert len(plots.parallel.figure["data"]) == 7
+    assert max(plots.slices[0].figure["data"][0]["y"]) == 2.9, "trial 0 had 3.0"
+
+
 def test_few_or_equal_trials_are_not_compared_by_their_settings(tmp_path: Path) -> None:
     assert plots_of(result(tmp_path)).importance is None
     alike = tuple(trial(number) for number in range(9))

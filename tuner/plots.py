@@ -189,12 +189,13 @@ def _lines(
 
 
 def _at_first_rung(trials: Sequence[TrialResult]) -> optuna.Study | None:
-    """An Optuna study of L at the first rung, where it can be compared; trials whose settings are
-    not the search space's alone are left out."""
+    """An Optuna study of L at the first rung, where it can be compared; trials that the clock cut
+    before it, and those whose settings are not the search space's alone, are left out."""
     known = {
         trial.number: (trial.params, trial.rungs[0].metrics["L"])
         for trial in trials
-        if trial.params and not trial.overrides and trial.rungs[0].rung == 0
+        if trial.params and not trial.overrides
+        if trial.rungs[0].rung == 0 and trial.rungs[0].complete
     }
     if len(known) < FEWEST_TRIALS or len({value for _, value in known.values()}) < 2:
         return None
