@@ -17,7 +17,7 @@ from test_looking_on import enters, running, study
 from test_result import result, trial
 
 from trainables.errors import UserError
-from tuner import ending, report, report_page
+from tuner import ending, plots, report, report_page
 from tuner.champion_folder import Samples
 from tuner.journal import Journal
 from tuner.pictures import compared, copying_of, grid_of
@@ -208,10 +208,20 @@ def test_several_objectives_have_their_fronts(tmp_path: Path) -> None:
 def test_trials_that_the_clock_cut_before_the_first_rung_are_not_compared(tmp_path: Path) -> None:
     made = many(tmp_path)
     cut = replace(made.trials[0], rungs=(replace(made.trials[0].rungs[0], complete=False),))
-    plots = plots_of(replace(made, trials=(cut, *made.trials[1:])))
-    assert plots.parallel is not None
-    assert len(plots.parallel.figure["data"]) == 7
-    assert max(plots.slices[0].figure["data"][0]["y"]) == 2.9, "trial 0 had 3.0"
+    found = plots_of(replace(made, trials=(cut, *made.trials[1:])))
+    assert found.parallel is not None
+    assert len(found.parallel.figure["data"]) == 7
+    assert max(found.slices[0].figure["data"][0]["y"]) == 2.9, "trial 0 had 3.0"
+
+
+def test_the_page_counts_the_trials_that_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "That is 8 trials, 2 of them in the best quarter" in written(many(tmp_path))[0].words
+    for module in (plots, report_page):
+        monkeypatch.setattr(module, "MOST_TRIALS", 6)
+    told = "That is 6 trials of the 6 best, 1 of them in the best quarter"
+    assert told in written(many(tmp_path))[0].words
 
 
 def test_few_or_equal_trials_are_not_compared_by_their_settings(tmp_path: Path) -> None:

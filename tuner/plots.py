@@ -12,7 +12,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -64,14 +64,20 @@ class Plot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plots:
-    """All figures of a report; those are missing that there are too few trials for."""
+    """All figures of a report; those are missing that there are too few trials for.
+
+    Attributes:
+        compared: trials whose settings the figures on settings are of.
+        importances: by setting, the largest first; they add up to 1.
+    """
 
     curves: Plot | None
-    importance: Plot | None
-    parallel: Plot | None
-    slices: tuple[Plot, ...]
+    importance: Plot | None = None
+    parallel: Plot | None = None
+    slices: tuple[Plot, ...] = ()
     pareto: tuple[Plot, ...]
-    importances: Mapping[str, float]  # by setting, the largest first; they add up to 1
+    compared: int = 0
+    importances: Mapping[str, float] = field(default_factory=dict)
 
 
 def plots_of(result: StudyResult) -> Plots:
@@ -86,9 +92,7 @@ def _drawn(result: StudyResult, trials: Sequence[TrialResult]) -> Plots:
     curves = _curves(result, trials) if trials else None
     pareto = tuple(_fronts(result))
     if (study := _at_first_rung(trials)) is None:
-        return Plots(
-            curves=curves, importance=None, parallel=None, slices=(), pareto=pareto, importances={}
-        )
+        return Plots(curves=curves, pareto=pareto)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE)
     importances = get_param_importances(study, evaluator=evaluator)
     main = list(importances)[:SHOWN_SETTINGS]
@@ -98,6 +102,7 @@ def _drawn(result: StudyResult, trials: Sequence[TrialResult]) -> Plots:
         parallel=_parallel(study, main),
         slices=tuple(_slice(study, name) for name in main),
         pareto=pareto,
+        compared=len(_done(study)),
         importances={html.unescape(name): value for name, value in importances.items()},
     )
 
@@ -217,6 +222,11 @@ def _study(
     return study
 
 
+def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Its trials without those that fill gaps."""
+    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+
+
 def _optuna_trial(
     params: Mapping[str, Any], value: float, ranges: Mapping[str, BaseDistribution]
 ) -> optuna.trial.FrozenTrial:
@@ -265,8 +275,7 @@ def _importance(study: optuna.Study, evaluator: PedAnovaImportanceEvaluator, cou
 def _parallel(study: optuna.Study, names: Sequence[str]) -> Plot:
     """The best quarter of the trials before the others."""
     figure = plot_parallel_coordinate(study, params=list(names), target_name="L")
-    done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    values = [trial.value or 0.0 for trial in done]
+    values = [trial.value or 0.0 for trial in _done(study)]
     best = sorted(values)[max(0, int(BEST_SHARE * len(values)) - 1)]
     front: list[Any] = []
     back: list[Any] = []
