@@ -10,27 +10,27 @@ from test_result import PLAN, SCORES, result, trial
 
 from tuner.report_audit import audit, cost, forecast_table
 from tuner.report_tables import settings_table, state
-from tuner.result import Data, FrontTrial, Pareto, Rung, StudyResult
+from tuner.result import Data, FrontTrial, Pareto, Rung
 from tuner.study_report import Comparison, Mark, report_of
 from tuner.table_cells import decimal
 
 HERE = Path("runs/reptile_omniglot")
 
 
-def scored(j: float) -> StudyResult:
-    made = result(HERE)
-    assert made.test is not None
-    return replace(made, test=replace(made.test, metrics=made.test.metrics | {"J": j}))
-
-
 @pytest.mark.parametrize(
-    ("j", "told"),
-    [(0.73, "0.12 above"), (0.39, "0.22 below"), (0.612, "level with")],
+    ("j", "words", "told"),
+    [
+        (0.73, "better than", "0.12 above the mark to beat"),
+        (0.39, "worse than", "0.22 below the mark to beat"),
+        (0.73, "not distinguishable from", "level with the mark to beat within chance"),
+    ],
 )
-def test_the_headline_says_who_won_and_by_how_much(j: float, told: str) -> None:
-    headline = report_of(scored(j), storage="runs").headline
-    assert headline.startswith(f"Trial 1 · w16 won: J {j:.2f} on classes")
-    assert f"{told} the mark to beat" in headline
+def test_the_headline_says_who_won_and_by_how_much(j: float, words: str, told: str) -> None:
+    made = result(HERE, verdict=f"On test classes the champion is {words} strongly augmenting.")
+    assert made.test is not None
+    made = replace(made, test=replace(made.test, metrics=made.test.metrics | {"J": j}))
+    headline = report_of(made, storage="runs").headline
+    assert headline == f"Trial 1 · w16 won: J {j:.2f} on classes it had never seen, {told}"
 
 
 def test_a_best_that_was_not_tested_says_so() -> None:

@@ -40,6 +40,7 @@ from tuner.table1 import SCORES
 from tuner.table_cells import decimal, short
 from tuner.tracking_uri import default_uri
 from tuner.trial_records import TrialRecord
+from tuner.verdict import side_of_mark
 
 SHOWN = 6  # of the best trials, with their pictures
 MARK = "augmented_shots"  # the baseline to beat
@@ -202,12 +203,13 @@ def _headline(result: StudyResult) -> str:
     if ours is None:
         return f"{title} is the best"
     told = f"{title} won: J {decimal(ours)} on classes it had never seen"
-    if mark is None:
+    side = side_of_mark(result.verdict)  # by episodes in pairs, which both scores do not tell
+    if mark is None or not side:
         return told
-    change = decimal(abs(ours - mark))
-    if change == decimal(0.0):
-        return f"{told}, level with the mark to beat"
-    return f"{told}, {change} {'above' if ours > mark else 'below'} the mark to beat"
+    if side == "not distinguishable":
+        return f"{told}, level with the mark to beat within chance"
+    where = "above" if side == "better" else "below"
+    return f"{told}, {decimal(abs(ours - mark))} {where} the mark to beat"
 
 
 def _notices(result: StudyResult) -> Iterator[str]:
