@@ -127,6 +127,27 @@ def test_commands_reproduce_and_use_the_best() -> None:
     )
 
 
+def test_a_study_is_searched_again_by_one_command_from_any_folder() -> None:
+    launch = "python -m tuner.launch my_gan"
+    commands = {
+        "searched_by": f"{launch} --plugin my_gan.py --seed 0 --data rings && {launch} --resume",
+        "search_on": f"/bin/{launch} --resume --study mine --storage '/my runs' "
+        "--plugin /me/my_gan.py --data-root /sets --data rings --budget 600s",
+    }
+    made = result(HERE, commands=commands, tracking=None)
+    again = {
+        command.purpose: command.line for command in report_of(made, storage="/my runs").reproduce
+    }
+    assert again["Search again"] == (
+        f"{launch} --seed 0 --plugin /me/my_gan.py --data-root /sets --data rings "
+        "--storage '/my runs'"
+    )
+    (bare,) = report_of(
+        replace(made, commands={"searched_by": f"{launch} --data rings"}), storage="runs"
+    ).reproduce
+    assert bare.line == f"{launch} --data rings"
+
+
 def rungs(*losses: float) -> tuple[Rung, ...]:
     return tuple(
         Rung(rung=k, train_flops=3.0**k * 1e12, metrics=SCORES | {"L": loss})

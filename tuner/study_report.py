@@ -10,11 +10,12 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise, takewhile
 
 import numpy as np
 
 from tuner import bootstrap
-from tuner.command_line import STORAGE, plugin_options
+from tuner.command_line import STORAGE, options_of, words_of
 from tuner.ranking import (
     BASELINES,
     COLUMNS,
@@ -370,19 +371,35 @@ def _reproduce(result: StudyResult, storage: str) -> Iterator[Command]:
             purpose="Train the best trial again, and compare its scores bit for bit",
             line=shlex.join(["python", "-m", *words]),
         )
-    if result.commands.get("searched_by"):
-        yield Command(purpose="Search again", line=result.commands["searched_by"])
+    if again := _search_again(result, storage):
+        yield Command(purpose="Search again", line=shlex.join(again))
     if result.commands.get("search_on"):
         yield Command(purpose="Go on with this study", line=result.commands["search_on"])
 
 
+def _search_again(result: StudyResult, storage: str) -> list[str]:
+    """The command that began the study, of all that were typed, with what it was begun on as the
+    command that goes on has it: in full, and where the environment named it, too."""
+    typed = [*takewhile("&&".__ne__, words_of(result.commands.get("searched_by", "")))]
+    begun_on = ("--plugin", "--data", "--data-root", "--address")
+    known = options_of(result.commands.get("search_on", ""), *begun_on)
+    given = set(known[::2])
+    words = [word for before, word in pairwise(["", *typed]) if not {before, word} & given]
+    return words and [*words, *known, *_places(result, storage)]
+
+
 def _where(result: StudyResult, storage: str) -> list[str]:
     """Options that name the study's places and plugins, as far as commands do not find them."""
+    plugins = options_of(result.commands.get("search_on", ""), "--plugin")
+    return _places(result, storage) + plugins
+
+
+def _places(result: StudyResult, storage: str) -> list[str]:
     words = [] if storage == STORAGE else ["--storage", storage]
     tracking = result.tracking
     if tracking is not None and tracking.uri != default_uri(result.folder.parent):
         words += ["--tracking-uri", tracking.uri]
-    return words + plugin_options(result.commands.get("search_on", ""))
+    return words
 
 
 def _use(result: StudyResult, storage: str) -> Iterator[Command]:
