@@ -17,6 +17,7 @@ from test_looking_on import enters, running, study
 from test_result import result, trial
 
 from trainables.errors import UserError
+from trainables.grid import GRID
 from tuner import ending, plots, report, report_page
 from tuner.champion_folder import Samples
 from tuner.journal import Journal
@@ -125,6 +126,17 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
     assert "counts as a copy" in page.words
     assert "![In every block four shots on top, and below the line twelve" in twin
     assert "(champion/grid.png)" in twin
+
+
+def test_the_pictures_of_a_finalist_are_told_to_be_of_the_search(tmp_path: Path) -> None:
+    grid = tmp_path / "trial-1/rung-1" / GRID
+    grid.parent.mkdir(parents=True)
+    Image.new("RGB", (40, 20), "white").save(grid)
+    page, twin = written(result(tmp_path))
+    note = "in the finals, trained again, on fresh episodes"
+    assert re.search(rf"{note}\s+Its pictures in the search:", page.words)
+    assert re.search(rf"{note}\.\n.*\n+Its pictures in the search:\n\n!\[", twin)
+    assert page.words.count("Its pictures") == 1, "of the others there are none"
 
 
 def test_figures_are_of_every_trial_and_setting(tmp_path: Path) -> None:

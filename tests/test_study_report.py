@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scored_trial import record
 from test_result import PLAN, SCORES, result, trial
 
 from tuner.report_audit import audit, cost, forecast_table
@@ -88,6 +89,16 @@ def test_finalists_come_first_with_their_intervals() -> None:
     assert "fresh episodes" in best.note
     assert (second.trial.number, third.trial.number) == (0, 2)
     assert third.standing == "rank 3 of the search, stopped, rung 1/2"
+
+
+def test_a_trial_of_the_search_says_why_its_j_has_no_interval() -> None:
+    known = record(2, (1e12, 1.25))
+    known = replace(known, rungs=(replace(known.rungs[0], episodes=[1.0, 1.5]),))
+    _best, second, third = report_of(result(HERE), [known], storage="runs").candidates
+    assert second.note == "in the search"
+    assert third.note.startswith("in the search, which keeps L alone by episode")
+    assert ("L", "1.25 [1.00, 1.50]") in third.scores
+    assert ("J", "0.30") in third.scores
 
 
 def test_the_published_row_stands_beside_ours() -> None:

@@ -317,6 +317,8 @@ def _candidates(
     for trial in scored[:SHOWN]:
         assert trial.scores is not None
         metrics, ends, note = trial.scores, _search_ends(records.get(trial.number)), "in the search"
+        if ends:
+            note += ", which keeps L alone by episode, so that no other score has an interval"
         if (again := finalists.get(trial.number)) is not None:
             metrics, ends = again.metrics, again.intervals
             note = "in the finals, trained again, on fresh episodes"
