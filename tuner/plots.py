@@ -35,7 +35,7 @@ from tuner.ranking import ranked, trial_title
 from tuner.report_tables import state
 from tuner.result import StudyResult, TrialResult
 
-BLUE, VERMILLION, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8a8a"
+BLUE, VERMILLION, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#6f6f6f"
 MOST_TRIALS = 500  # that are drawn, the best ones
 BEST_SHARE = 0.25  # of the trials, that stand out and that importance is of
 FEWEST_TRIALS = 5  # that are compared by their settings
@@ -116,6 +116,7 @@ STYLES: Mapping[str, tuple[str, str, str]] = {
     "running": (GREEN, "square", "solid"),
     "paused": (GREEN, "square-open", "dot"),
 }
+BEST = (GREEN, "star", "solid")
 
 
 def _curves(result: StudyResult, trials: Sequence[TrialResult]) -> Plot:
@@ -128,7 +129,7 @@ def _curves(result: StudyResult, trials: Sequence[TrialResult]) -> Plot:
             figure.add_trace(_lines(own, f"{word} ({len(own)})", *STYLES[word]))
     champion = [trial for trial in trials if trial.number == best]
     if champion:
-        trace = _lines(champion, "the best", GREEN, "star", "solid")
+        trace = _lines(champion, "the best", *BEST)
         trace.line.width, trace.marker.size = 4, 13
         figure.add_trace(trace)
     _mark_rungs(figure, [flops / 1e9 for flops in result.plan["rungs_flops"]])
