@@ -6,6 +6,8 @@ import argparse
 import io
 import re
 import shlex
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -21,6 +23,7 @@ from tuner.experiment_names import ALL
 from tuner.experiments import find_experiment
 
 FENCED = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[1]
 BATCH_FILE = "cluster/slurm/search.sbatch"
 
 
@@ -50,6 +53,22 @@ def simple_commands(shell: str) -> Iterator[list[str]]:
                 if "--" in words:
                     yield words[words.index("--") + 1 :]
                 words = []
+
+
+def made(words: list[str]) -> list[list[str]]:
+    """What a `make` would run of this Python's, were everything installed; "..." is any options.
+
+    Raises:
+        ValueError: it refuses the target or an option; says what it printed.
+    """
+    ready = ["-o", ".venv/.ready", "-o", ".venv/.bench", "PY=python"]
+    told = subprocess.run(
+        ["make", "--dry-run", *ready, *words[1:]], cwd=ROOT, capture_output=True, text=True
+    )
+    if told.returncode != 0:
+        raise ValueError(f"{shlex.join(words)}: {told.stderr}")
+    found = simple_commands(told.stdout.replace("...", ""))
+    return [command for command in found if command[0] == "python"]
 
 
 class Parsed(BaseException):
@@ -106,6 +125,11 @@ def parse(words: list[str]) -> bool:
     program = Path(words[0]).name
     if program.startswith("python") and words[1] == "-m" and words[2].startswith("tuner."):
         parse_ours(words[2], words[3:])
+        return True
+    if program.startswith("python") and words[1].endswith(".py"):
+        script = ROOT / words[1]
+        with patch.object(sys, "path", [str(script.parent), *sys.path]):
+            parse_ours(script.stem, words[2:])
         return True
     if program == "sbatch":
         parse_ours("tuner.launch", words[words.index(BATCH_FILE) + 1 :])

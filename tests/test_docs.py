@@ -22,25 +22,32 @@ import nbformat
 import pytest
 from picture_files import drawing_png, omniglot_files, write_pictures, write_zip
 from PIL import Image
-from shell_commands import fenced_blocks, parse, simple_commands
+from shell_commands import fenced_blocks, made, parse, simple_commands
 
 ROOT = Path(__file__).parents[1]
 README, TUTORIAL = ROOT / "README.md", ROOT / "docs/tutorial.md"
 PAGES = [README, *sorted(ROOT.glob("docs/**/*.md"))]
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 GENERATED = ROOT / "docs/reference/commands.md"
 NOTEBOOK = ROOT / "docs/notebook.ipynb"
 
 ELSEWHERE = {"source", "jq"}  # programs that are neither ours nor our libraries'
+DESCRIBE = ["python", "-m", "tuner.result"]  # has no options to parse
 # The only thing that is changed about a command that trains when it is run here.
 SMALLER = ["--budget", "2m", "--trials", "1"]
 # Runs until Ctrl-C; only a free port is chosen for it.
 SERVERS = (["python", "-m", "tuner.demo"], ["mlflow", "ui"])
-# What is in README or tutorial and is not run here, and what does it instead.
+# What is in README or tutorial and is not run here, and what does it instead, or why nothing does.
 NOT_RUN = {
     "make test": "this is part of it",
     "source .venv/bin/activate": "the tests' environment is active",
-}
+    "make search ARGS=...": "with whatever options; it is run with some",
+    "make docs": "a test builds the site",
+    "python -m tuner.launch all --budget 96m": "an hour and a half",
+    "python -m tuner.report table1 --out docs": "it is run without --out",
+} | dict.fromkeys(
+    ("make bench", "make bench-e2e", "make bench-search", "make bench-scaling"),
+    "minutes to hours of measuring",
+)
 
 
 def is_command(words: Sequence[str], start: Sequence[str]) -> bool:
@@ -58,8 +65,14 @@ def commands(page: Path) -> Iterator[list[str]]:
     """Those in blocks, and ours in the text."""
     for block in fenced_blocks(page):
         yield from simple_commands(block)
-    for quoted in re.findall(r"`((?:make|python -m tuner\.\w+) [^`]+)`", prose(page)):
-        yield from simple_commands(quoted)
+    yield from quoted_commands(prose(page))
+
+
+def quoted_commands(text: str) -> Iterator[list[str]]:
+    """Ours, also after variables of the environment."""
+    ours = r"`((?:\w+=\S+ )*(?:make [^`]+|python -m tuner\.\w+[^`]*))`"
+    for quoted in re.findall(ours, text):
+        yield from simple_commands(quoted.replace("\n", " "))
 
 
 def prose(page: Path) -> str:
@@ -71,10 +84,11 @@ def check(words: list[str]) -> None:
     """Whether a command could run: its program is known, and takes the options."""
     program = Path(words[0]).name
     if program == "make":
-        assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE), words
+        for command in made(words):
+            check(command)
     elif is_command(words, ["python", "-m", "pytest"]):
         assert all((ROOT / word).exists() for word in words if word.startswith("tests/")), words
-    elif program not in ELSEWHERE:
+    elif program not in ELSEWHERE and words != DESCRIBE:
         assert parse(words), f"no program that is known here: {words}"
 
 
@@ -87,7 +101,10 @@ def test_every_command_of_a_page_can_be_parsed(page: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
-        ("make serach", "serach"),
+        ("make serach", "No rule to make target 'serach'"),
+        ("make search ARGS='--no-such-option'", "unrecognized arguments"),
+        ("make bench ARGS='--no-such-option'", "unrecognized arguments"),
+        ("make bench --parts tracking", "unrecognized option"),
         ("python -m tuner.launch reptile_omniglot --no-such-option", "unrecognized arguments"),
         ("python -m tuner.launch reptile_omniglt", "Did you mean 'reptile_omniglot'"),
         ("python -m tuner.stop --follow night", "unrecognized arguments"),
@@ -100,6 +117,28 @@ def test_every_command_of_a_page_can_be_parsed(page: Path) -> None:
 def test_a_command_that_is_not_right_is_found(wrong: str, why: str) -> None:
     with pytest.raises(Exception, match=why):
         check(shlex.split(wrong))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("`make docs` builds", ["make", "docs"]),
+        ('`make search ARGS="--trials 1"`', ["make", "search", "ARGS=--trials 1"]),
+        ("`FEWSHOT_DATA=/my/data make search`", ["make", "search"]),
+        ("`python -m tuner.demo`", ["python", "-m", "tuner.demo"]),
+        ("`python -m tuner.report\ntable1`", ["python", "-m", "tuner.report", "table1"]),
+    ],
+)
+def test_a_command_in_the_text_is_seen(text: str, words: list[str]) -> None:
+    assert list(quoted_commands(text)) == [words]
+
+
+def test_what_is_not_run_of_readme_and_tutorial_has_a_reason() -> None:
+    pages = (README, TUTORIAL)
+    run = {shlex.join(w) for p in pages for b in fenced_blocks(p) for w in simple_commands(b)}
+    quoted = {shlex.join(words) for page in pages for words in quoted_commands(prose(page))}
+    assert quoted - run <= set(NOT_RUN)
+    assert set(NOT_RUN) <= quoted | run, "no reason is left without its command"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -170,11 +170,12 @@ def test_a_dry_run_is_one_event(
     monkeypatch.setattr(machine, "CALIBRATION_SECONDS", 0.01)
     argv = ["reptile_omniglot", "--data", str(pictures(tmp_path / "mine", classes=4, each=8))]
     argv += ["--storage", str(tmp_path / "runs"), "--json"]
-    assert launch.main([*argv, "--dry-run"]) == 0
+    assert launch.main([*argv, "--dry-run", "--trials", "3"]) == 0
     said = capfd.readouterr()
     (event,) = valid(said.out)
     assert event["event"] == "plan"
     assert event["forecast"]["learned_from"] == 0
+    assert event["plan"]["trials"] == event["forecast"]["trials"]["high"] == 3
     assert "Forecast " in said.err
     assert launch.main([*argv, "--dry-run", "--quiet"]) == 0
     said = capfd.readouterr()

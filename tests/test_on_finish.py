@@ -137,6 +137,19 @@ def test_a_command_is_its_words_as_a_shell_has_them() -> None:
         parse_command(str(Path(__file__)))  # no program
 
 
+def test_a_program_beside_which_one_stands_is_found_from_any_folder(
+    tmp_path: Path, request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = tmp_path / "tell-me.sh"
+    told.write_text("#!/bin/sh\n")
+    told.chmod(0o755)
+    command = parse_command("./tell-me.sh ./now")
+    assert command == (str(told), "./now")
+    going_on = resume_command(look_around(replace(request_, on_finish=command), None))
+    assert f"--on-finish '{told} ./now'" in going_on
+
+
 def test_the_command_that_goes_on_has_it_and_a_resume_without_it_runs_nothing(
     request_: Request,
 ) -> None:

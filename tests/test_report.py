@@ -17,7 +17,8 @@ from test_looking_on import enters, running, study
 from test_result import result, trial
 
 from trainables.errors import UserError
-from tuner import ending, report, report_page
+from trainables.grid import GRID
+from tuner import ending, plots, report, report_page
 from tuner.champion_folder import Samples
 from tuner.journal import Journal
 from tuner.pictures import compared, copying_of, grid_of
@@ -127,6 +128,17 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
     assert "(champion/grid.png)" in twin
 
 
+def test_the_pictures_of_a_finalist_are_told_to_be_of_the_search(tmp_path: Path) -> None:
+    grid = tmp_path / "trial-1/rung-1" / GRID
+    grid.parent.mkdir(parents=True)
+    Image.new("RGB", (40, 20), "white").save(grid)
+    page, twin = written(result(tmp_path))
+    note = "in the finals, trained again, on fresh episodes"
+    assert re.search(rf"{note}\s+Its pictures in the search:", page.words)
+    assert re.search(rf"{note}\.\n.*\n+Its pictures in the search:\n\n!\[", twin)
+    assert page.words.count("Its pictures") == 1, "of the others there are none"
+
+
 def test_figures_are_of_every_trial_and_setting(tmp_path: Path) -> None:
     page, twin = written(many(tmp_path))
     figures = [json.loads(script) for script in page.scripts[:-2]]
@@ -203,6 +215,25 @@ def test_several_objectives_have_their_fronts(tmp_path: Path) -> None:
         "L and copy_share: the Pareto front",
     ]
     assert "Trade-offs" in written(made)[0].words
+
+
+def test_trials_that_the_clock_cut_before_the_first_rung_are_not_compared(tmp_path: Path) -> None:
+    made = many(tmp_path)
+    cut = replace(made.trials[0], rungs=(replace(made.trials[0].rungs[0], complete=False),))
+    found = plots_of(replace(made, trials=(cut, *made.trials[1:])))
+    assert found.parallel is not None
+    assert len(found.parallel.figure["data"]) == 7
+    assert max(found.slices[0].figure["data"][0]["y"]) == 2.9, "trial 0 had 3.0"
+
+
+def test_the_page_counts_the_trials_that_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "That is 8 trials, 2 of them in the best quarter" in written(many(tmp_path))[0].words
+    for module in (plots, report_page):
+        monkeypatch.setattr(module, "MOST_TRIALS", 6)
+    told = "That is 6 trials of the 6 best, 1 of them in the best quarter"
+    assert told in written(many(tmp_path))[0].words
 
 
 def test_few_or_equal_trials_are_not_compared_by_their_settings(tmp_path: Path) -> None:

@@ -79,6 +79,14 @@ def test_a_picture_of_the_data_itself_is_only_resized(form: str, tmp_path: Path)
     assert np.abs(shot[0].astype(int) - drawing).max() <= 1
 
 
+@pytest.mark.parametrize("name", ["drawing.png", "drawing.tif"])
+def test_twelve_bits_in_sixteen_give_the_shot_that_eight_give(name: str, tmp_path: Path) -> None:
+    drawing = drawings()[2, 1]
+    Image.fromarray(drawing.astype(np.uint16) * 16).save(tmp_path / name)
+    (shot,) = read_shots([tmp_path / name], card())
+    assert np.abs(shot[0].astype(int) - drawing).max() <= 1
+
+
 def test_a_thing_on_white_is_cut_out_and_inverted_as_such_data_is() -> None:
     """A grey box of 100 x 50 pixels, lighter on one side, far from the middle of white paper."""
     things = np.zeros((4, 6, 1, 32, 32), np.uint8)

@@ -6,31 +6,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scored_trial import record
 from test_result import PLAN, SCORES, result, trial
 
 from tuner.report_audit import audit, cost, forecast_table
 from tuner.report_tables import settings_table, state
-from tuner.result import Data, FrontTrial, Pareto, Rung, StudyResult
+from tuner.result import Data, FrontTrial, Pareto, Rung
 from tuner.study_report import Comparison, Mark, report_of
 from tuner.table_cells import decimal
 
 HERE = Path("runs/reptile_omniglot")
 
 
-def scored(j: float) -> StudyResult:
-    made = result(HERE)
-    assert made.test is not None
-    return replace(made, test=replace(made.test, metrics=made.test.metrics | {"J": j}))
-
-
 @pytest.mark.parametrize(
-    ("j", "told"),
-    [(0.73, "0.12 above"), (0.39, "0.22 below"), (0.612, "level with")],
+    ("j", "words", "told"),
+    [
+        (0.73, "better than", "0.12 above the mark to beat"),
+        (0.39, "worse than", "0.22 below the mark to beat"),
+        (0.73, "not distinguishable from", "level with the mark to beat within chance"),
+    ],
 )
-def test_the_headline_says_who_won_and_by_how_much(j: float, told: str) -> None:
-    headline = report_of(scored(j), storage="runs").headline
-    assert headline.startswith(f"Trial 1 · w16 won: J {j:.2f} on classes")
-    assert f"{told} the mark to beat" in headline
+def test_the_headline_says_who_won_and_by_how_much(j: float, words: str, told: str) -> None:
+    made = result(HERE, verdict=f"On test classes the champion is {words} strongly augmenting.")
+    assert made.test is not None
+    made = replace(made, test=replace(made.test, metrics=made.test.metrics | {"J": j}))
+    headline = report_of(made, storage="runs").headline
+    assert headline == f"Trial 1 · w16 won: J {j:.2f} on classes it had never seen, {told}"
 
 
 def test_a_best_that_was_not_tested_says_so() -> None:
@@ -90,6 +91,16 @@ def test_finalists_come_first_with_their_intervals() -> None:
     assert third.standing == "rank 3 of the search, stopped, rung 1/2"
 
 
+def test_a_trial_of_the_search_says_why_its_j_has_no_interval() -> None:
+    known = record(2, (1e12, 1.25))
+    known = replace(known, rungs=(replace(known.rungs[0], episodes=[1.0, 1.5]),))
+    _best, second, third = report_of(result(HERE), [known], storage="runs").candidates
+    assert second.note == "in the search"
+    assert third.note.startswith("in the search, which keeps L alone by episode")
+    assert ("L", "1.25 [1.00, 1.50]") in third.scores
+    assert ("J", "0.30") in third.scores
+
+
 def test_the_published_row_stands_beside_ours() -> None:
     told = report_of(result(HERE), storage="runs")
     assert told.paper.rows[0][:3] == ("paper, as published", "4,321", "0.91")
@@ -125,6 +136,27 @@ def test_commands_reproduce_and_use_the_best() -> None:
         report_of(kept, storage="runs").use[1].line
         == "python -m tuner.demo mine --tracking-uri sqlite:////runs/mlflow.db"
     )
+
+
+def test_a_study_is_searched_again_by_one_command_from_any_folder() -> None:
+    launch = "python -m tuner.launch my_gan"
+    commands = {
+        "searched_by": f"{launch} --plugin my_gan.py --seed 0 --data rings && {launch} --resume",
+        "search_on": f"/bin/{launch} --resume --study mine --storage '/my runs' "
+        "--plugin /me/my_gan.py --data-root /sets --data rings --budget 600s",
+    }
+    made = result(HERE, commands=commands, tracking=None)
+    again = {
+        command.purpose: command.line for command in report_of(made, storage="/my runs").reproduce
+    }
+    assert again["Search again"] == (
+        f"{launch} --seed 0 --plugin /me/my_gan.py --data-root /sets --data rings "
+        "--storage '/my runs'"
+    )
+    (bare,) = report_of(
+        replace(made, commands={"searched_by": f"{launch} --data rings"}), storage="runs"
+    ).reproduce
+    assert bare.line == f"{launch} --data rings"
 
 
 def rungs(*losses: float) -> tuple[Rung, ...]:

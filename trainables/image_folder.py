@@ -138,7 +138,7 @@ def read_folder(classes: dict[str, list[Path]], size: int, report: Report) -> Pi
     counts = [len(files) for files in classes.values()]
     places = np.linspace(0, len(files) - 1, SAMPLE, dtype=int)
     sample = list(dict.fromkeys(files[i] for i in places))
-    white = _white(sample, size)
+    white = white_of(sample, size)
     coloured, tones, three = None, [], False
     for file in sample:
         picture = read_picture(file, size, white)
@@ -198,7 +198,7 @@ def grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return picture if picture.ndim == 2 else np.asarray(Image.fromarray(picture).convert("L"))
 
 
-def _white(files: Sequence[Path], size: int) -> int:
+def white_of(files: Sequence[Path], size: int) -> int:
     """Return the largest value of the bits that 16-bit pictures use: a camera's are often 12."""
     brightest = 0
     for file in files:

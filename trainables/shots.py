@@ -25,6 +25,7 @@ from trainables.image_folder import (
     grey,
     read_picture,
     squared,
+    white_of,
 )
 from trainables.metrics import Bytes
 from trainables.tasks import MOST_SHOTS
@@ -78,9 +79,10 @@ def read_shots(files: Sequence[Path], card: DataCard) -> Bytes:
     Raises:
         UserError: one is no picture, damaged, far too large, or nothing is on it.
     """
-    shots = []
+    shots, size = [], WORK // FINE  # as fine as `WORK`
+    white = white_of(files, size)
     for file in files:
-        picture = read_picture(file, WORK // FINE)  # as fine as `WORK`
+        picture = read_picture(file, size, white)
         try:
             shots.append(as_shot(picture, card))
         except Blank as error:

@@ -36,10 +36,18 @@ def add_plugin_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def plugin_options(command: str) -> list[str]:
-    """The words by which a command names its plugins: `--plugin FILE` for each."""
-    words = pairwise(shlex.split(command))
-    return [word for pair in words if pair[0] == "--plugin" for word in pair]
+def options_of(command: str, *names: str) -> list[str]:
+    """The words by which a command gives these options, each with its value."""
+    words = pairwise(words_of(command))
+    return [word for pair in words if pair[0] in names for word in pair]
+
+
+def words_of(command: str) -> list[str]:
+    """Of a command that a result tells; none where another program wrote what no shell takes."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []
 
 
 def add_storage_option(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -160,6 +161,8 @@ def _is_similar(result: Mapping[str, Any], kind: Kind) -> bool:
 
 
 def _teaches(result: Mapping[str, Any]) -> bool:
-    """Whether it went its whole way, in one session: each has a start of its own."""
+    """Whether it went its whole way, in one session: each has a start of its own. One that had all
+    trials that were asked for does not tell how many there was time for."""
     resumed = "--resume" in result["commands"].get("searched_by", "")
-    return result["outcome"] == "finished" and not resumed
+    had_all = len(result["trials"]) >= result["plan"].get("most_trials", math.inf)
+    return result["outcome"] == "finished" and not resumed and not had_all

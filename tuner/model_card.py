@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from tuner.command_line import plugin_options
+from tuner.command_line import options_of
 from tuner.pages import plain, run_page, tested
 from tuner.ranking import cells, gate_line
 from tuner.result import StudyResult
@@ -77,7 +77,7 @@ def _headline(result: StudyResult) -> str:
 
 def _plugins(result: StudyResult) -> str:
     """What its command must name beside."""
-    options = plugin_options(result.commands.get("search_on", ""))
+    options = options_of(result.commands.get("search_on", ""), "--plugin")
     return "".join(f" {shlex.quote(word)}" for word in options)
 
 

@@ -30,7 +30,8 @@ NAMES = ("TUNER_STUDY", "TUNER_OUTCOME", "TUNER_RESULT", "TUNER_REPORT")
 
 
 def parse_command(text: str) -> tuple[str, ...]:
-    """The words of a command that can be started here.
+    """The words of a command that can be started here, and from any folder: what is named by a path
+    is named in full.
 
     Raises:
         UserError: it has none, they cannot be told apart, it cannot be found, or it holds a
@@ -53,7 +54,7 @@ def parse_command(text: str) -> tuple[str, ...]:
             f"--on-finish must name a command that can be started, got {named!r}: it is run "
             "without a shell, so give a program on the PATH or the path of an executable file."
         )
-    return words
+    return (str(Path(words[0]).absolute()), *words[1:]) if "/" in words[0] else words
 
 
 class OnFinish:

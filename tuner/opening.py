@@ -96,7 +96,8 @@ def _forecast(
     busy = busyness(timings.seconds.get("imports"))
     said = course_of(document, spent=spent, prepared=_nets_are_there(setting), busy=busy)
     kind = kind_of(setting, document)
-    return forecast(said, courses(kind, request.storage, plan.budget_seconds))
+    known = courses(kind, request.storage, plan.budget_seconds)
+    return forecast(said, known, most=plan.most_trials)
 
 
 def _asks_for_more(setting: Setting) -> bool:

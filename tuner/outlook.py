@@ -46,6 +46,20 @@ class Range:
     expected: float
     high: float
 
+    def at_most(self, most: float) -> Range:
+        """The same where there cannot be more."""
+        return Range(
+            low=min(self.low, most), expected=min(self.expected, most), high=min(self.high, most)
+        )
+
+    def times(self, other: Range) -> Range:
+        """A product."""
+        return Range(
+            low=self.low * other.low,
+            expected=self.expected * other.expected,
+            high=self.high * other.high,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
@@ -133,7 +147,9 @@ def course_of(
     )
 
 
-def forecast(plan: Course, earlier: Sequence[tuple[Course, Course]]) -> Forecast:
+def forecast(
+    plan: Course, earlier: Sequence[tuple[Course, Course]], *, most: float = math.inf
+) -> Forecast:
     """What a study should take.
 
     The ratios of what came to what arithmetic had said are taken to be log-normal; with few of
@@ -142,6 +158,8 @@ def forecast(plan: Course, earlier: Sequence[tuple[Course, Course]]) -> Forecast
     Args:
         plan: what arithmetic says.
         earlier: the same of similar studies, and what came.
+        most: trials that were asked for; the search ends with them, and the finals may use what
+            it leaves of its time.
     """
     ratios = {name: _ratio(name, earlier) for name in DEFAULT}
 
@@ -153,12 +171,17 @@ def forecast(plan: Course, earlier: Sequence[tuple[Course, Course]]) -> Forecast
             high=value * math.exp(centre + SIGMAS * spread),
         )
 
+    begun = ranged("trials")
+    share = Range(  # of the search, until those that were asked for have ended
+        low=most / begun.high, expected=most / begun.expected, high=most / begun.low
+    ).at_most(1.0)
+    rest = [ranged(part) for part in PARTS if part != "search"]
     return Forecast(
-        seconds=_total([ranged(part) for part in PARTS]),
-        trials=ranged("trials"),
-        finished=ranged("finished"),
+        seconds=_total([ranged("search").times(share), *rest]),
+        trials=begun.at_most(most),
+        finished=ranged("finished").at_most(most),
         memory_bytes=ranged("memory"),
-        disk_bytes=ranged("disk"),
+        disk_bytes=ranged("disk").times(share),
         learned_from=len(earlier),
     )
 

@@ -12,7 +12,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -35,7 +35,7 @@ from tuner.ranking import ranked, trial_title
 from tuner.report_tables import state
 from tuner.result import StudyResult, TrialResult
 
-BLUE, VERMILLION, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8a8a"
+BLUE, VERMILLION, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#6f6f6f"
 MOST_TRIALS = 500  # that are drawn, the best ones
 BEST_SHARE = 0.25  # of the trials, that stand out and that importance is of
 FEWEST_TRIALS = 5  # that are compared by their settings
@@ -64,14 +64,20 @@ class Plot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plots:
-    """All figures of a report; those are missing that there are too few trials for."""
+    """All figures of a report; those are missing that there are too few trials for.
+
+    Attributes:
+        compared: trials whose settings the figures on settings are of.
+        importances: by setting, the largest first; they add up to 1.
+    """
 
     curves: Plot | None
-    importance: Plot | None
-    parallel: Plot | None
-    slices: tuple[Plot, ...]
+    importance: Plot | None = None
+    parallel: Plot | None = None
+    slices: tuple[Plot, ...] = ()
     pareto: tuple[Plot, ...]
-    importances: Mapping[str, float]  # by setting, the largest first; they add up to 1
+    compared: int = 0
+    importances: Mapping[str, float] = field(default_factory=dict)
 
 
 def plots_of(result: StudyResult) -> Plots:
@@ -86,9 +92,7 @@ def _drawn(result: StudyResult, trials: Sequence[TrialResult]) -> Plots:
     curves = _curves(result, trials) if trials else None
     pareto = tuple(_fronts(result))
     if (study := _at_first_rung(trials)) is None:
-        return Plots(
-            curves=curves, importance=None, parallel=None, slices=(), pareto=pareto, importances={}
-        )
+        return Plots(curves=curves, pareto=pareto)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE)
     importances = get_param_importances(study, evaluator=evaluator)
     main = list(importances)[:SHOWN_SETTINGS]
@@ -98,6 +102,7 @@ def _drawn(result: StudyResult, trials: Sequence[TrialResult]) -> Plots:
         parallel=_parallel(study, main),
         slices=tuple(_slice(study, name) for name in main),
         pareto=pareto,
+        compared=len(_done(study)),
         importances={html.unescape(name): value for name, value in importances.items()},
     )
 
@@ -111,6 +116,7 @@ STYLES: Mapping[str, tuple[str, str, str]] = {
     "running": (GREEN, "square", "solid"),
     "paused": (GREEN, "square-open", "dot"),
 }
+BEST = (GREEN, "star", "solid")
 
 
 def _curves(result: StudyResult, trials: Sequence[TrialResult]) -> Plot:
@@ -123,7 +129,7 @@ def _curves(result: StudyResult, trials: Sequence[TrialResult]) -> Plot:
             figure.add_trace(_lines(own, f"{word} ({len(own)})", *STYLES[word]))
     champion = [trial for trial in trials if trial.number == best]
     if champion:
-        trace = _lines(champion, "the best", GREEN, "star", "solid")
+        trace = _lines(champion, "the best", *BEST)
         trace.line.width, trace.marker.size = 4, 13
         figure.add_trace(trace)
     _mark_rungs(figure, [flops / 1e9 for flops in result.plan["rungs_flops"]])
@@ -189,12 +195,13 @@ def _lines(
 
 
 def _at_first_rung(trials: Sequence[TrialResult]) -> optuna.Study | None:
-    """An Optuna study of L at the first rung, where it can be compared; trials whose settings are
-    not the search space's alone are left out."""
+    """An Optuna study of L at the first rung, where it can be compared; trials that the clock cut
+    before it, and those whose settings are not the search space's alone, are left out."""
     known = {
         trial.number: (trial.params, trial.rungs[0].metrics["L"])
         for trial in trials
-        if trial.params and not trial.overrides and trial.rungs[0].rung == 0
+        if trial.params and not trial.overrides
+        if trial.rungs[0].rung == 0 and trial.rungs[0].complete
     }
     if len(known) < FEWEST_TRIALS or len({value for _, value in known.values()}) < 2:
         return None
@@ -214,6 +221,11 @@ def _study(
     gap = optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL)
     study.add_trials([trials.get(number, gap) for number in range(max(trials) + 1)])
     return study
+
+
+def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Its trials without those that fill gaps."""
+    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
 
 
 def _optuna_trial(
@@ -264,8 +276,7 @@ def _importance(study: optuna.Study, evaluator: PedAnovaImportanceEvaluator, cou
 def _parallel(study: optuna.Study, names: Sequence[str]) -> Plot:
     """The best quarter of the trials before the others."""
     figure = plot_parallel_coordinate(study, params=list(names), target_name="L")
-    done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    values = [trial.value or 0.0 for trial in done]
+    values = [trial.value or 0.0 for trial in _done(study)]
     best = sorted(values)[max(0, int(BEST_SHARE * len(values)) - 1)]
     front: list[Any] = []
     back: list[Any] = []

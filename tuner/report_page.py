@@ -28,7 +28,7 @@ from tuner.glance import Glance, glance
 from tuner.interim import interim_result
 from tuner.pictures import Picture, copying_of, grid_of
 from tuner.places import bring
-from tuner.plots import BEST_SHARE, Plots, plots_of
+from tuner.plots import BEST_SHARE, MOST_TRIALS, Plots, plots_of
 from tuner.result import StudyResult, load
 from tuner.setting import REPORT, REPORT_TWIN, RESULT
 from tuner.study_report import Report, report_of
@@ -159,14 +159,15 @@ def _grids(report: Report, records: Mapping[int, TrialRecord], folder: Path) -> 
 
 def _importance(result: StudyResult, plots: Plots) -> str:
     """How to read the figures on settings."""
-    trials = sum(trial.scores is not None and not trial.overrides for trial in result.trials)
-    settings = len(plots.importances)
+    trials, settings = plots.compared, len(plots.importances)
+    best = sum(bool(trial.rungs) for trial in result.trials) > MOST_TRIALS
+    of = f" of the {MOST_TRIALS} best" if best else ""
     hint = ": take it as a hint, not as a finding" if trials < 10 * settings else ""
     return (
-        "All trials came to the first rung with the same training, so that is where their settings "
+        "Trials come to the first rung with the same training, so that is where their settings "
         "are compared: by how the best quarter of the trials differs from all of them (PED-ANOVA). "
-        f"That is {trials} trials, {max(1, int(BEST_SHARE * trials))} of them in the best quarter, "
-        f"for {settings} settings{hint}."
+        f"That is {trials} trials{of}, {max(1, int(BEST_SHARE * trials))} of them in the best "
+        f"quarter, for {settings} settings{hint}."
     )
 
 

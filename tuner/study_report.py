@@ -10,11 +10,12 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise, takewhile
 
 import numpy as np
 
 from tuner import bootstrap
-from tuner.command_line import STORAGE, plugin_options
+from tuner.command_line import STORAGE, options_of, words_of
 from tuner.ranking import (
     BASELINES,
     COLUMNS,
@@ -40,6 +41,7 @@ from tuner.table1 import SCORES
 from tuner.table_cells import decimal, short
 from tuner.tracking_uri import default_uri
 from tuner.trial_records import TrialRecord
+from tuner.verdict import side_of_mark
 
 SHOWN = 6  # of the best trials, with their pictures
 MARK = "augmented_shots"  # the baseline to beat
@@ -202,12 +204,13 @@ def _headline(result: StudyResult) -> str:
     if ours is None:
         return f"{title} is the best"
     told = f"{title} won: J {decimal(ours)} on classes it had never seen"
-    if mark is None:
+    side = side_of_mark(result.verdict)  # by episodes in pairs, which both scores do not tell
+    if mark is None or not side:
         return told
-    change = decimal(abs(ours - mark))
-    if change == decimal(0.0):
-        return f"{told}, level with the mark to beat"
-    return f"{told}, {change} {'above' if ours > mark else 'below'} the mark to beat"
+    if side == "not distinguishable":
+        return f"{told}, level with the mark to beat within chance"
+    where = "above" if side == "better" else "below"
+    return f"{told}, {decimal(abs(ours - mark))} {where} the mark to beat"
 
 
 def _notices(result: StudyResult) -> Iterator[str]:
@@ -314,6 +317,8 @@ def _candidates(
     for trial in scored[:SHOWN]:
         assert trial.scores is not None
         metrics, ends, note = trial.scores, _search_ends(records.get(trial.number)), "in the search"
+        if ends:
+            note += ", which keeps L alone by episode, so that no other score has an interval"
         if (again := finalists.get(trial.number)) is not None:
             metrics, ends = again.metrics, again.intervals
             note = "in the finals, trained again, on fresh episodes"
@@ -368,19 +373,35 @@ def _reproduce(result: StudyResult, storage: str) -> Iterator[Command]:
             purpose="Train the best trial again, and compare its scores bit for bit",
             line=shlex.join(["python", "-m", *words]),
         )
-    if result.commands.get("searched_by"):
-        yield Command(purpose="Search again", line=result.commands["searched_by"])
+    if again := _search_again(result, storage):
+        yield Command(purpose="Search again", line=shlex.join(again))
     if result.commands.get("search_on"):
         yield Command(purpose="Go on with this study", line=result.commands["search_on"])
 
 
+def _search_again(result: StudyResult, storage: str) -> list[str]:
+    """The command that began the study, of all that were typed, with what it was begun on as the
+    command that goes on has it: in full, and where the environment named it, too."""
+    typed = [*takewhile("&&".__ne__, words_of(result.commands.get("searched_by", "")))]
+    begun_on = ("--plugin", "--data", "--data-root", "--address")
+    known = options_of(result.commands.get("search_on", ""), *begun_on)
+    given = set(known[::2])
+    words = [word for before, word in pairwise(["", *typed]) if not {before, word} & given]
+    return words and [*words, *known, *_places(result, storage)]
+
+
 def _where(result: StudyResult, storage: str) -> list[str]:
     """Options that name the study's places and plugins, as far as commands do not find them."""
+    plugins = options_of(result.commands.get("search_on", ""), "--plugin")
+    return _places(result, storage) + plugins
+
+
+def _places(result: StudyResult, storage: str) -> list[str]:
     words = [] if storage == STORAGE else ["--storage", storage]
     tracking = result.tracking
     if tracking is not None and tracking.uri != default_uri(result.folder.parent):
         words += ["--tracking-uri", tracking.uri]
-    return words + plugin_options(result.commands.get("search_on", ""))
+    return words
 
 
 def _use(result: StudyResult, storage: str) -> Iterator[Command]:

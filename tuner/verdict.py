@@ -42,6 +42,12 @@ def judge(
     return " ".join(sentences)
 
 
+def side_of_mark(verdict: str) -> str:
+    """On which side of the strongly augmented shots a verdict of `judge` says that the champion is
+    by J, a key of `WORDS`; empty if it compares none."""
+    return next((side for side, words in WORDS.items() if f"champion is {words} " in verdict), "")
+
+
 def _compared(ours: Scores, theirs: Scores, whom: str) -> str:
     """Such as "better than X by J (+0.10 [+0.05, +0.15]), worse by L (...)"."""
     sides, told = [], []
