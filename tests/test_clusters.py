@@ -183,7 +183,7 @@ def test_a_node_that_comes_late_gets_trials(digits: Path) -> None:
     try:
         cluster.start_head(cpus=1, dashboard=False)
         with cluster.launching(
-            *("reptile_omniglot", "--trials", "4", "--budget", "150s"),
+            *("reptile_omniglot", "--trials", "4", "--budget", "240s"),
             *("--data", str(digits), "--storage", str(cluster.root / "runs")),
             *("--address", cluster.address),
         ) as search:
