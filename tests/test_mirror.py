@@ -208,6 +208,22 @@ def test_a_bucket_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_bucket_without_credentials_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_address: str) -> None:
+        raise OSError(
+            "google::cloud::Status(UNAVAILABLE: Retry policy exhausted, with a last message of "
+            "Could not create a OAuth2 access token to authenticate the request.\n" + 99 * "words "
+        )
+
+    monkeypatch.setattr(module, "opened", refused)
+    line = r"gs://bucket/runs cannot be read and written \(there are no credentials\): .* or give"
+    with pytest.raises(UserError, match=line) as caught:
+        Mirror("gs://bucket/runs", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_checkpoint_in_a_bucket_has_a_copy_of_what_is_shown(bucket: Path, tmp_path: Path) -> None:
     there = bucket / "toys/session_01/trial_0000/checkpoint_000000"
     there.mkdir(parents=True)

@@ -15,11 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileSelector, FileType
 
 from trainables.addresses import below
 from trainables.errors import UserError, one_line
-from trainables.published import write
+from trainables.published import opened, write
 from tuner.background import OUTPUT
 from tuner.champion_folder import CHAMPION
 from tuner.hold import LOCK, STOP, Holder, ask_to_stop, is_held_here, leave_note
@@ -52,7 +52,7 @@ class Mirror:
         self._since = time.time()
         self._holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
         try:
-            self._store, self._root = FileSystem.from_uri(address)
+            self._store, self._root = opened(address)
             probe = f"{self._root}/.few-shot-tuner-{uuid.uuid4().hex}"
             self._write(probe, b"")
             self._store.delete_file(probe)
@@ -269,6 +269,7 @@ def _unusable(address: str, error: Exception) -> str:
     """The one line for a bucket that cannot be used: which, why, and the way out."""
     told = one_line(error)
     for sign, why in (
+        ("Could not create a OAuth2 access token", "there are no credentials"),
         ("NO_SUCH_BUCKET", "there is no such bucket"),
         ("NETWORK_CONNECTION", "nothing answers at its endpoint"),
         ("ACCESS_DENIED", "access is denied"),
