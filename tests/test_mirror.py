@@ -208,6 +208,32 @@ def test_a_bucket_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_folders_of_a_bucket_that_are_named_as_no_study_is_are_passed_over(
+    machines: list[Machine], bucket: Path
+) -> None:
+    first, second = machines
+    first.work()
+    (bucket / "toys").rename(bucket / "-toys")  # a bucket's may be named ".."
+    second.mirror.pull()
+    assert not second.folder.exists()
+
+
+@pytest.mark.parametrize("lacking", ["_files", "_read"])
+def test_a_bucket_that_may_be_written_and_not_listed_or_read_is_one_line(
+    lacking: str, machines: list[Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = machines
+    first.work()
+
+    def denied(_self: Mirror, _place: str) -> None:
+        raise OSError("AWS Error ACCESS_DENIED during ListObjectsV2 operation")
+
+    monkeypatch.setattr(Mirror, lacking, denied)
+    for asked in (second.mirror.pull, lambda: second.mirror.look("toys")):
+        with pytest.raises(UserError, match=r"cannot be read and written \(access is denied\)"):
+            asked()
+
+
 def test_a_bucket_without_credentials_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from tuner.champion_folder import CHAMPION
 from tuner.hold import LOCK, STOP, Holder, ask_to_stop, is_held_here, leave_note
 from tuner.journal import Journal
 from tuner.journal_file import LOG
+from tuner.request import is_study_name
 from tuner.setting import RESULT
 
 BEAT_SECONDS = 5.0  # between looks at what is to be written to the bucket
@@ -63,13 +64,19 @@ class Mirror:
         """Have the journals and results of all studies here as they are in the bucket.
 
         One that a process of this machine holds stays as it is, and so does a journal that goes on
-        where the bucket's ends: its driver was killed before it could write the rest.
+        where the bucket's ends: its driver was killed before it could write the rest. Objects may
+        be named as no study is, and as no folder here may be (".."): they are passed over.
+
+        Raises:
+            UserError: the bucket cannot be listed or read.
         """
         there = FileSelector(self._root, allow_not_found=True)
-        for info in self._store.get_file_info(there):
-            folder = self.folder / info.base_name
-            if info.type == FileType.Directory and not is_held_here(folder):
-                self._pull_study(info.path, folder)
+        with self._readable():
+            for info in self._store.get_file_info(there):
+                study = info.type == FileType.Directory and is_study_name(info.base_name)
+                folder = self.folder / info.base_name
+                if study and not is_held_here(folder):
+                    self._pull_study(info.path, folder)
 
     def look(self, study: str) -> None:
         """Have one study here as it is in the bucket, for whoever looks at it, with a note of who
@@ -81,12 +88,17 @@ class Mirror:
         place, folder = f"{self._root}/{study}", self.folder / study
         if is_held_here(folder):
             return
-        try:
+        with self._readable():
             self._pull_study(place, folder, looking=True)
             if folder.is_dir():
                 with suppress(FileNotFoundError):
                     (folder / OUTPUT).write_bytes(self._read(f"{place}/{OUTPUT}"))
                 self._note(place, folder)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(_unusable(self.address, error)) from error
 
