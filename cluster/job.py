@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import requests
 from ray.dashboard.utils import ray_client_address_to_api_server_url
 from ray.job_submission import JobSubmissionClient
 
 from cluster.session import offer_token, require_answer, shipped
 
+ANSWER_SECONDS = 10.0
 SCHEMES = ("ray", "http", "https")  # of Ray Client, whose port many clusters publish; of dashboards
 
 
@@ -46,11 +48,6 @@ def run_as_job(
         job: str = client.submit_job(entrypoint=shlex.join(words), runtime_env=whole)
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        if "Failed to connect" in reason:
-            reason = (
-                "no Ray dashboard answers there: name the one that `ray start --head` tells of "
-                "(http://HEAD:8265 as a rule), or leave the address out to use this machine."
-            )
         raise ConnectionError(f"Cannot submit a job to {address}: {reason}") from error
     say(f"Job        {job}; it goes on without this terminal. To stop it: ray job stop {job}")
     if not follow:
@@ -61,11 +58,19 @@ def run_as_job(
 
 
 def _dashboard_of(address: str) -> str:
-    parts = urlsplit(address)
-    if parts.scheme != "ray":
-        return address
-    require_answer(parts.netloc)
-    url: str = ray_client_address_to_api_server_url(address)
+    """The address of a dashboard that answers: Ray itself would wait for ever for one that takes
+    a connection and stays mute."""
+    parts, url = urlsplit(address), address
+    if parts.scheme == "ray":
+        require_answer(parts.netloc)
+        url = ray_client_address_to_api_server_url(address)
+    try:
+        requests.get(f"{url.rstrip('/')}/api/version", timeout=ANSWER_SECONDS)
+    except requests.RequestException as error:
+        raise ConnectionError(
+            "no Ray dashboard answers there: name the one that `ray start --head` tells of "
+            "(http://HEAD:8265 as a rule), or leave the address out to use this machine."
+        ) from error
     return url
 
 

@@ -18,7 +18,7 @@ import boto3
 from real_cluster import free_port
 
 BUCKET = "studies"
-_FREE_ACTIONS = 3  # until then nobody is asked who they are: the user below is made
+_FREE_ACTIONS = 6  # until then nobody is asked who they are: the users below are made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +28,13 @@ class RealBucket:
     Attributes:
         endpoint: host:port of its server.
         credentials: environment of who may read and write it.
+        unlisted: of who may do so, and not ask what there is.
         environment: of anybody else.
     """
 
     endpoint: str
     credentials: dict[str, str]
+    unlisted: dict[str, str]
     environment: dict[str, str]
 
     def address(self, *parts: str, bucket: str = BUCKET) -> str:
@@ -50,6 +52,10 @@ class RealBucket:
         """An object."""
         content: bytes = self._client().get_object(Bucket=BUCKET, Key=name)["Body"].read()
         return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make an object."""
+        self._client().put_object(Bucket=BUCKET, Key=name, Body=content)
 
     def _client(self):
         return client(self.endpoint, "s3", self.credentials)
@@ -78,9 +84,12 @@ def real_bucket(log: Path) -> Iterator[RealBucket]:
         )
     try:
         _wait_for(endpoint)
-        credentials = _user(endpoint)
+        credentials = _user(endpoint, "driver", "s3:*")
+        unlisted = _user(endpoint, "unlisted", "s3:*Object")
         client(endpoint, "s3", credentials).create_bucket(Bucket=BUCKET)
-        yield RealBucket(endpoint=endpoint, credentials=credentials, environment=own)
+        yield RealBucket(
+            endpoint=endpoint, credentials=credentials, unlisted=unlisted, environment=own
+        )
     finally:
         server.terminate()
         server.wait(20)
@@ -96,14 +105,14 @@ def _wait_for(endpoint: str) -> None:
     raise TimeoutError(f"Nothing answers at {endpoint}.")
 
 
-def _user(endpoint: str) -> dict[str, str]:
+def _user(endpoint: str, name: str, action: str) -> dict[str, str]:
     anybody = {"AWS_ACCESS_KEY_ID": "anybody", "AWS_SECRET_ACCESS_KEY": "anything"}
     iam = client(endpoint, "iam", anybody)
-    iam.create_user(UserName="driver")
-    key = iam.create_access_key(UserName="driver")["AccessKey"]
-    may = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    iam.create_user(UserName=name)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    may = {"Effect": "Allow", "Action": action, "Resource": "*"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [may]})
-    iam.put_user_policy(UserName="driver", PolicyName="all", PolicyDocument=policy)
+    iam.put_user_policy(UserName=name, PolicyName="all", PolicyDocument=policy)
     return {
         "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
         "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],

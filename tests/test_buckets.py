@@ -15,7 +15,7 @@ from real_bucket import RealBucket, real_bucket
 from real_cluster import QUICK_LAUNCH, ROOT, RealCluster
 from test_clusters import SEARCH, digits, refused
 
-from tuner.mirror import LEASE, LEASE_SECONDS
+from tuner.mirror import LEASE, LEASE_SECONDS, Mirror
 
 __all__ = ["digits"]  # a fixture
 
@@ -155,5 +155,20 @@ def test_what_is_wrong_with_a_bucket_is_one_line_within_seconds(
     assert "its access key is unknown" in line
     line = refused(here.launch(*search, "s3://runs?endpoint_override=127.0.0.1:1&scheme=http"))
     assert "nothing answers at its endpoint" in line
-    assert time.monotonic() - began < 120
+    line = refused(here.launch(*search, bucket.address("runs"), more=bucket.unlisted))
+    assert "access is denied" in line
+    assert time.monotonic() - began < 150
     assert not list(here.root.glob("cache/few-shot-tuner/storage/*"))
+
+
+def test_objects_that_are_named_as_no_folder_here_may_be_are_passed_over(
+    bucket: RealBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (bucket.environment | bucket.credentials).items():
+        monkeypatch.setenv(name, value)
+    for study in ("..", "a study", "toys"):
+        bucket.write(f"odd/{study}/journal.log", b"{}")
+    Mirror(bucket.address("odd"), tmp_path / "here").pull()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("journal.log")] == [
+        "here/toys/journal.log"
+    ]

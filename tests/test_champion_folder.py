@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -36,6 +39,35 @@ def test_pictures_of_a_champion_that_are_damaged_count_as_gone(
         pictures = np.zeros((1, 4, 1, 8, 8), np.uint8)
         np.savez_compressed(path, shots=pictures, samples=pictures)
         path.write_bytes(damage(path.read_bytes()))
+    assert kept_samples(tmp_path) is None
+
+
+def test_a_small_file_of_very_many_pictures_is_not_unfolded(tmp_path: Path) -> None:
+    pictures = np.zeros((1, 4, 1, 8, 8), np.uint8)
+    blank = np.zeros((1, 2000, 1, 64, 64), np.uint8)
+    np.savez_compressed(tmp_path / SAMPLES, shots=pictures, samples=blank)
+    assert (tmp_path / SAMPLES).stat().st_size < blank.size / 500
+    tracemalloc.start()
+    try:
+        assert kept_samples(tmp_path) is None
+        assert tracemalloc.get_traced_memory()[1] < blank.size / 10
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_shape_that_is_claimed_takes_no_memory(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    claimed = {"descr": "|u1", "fortran_order": False, "shape": (1, 10**15, 1, 64, 64)}
+    np.lib.format.write_array_header_1_0(header, claimed)
+    with ZipFile(tmp_path / SAMPLES, "w") as archive:
+        for name in ("shots.npy", "samples.npy"):
+            archive.writestr(name, header.getvalue())
+    assert kept_samples(tmp_path) is None
+
+
+def test_an_array_in_the_place_of_pictures_counts_as_none(tmp_path: Path) -> None:
+    with (tmp_path / SAMPLES).open("wb") as file:
+        np.save(file, np.zeros(3))
     assert kept_samples(tmp_path) is None
 
 

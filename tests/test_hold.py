@@ -41,6 +41,14 @@ def test_one_that_was_killed_is_told_from_one_that_let_go(tmp_path: Path) -> Non
     assert holder_of(tmp_path) is None
 
 
+def test_a_lock_is_taken_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "another").write_text("somebody's")
+    (tmp_path / LOCK).symlink_to(tmp_path / "another")
+    with pytest.raises(UserError, match="must be a file of the study's own, and is a link"):
+        hold(tmp_path)
+    assert (tmp_path / "another").read_text() == "somebody's"
+
+
 @pytest.mark.parametrize(("silent", "alive"), [(0.0, True), (3600.0, False)])
 def test_one_on_another_machine_lives_as_long_as_it_is_heard_of(
     tmp_path: Path, silent: float, alive: bool

@@ -53,6 +53,7 @@ def pictures(folder: Path, classes: int, each: int) -> Path:
     [
         (["reptile_omniglt"], "Did you mean 'reptile_omniglot'?"),
         (["nonsense"], "There is no experiment 'nonsense'"),
+        (["reptile_omniglot", "--js"], "unrecognized arguments: --js"),  # half of --json
         (["reptile_omniglot", "--budget", "-5m"], "--budget must be a positive time"),
         (["reptile_omniglot", "--budget", "0"], "--budget must be a positive time"),
         (["reptile_omniglot", "--trials", "0"], "--trials must be at least 1"),

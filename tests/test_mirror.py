@@ -208,6 +208,48 @@ def test_a_bucket_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_folders_of_a_bucket_that_are_named_as_no_study_is_are_passed_over(
+    machines: list[Machine], bucket: Path
+) -> None:
+    first, second = machines
+    first.work()
+    (bucket / "toys").rename(bucket / "-toys")  # a bucket's may be named ".."
+    second.mirror.pull()
+    assert not second.folder.exists()
+
+
+@pytest.mark.parametrize("lacking", ["_files", "_read"])
+def test_a_bucket_that_may_be_written_and_not_listed_or_read_is_one_line(
+    lacking: str, machines: list[Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = machines
+    first.work()
+
+    def denied(_self: Mirror, _place: str) -> None:
+        raise OSError("AWS Error ACCESS_DENIED during ListObjectsV2 operation")
+
+    monkeypatch.setattr(Mirror, lacking, denied)
+    for asked in (second.mirror.pull, lambda: second.mirror.look("toys")):
+        with pytest.raises(UserError, match=r"cannot be read and written \(access is denied\)"):
+            asked()
+
+
+def test_a_bucket_without_credentials_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_address: str) -> None:
+        raise OSError(
+            "google::cloud::Status(UNAVAILABLE: Retry policy exhausted, with a last message of "
+            "Could not create a OAuth2 access token to authenticate the request.\n" + 99 * "words "
+        )
+
+    monkeypatch.setattr(module, "opened", refused)
+    line = r"gs://bucket/runs cannot be read and written \(there are no credentials\): .* or give"
+    with pytest.raises(UserError, match=line) as caught:
+        Mirror("gs://bucket/runs", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_checkpoint_in_a_bucket_has_a_copy_of_what_is_shown(bucket: Path, tmp_path: Path) -> None:
     there = bucket / "toys/session_01/trial_0000/checkpoint_000000"
     there.mkdir(parents=True)

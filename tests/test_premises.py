@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import ray
 
 from cluster.resources import Node
+from trainables.addresses import impatient
 from trainables.errors import UserError
 from tuner import premises
 from tuner.premises import SAME, packages, require_nodes
@@ -126,6 +129,20 @@ def test_a_node_looks_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert look([], [], tmp_path)["shared"]
     in_a_bucket = look([], [], (tmp_path / "driver").as_uri())  # where nothing can be written
     assert in_a_bucket["unwritable"]
+
+
+def test_a_node_asks_googles_bucket_for_seconds() -> None:
+    with premises._shared(Path("runs"), "gs://bucket/runs") as place:
+        assert place == impatient("gs://bucket/runs") != "gs://bucket/runs"
+
+
+def test_a_node_needs_no_mlflow() -> None:
+    """The driver alone speaks to it, so that nodes need neither its packages nor its account."""
+    code = (
+        f"import importlib, sys\nfor name in {premises.MODULES}: importlib.import_module(name)\n"
+        "assert 'mlflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_all_packages_are_sent(tmp_path: Path) -> None:

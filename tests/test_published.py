@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from trainables import published
 from trainables.addresses import below
 from trainables.errors import UserError
-from trainables.published import MANIFEST, at_hand, publish
+from trainables.published import MANIFEST, at_hand, opened, publish
 
 
 @pytest.fixture
@@ -111,3 +112,28 @@ def test_what_is_gone_is_told_in_one_line(store: str) -> None:
 def test_options_stay_at_the_end_of_an_address() -> None:
     assert below("s3://b/runs/?scheme=http", "a", "b") == "s3://b/runs/a/b?scheme=http"
     assert below("s3://b/runs", "a") == "s3://b/runs/a"
+
+
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [
+        ("gs://bucket/runs", "gs://bucket/runs?retry_limit_seconds=10"),
+        ("gs://b/runs?scheme=http", "gs://b/runs?scheme=http&retry_limit_seconds=10"),
+        ("s3://bucket/runs", "s3://bucket/runs"),
+    ],
+)
+def test_googles_client_is_asked_for_seconds(
+    address: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would try for a quarter of an hour, also without credentials."""
+    opener = Mock(from_uri=lambda uri: ("store", uri))
+    monkeypatch.setattr(published, "FileSystem", opener)
+    assert opened(address) == ("store", asked)
+
+
+def test_no_bucket_is_opened_in_another_way() -> None:
+    root = Path(published.__file__).parents[1]
+    sources = [*root.glob("tuner/*.py"), *root.glob("trainables/*.py")]
+    opening = [path.name for path in sources if "from_uri(" in path.read_text(encoding="utf-8")]
+    # A node is sent the address that is asked for seconds: nothing of ours may be there.
+    assert sorted(opening) == ["premises.py", "published.py"]

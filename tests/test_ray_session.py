@@ -36,7 +36,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
         (
             {"started_here": False, "token_command": None},
             "https://me:secret@mlflow.example",
-            "as the cluster of head:6379 is: Ray and its dashboard, by everybody there, without a "
+            "as the cluster of head:6379 is, by Ray Client's port of its head (10001) as well, so "
+            "let a firewall keep others out: Ray and its dashboard, by everybody there, without a "
             "token; MLflow is https://mlflow.example, as that allows",
         ),
     ],

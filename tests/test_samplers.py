@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -111,6 +113,56 @@ def test_a_resumed_study_samples_what_an_uninterrupted_one_would(tmp_path, name,
     once = run(tmp_path / "once", sessions[-1:])
     assert run(tmp_path / "often", sessions) == once
     assert len({config["lr"] for config in once}) > 5
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("key", ["cma:optimizer", "cma:optimizer:0"])  # Optuna's has a number
+def test_a_pickle_in_a_journal_never_runs(tmp_path, key):
+    made = tmp_path / "made"
+    with Journal(tmp_path, "study") as journal:
+        search_on(journal, sampler("cmaes"), 9)
+        text = pickle.dumps(Payload(made)).hex()
+        paused = [t for t in journal.study.get_trials() if not t.state.is_finished()]
+        for trial in paused:
+            journal.study._storage.set_trial_system_attr(trial._trial_id, key, text)
+    with Journal(tmp_path, "study") as journal:
+        search_on(journal, sampler("cmaes"), 12)
+    assert not made.exists()
+    pickle.loads(bytes.fromhex(text))
+    assert made.exists()  # it would have
+
+
+def test_what_cmaes_has_learned_is_kept_as_numbers(tmp_path):
+    with Journal(tmp_path, "study") as journal:
+        search_on(journal, sampler("cmaes"), 22)
+        kept = [t.system_attrs.get("cma:optimizer") for t in journal.study.get_trials()]
+    assert {attr["_g"] for attr in kept if attr is not None} == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"_sigma": 0}, {"_g": -1}, {"_mean": [0.5]}, {"_C": "words"}, {"_pc": [float("nan")] * 2}],
+)
+def test_what_cmaes_cannot_have_learned_is_passed_over(tmp_path, change):
+    parameters = parameters_of(space, Config())
+    turn = samplers.Turn(seed=0, own_seed=0, number=22, startup=4, parameters=parameters)
+    with Journal(tmp_path, "study") as journal:
+        search_on(journal, sampler("cmaes"), 22)
+        told = [t for t in journal.study.get_trials() if "cma:optimizer" in t.system_attrs]
+        fresh = samplers._CmaEs(turn)
+        optimizer = fresh._restore_optimizer(told)
+        assert optimizer.generation == told[-1].system_attrs["cma:optimizer"]["_g"]
+        told[-1].system_attrs["cma:optimizer"] |= change
+        assert fresh._restore_optimizer(told).generation == optimizer.generation - 1
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))

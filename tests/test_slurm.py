@@ -36,6 +36,7 @@ exec "$@"
 RAY = {
     "venv/bin/ray": """\
 echo "ray $*" >>"$JOB/calls"
+echo "account ${MLFLOW_TRACKING_USERNAME-none} ${MLFLOW_TRACKING_PASSWORD-none}" >>"$JOB/calls"
 cp "$RAY_AUTH_TOKEN_PATH" "$JOB/$$.token"
 exec sleep 600
 """,
@@ -143,6 +144,14 @@ def test_a_batch_jobs_token_is_its_own_and_told_to_nobody(tmp_path):
     assert re.fullmatch("[0-9a-f]{64}", token)
     assert token not in output + (tmp_path / "calls").read_text()
     assert not (tmp_path / "home/.ray/slurm-77.token").exists(), "it outlives its cluster"
+
+
+def test_a_batch_jobs_account_of_mlflow_is_the_commands_alone(tmp_path):
+    account = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "hush"}
+    job = Job(tmp_path, 'echo "$MLFLOW_TRACKING_USERNAME $MLFLOW_TRACKING_PASSWORD"', **account)
+    code, output = job.run("reptile_mnist")
+    assert (code, output.strip()) == (0, "me hush")
+    assert job.calls("account") == 2 * [["account", "none", "none"]]
 
 
 def test_a_batch_job_that_comes_back_goes_on_with_what_is_left_of_its_budget(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from ray.runtime_env import RuntimeEnv
 
+from cluster import job
 from tuner import launch, submission
 from tuner.launch_options import build_parser
 
@@ -94,6 +96,20 @@ def test_no_cluster_there_is_one_line_within_seconds(
     told = capsys.readouterr().err
     assert f"Cannot submit a job to {scheme}://127.0.0.1:1: " in told
     assert told.endswith("or leave the address out to use this machine.\n")
+    assert told.count("\n") == 1
+
+
+def test_a_port_that_takes_a_connection_and_stays_mute_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "ANSWER_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        began = time.monotonic()
+        assert launch.main(["reptile_omniglot", "--storage", "/nfs", "--address", address]) == 2
+    assert time.monotonic() - began < 10
+    told = capsys.readouterr().err
+    assert f"Cannot submit a job to {address}: no Ray dashboard answers there" in told
     assert told.count("\n") == 1
 
 

@@ -43,11 +43,13 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(storage):
     tracker.trial_started(0, "paper", CONFIG, {"width": 16})
     for rung, decision in enumerate(("continue", "done")):
         told = metrics(rung) | {"L_low": 1.8 - rung, "L_high": 2.3 - rung}
-        tracker.rung_reached(0, rung, told, losses, checkpoint(storage, 0, rung), decision)
+        tracker.rung_reached(
+            0, rung, told, losses, checkpoint(storage / "my study", 0, rung), decision
+        )
         time.sleep(0.002)  # the same points of one millisecond would be one
     tracker.trial_ended(0, "COMPLETE", "")
     tracker.trial_started(1, "", CONFIG, {"width": 8})
-    tracker.rung_reached(1, 0, metrics(0), [], checkpoint(storage, 1, 0), "pause")
+    tracker.rung_reached(1, 0, metrics(0), [], checkpoint(storage / "my study", 1, 0), "pause")
     tracker.trial_ended(1, "PRUNED", "asha: rung 0")
     tracker.trial_started(2, "", CONFIG, {"width": 32})
     tracker.trial_ended(2, "FAIL", "diverged: critic loss is nan")
@@ -206,11 +208,13 @@ def test_the_studys_own_run_holds_the_outcome(storage):
 def test_a_resumed_study_goes_on_in_its_runs_and_doubles_nothing(storage):
     with Tracker(None, storage=storage, **options([])) as first:
         first.trial_started(0, "", CONFIG, {"width": 16})
-        first.rung_reached(0, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage, 0, 0), "done")
+        first.rung_reached(
+            0, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage / "my study", 0, 0), "done"
+        )
         first.trial_ended(0, "COMPLETE", "")
         first.trial_started(1, "", CONFIG, {"width": 8})
         first.rung_reached(
-            1, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage, 1, 0), "continue"
+            1, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage / "my study", 1, 0), "continue"
         )
     runs = trial_runs(storage, first)
     assert runs["1"].info.status == "KILLED"
@@ -223,11 +227,17 @@ def test_a_resumed_study_goes_on_in_its_runs_and_doubles_nothing(storage):
     assert again.place.parent_run_id == first.place.parent_run_id
     # The past is played again, as from a journal, and goes on where it was cut.
     again.trial_started(0, "", CONFIG, {"width": 16})
-    again.rung_reached(0, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage, 0, 0), "done")
+    again.rung_reached(
+        0, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage / "my study", 0, 0), "done"
+    )
     again.trial_ended(0, "COMPLETE", "")
     again.trial_started(1, "", CONFIG, {"width": 8})
-    again.rung_reached(1, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage, 1, 0), "continue")
-    again.rung_reached(1, 1, metrics(1), [(2.0, 2.0, 3.0)], checkpoint(storage, 1, 1), "done")
+    again.rung_reached(
+        1, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage / "my study", 1, 0), "continue"
+    )
+    again.rung_reached(
+        1, 1, metrics(1), [(2.0, 2.0, 3.0)], checkpoint(storage / "my study", 1, 1), "done"
+    )
     again.trial_ended(1, "COMPLETE", "")
     again.close()
 
@@ -243,7 +253,7 @@ def test_what_is_told_late_has_the_time_at_which_it_happened(storage):
     tracker = Tracker(None, storage=storage, **options([], began=1000.0))
     tracker.trial_started(0, "", CONFIG, {"width": 16}, when=1001.0)
     tracker.trial_started(0, "", CONFIG, {"width": 16})  # and goes on
-    losses, path = [(1.0, 2.0, 3.0)], checkpoint(storage, 0, 0)
+    losses, path = [(1.0, 2.0, 3.0)], checkpoint(storage / "my study", 0, 0)
     tracker.rung_reached(0, 0, metrics(0), losses, path, "done", when=1002.5)
     tracker.trial_ended(0, "COMPLETE", "", when=1003.0)
     tracker.close()
@@ -259,7 +269,7 @@ def test_what_is_told_late_has_the_time_at_which_it_happened(storage):
 def test_a_trial_that_waits_is_shown_to_wait_after_a_resume_too(storage):
     def told_of_a_pause(tracker):
         tracker.trial_started(0, "", CONFIG, {"width": 16})
-        tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage, 0, 0), "pause")
+        tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage / "my study", 0, 0), "pause")
 
     def shown(tracker):
         tracker.close()
@@ -282,12 +292,14 @@ def test_rungs_that_one_update_passed_are_steps_of_their_own_however_late_they_c
     both = [metrics(0) | {"L": loss} for loss in (2.0, 1.9)]  # as much training
     with Tracker(None, storage=storage, **options([])) as first:
         first.trial_started(0, "", CONFIG, {"width": 16})
-        first.rung_reached(0, 0, both[0], [], checkpoint(storage, 0, 0), "continue")
+        first.rung_reached(0, 0, both[0], [], checkpoint(storage / "my study", 0, 0), "continue")
     for _ in range(2):
         with Tracker(None, storage=storage, place=first.place, **options([])) as again:
             again.trial_started(0, "", CONFIG, {"width": 16})
             for rung, scores in enumerate(both):
-                again.rung_reached(0, rung, scores, [], checkpoint(storage, 0, rung), "continue")
+                again.rung_reached(
+                    0, rung, scores, [], checkpoint(storage / "my study", 0, rung), "continue"
+                )
     assert points_of(storage, again, "score/L") == [(1000, 2.0), (1001, 1.9)]
     assert points_of(storage, again, "training/rung") == [(1000, 0.0), (1001, 1.0)]
 
@@ -298,7 +310,7 @@ def test_a_rung_that_a_trial_comes_to_again_is_written_once(storage):
         tracker.trial_started(0, "", CONFIG, {"width": 16})
         for seconds in (5.0, 6.0):
             told = metrics(0) | {"train_seconds": seconds}
-            path = checkpoint(storage, 0, 0)
+            path = checkpoint(storage / "my study", 0, 0)
             tracker.rung_reached(0, 0, told, [(1.0, 2.0, 3.0)], path, "continue")
             time.sleep(0.01)
     assert points_of(storage, tracker, "training/train_seconds") == [(1000, 5.0)]
@@ -310,7 +322,7 @@ def test_nothing_is_left_in_the_working_folder(storage, tmp_path_factory, monkey
     monkeypatch.chdir(folder)
     with Tracker(None, storage=storage, **options([])) as tracker:
         tracker.trial_started(0, "", CONFIG, {})
-        tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage, 0, 0), "done")
+        tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage / "my study", 0, 0), "done")
     assert list(folder.iterdir()) == []
     assert (storage / "mlartifacts" / "reptile_omniglot").is_dir()
 
@@ -325,6 +337,63 @@ def test_a_rung_without_a_picture_is_said_and_its_scores_are_kept(storage):
     assert trial_runs(storage, tracker)["0"].data.metrics["score/J"] == pytest.approx(0.1)
 
 
+def links_to(outside, name):
+    """A checkpoint whose files are, by one way or another, those of a folder elsewhere."""
+
+    def folder(study):
+        return outside
+
+    def upwards(study):
+        return study / ".." / outside.name
+
+    def linked(study):
+        (study / "session_01").symlink_to(outside)
+        return study / "session_01"
+
+    def of_links(study):
+        (study / "session_02").mkdir()
+        for file in outside.iterdir():
+            (study / "session_02" / file.name).symlink_to(file)
+        return study / "session_02"
+
+    return {"folder": folder, "upwards": upwards, "linked": linked, "of links": of_links}[name]
+
+
+@pytest.mark.parametrize("way", ["folder", "upwards", "linked", "of links"])
+def test_nothing_outside_of_the_study_is_published_wherever_its_journal_leads(storage, way):
+    outside = storage / "mine"
+    outside.mkdir()
+    for name in ("config.json", "grid.png", "small.png", "weights.safetensors"):
+        (outside / name).write_bytes(b"precious")
+    (storage / "my study").mkdir()
+    path = links_to(outside, way)(storage / "my study")
+    lines: list[str] = []
+    tracker = Tracker(None, storage=storage, **options(lines))
+    tracker.trial_started(0, "", CONFIG, {})
+    tracker.rung_reached(0, 0, metrics(0), [], path, "done")
+    tracker.trial_ended(0, "COMPLETE", "")
+    tracker.close()
+    assert lines == [f"Trial 0 has no picture of rung 0 in {path}."]
+    kept = [path for path in (storage / "mlartifacts").rglob("*") if path.is_file()]
+    assert [path.name for path in kept] == ["config.json"]  # of the trial, from the journal
+    assert b"precious" not in kept[0].read_bytes()
+
+
+def test_no_link_in_the_place_of_what_a_result_is_shown_by_is_followed(storage):
+    study = storage / "my study"
+    checkpoint(study, 1, 1)
+    made = result(study)
+    (storage / "mine").write_bytes(b"precious")
+    for name in ("report.html", "report.md"):
+        (study / name).symlink_to(storage / "mine")
+    (study / made.best.grid).with_name("small.png").symlink_to(storage / "mine")
+    tracker = Tracker(None, storage=storage, **options([]))
+    tracker.study_ended(made, {})
+    kept = [path for path in (storage / "mlartifacts").rglob("*") if path.is_file()]
+    assert kept
+    assert not any(b"precious" in path.read_bytes() for path in kept)
+
+
 def test_nothing_of_the_environment_reaches_the_store(storage, monkeypatch):
     secrets = {
         "MLFLOW_TRACKING_TOKEN": "hunter2-token",
@@ -336,7 +405,7 @@ def test_nothing_of_the_environment_reaches_the_store(storage, monkeypatch):
         monkeypatch.setenv(name, value)
     tracker = Tracker(None, storage=storage, **options([]))
     tracker.trial_started(0, "", CONFIG, {})
-    tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage, 0, 0), "done")
+    tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage / "my study", 0, 0), "done")
     tracker.trial_ended(0, "COMPLETE", "")
     tracker.study_ended(result(storage), {})
     for path in storage.rglob("*"):

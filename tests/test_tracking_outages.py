@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,7 +96,9 @@ def test_a_resumed_study_goes_on_while_its_store_is_away_and_delivers_when_it_is
 ):
     with Tracker(None, storage=storage, **options([])) as first:
         first.trial_started(0, "", CONFIG, {"width": 16})
-        first.rung_reached(0, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage, 0, 0), "pause")
+        first.rung_reached(
+            0, 0, metrics(0), [(1.0, 2.0, 3.0)], checkpoint(storage / "my study", 0, 0), "pause"
+        )
         first.trial_started(1, "", CONFIG, {"width": 8})
         first.trial_ended(1, "FAIL", "diverged")
     lines: list[str] = []
@@ -115,7 +116,9 @@ def test_a_resumed_study_goes_on_while_its_store_is_away_and_delivers_when_it_is
     again.trial_started(0, "", CONFIG, {"width": 16})
     for rung, decision in enumerate(("pause", "done")):
         losses = [(1.0 + rung, 2.0, 3.0)]
-        again.rung_reached(0, rung, metrics(rung), losses, checkpoint(storage, 0, rung), decision)
+        again.rung_reached(
+            0, rung, metrics(rung), losses, checkpoint(storage / "my study", 0, rung), decision
+        )
     again.trial_ended(0, "COMPLETE", "")
     again.trial_started(1, "", CONFIG, {"width": 8})
     again.rung_reached(1, 0, metrics(0), [], storage / "gone", "continue")  # settled: not read
@@ -197,12 +200,12 @@ class FakeStore:
 
 
 @pytest.fixture
-def fake(monkeypatch) -> Callable[..., tuple[Tracker, FakeStore, list[str]]]:
+def fake(monkeypatch, tmp_path) -> Callable[..., tuple[Tracker, FakeStore, list[str]]]:
     def make(fail: Callable[[str], None]) -> tuple[Tracker, FakeStore, list[str]]:
         store, lines = FakeStore(fail), list[str]()
         monkeypatch.setattr(study_runs, "RunStore", lambda *a, **k: store)
         monkeypatch.setattr(tracking, "is_passing", lambda e: isinstance(e, ConnectionError))
-        tracker = Tracker("http://u:secret@host:5000", storage=Path("s"), **options(lines))
+        tracker = Tracker("http://u:secret@host:5000", storage=tmp_path, **options(lines))
         store.opened()
         return tracker, store, lines
 
@@ -211,7 +214,7 @@ def fake(monkeypatch) -> Callable[..., tuple[Tracker, FakeStore, list[str]]]:
 
 def test_the_search_never_waits_for_a_slow_store(fake, tmp_path):
     tracker, _, _ = fake(lambda name: time.sleep(0.05))
-    path = checkpoint(tmp_path, 0, 0)
+    path = checkpoint(tmp_path / "my study", 0, 0)
     spent = time.thread_time()
     began = time.monotonic()
     tracker.trial_started(0, "", CONFIG, {"width": 16})
@@ -232,7 +235,7 @@ def test_a_store_that_comes_back_gets_everything(fake, tmp_path):
 
     tracker, store, lines = fake(fail)
     tracker.trial_started(0, "", CONFIG, {})
-    tracker.rung_reached(0, 0, metrics(0), [], checkpoint(tmp_path, 0, 0), "done")
+    tracker.rung_reached(0, 0, metrics(0), [], checkpoint(tmp_path / "my study", 0, 0), "done")
     tracker.close()
     assert store.calls.count("log_metrics") == 1
     assert len(lines) == 1
@@ -246,7 +249,7 @@ def test_what_a_dead_store_did_not_take_is_said_in_one_line(fake, tmp_path):
 
     tracker, _, lines = fake(fail)
     tracker.trial_started(0, "", CONFIG, {})
-    tracker.rung_reached(0, 0, metrics(0), [], checkpoint(tmp_path, 0, 0), "done")
+    tracker.rung_reached(0, 0, metrics(0), [], checkpoint(tmp_path / "my study", 0, 0), "done")
     tracker.close(timeout=0.2)
     tracker.close()
     assert lines[-1].startswith("2 records did not reach the tracking store http://host:5000")
@@ -262,7 +265,7 @@ def test_a_kill_between_any_two_calls_to_the_store_leaves_no_gap_and_no_double(
     """Each session dies one call later; the last one is left alone. The second rung is at another
     step, or at the same one, where one update of a large net has reached both."""
     losses = [(float(step), -1.0, 2.0) for step in range(1, 501)]  # two batches
-    paths = [checkpoint(storage, 0, rung) for rung in range(2)]
+    paths = [checkpoint(storage / "my study", 0, rung) for rung in range(2)]
     allowed, parent, calls = 0, None, [0]
 
     class Killed(BaseException):
@@ -397,7 +400,7 @@ def test_a_start_that_was_refused_is_made_up_for_by_the_next_session(storage, mo
     with monkeypatch.context() as patch, Tracker(None, storage=storage, **options([])) as tracker:
         patch.setattr(RunStore, "log_bytes", forbidden)
         tracker.trial_started(0, "", CONFIG, {"width": 16})
-        tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage, 0, 0), "pause")
+        tracker.rung_reached(0, 0, metrics(0), [], checkpoint(storage / "my study", 0, 0), "pause")
         tracker.trial_promoted(0)
     again = Tracker(None, storage=storage, place=tracker.place, **options([]))
     told_of_two_rungs(again, storage)
@@ -424,7 +427,7 @@ def test_a_disk_without_room_for_a_runs_id_costs_the_run_nothing(storage):
         time.sleep(0.01)
     for rung, decision in enumerate(("pause", "done")):
         losses = [(10.0 * rung + step, -1.0, 2.0) for step in range(1, 6)]
-        path = checkpoint(storage, 0, rung)
+        path = checkpoint(storage / "my study", 0, rung)
         with pytest.raises(OSError, match="No space left"):
             tracker.rung_reached(0, rung, metrics(rung), losses, path, decision)
     full[0] = False

@@ -185,7 +185,7 @@ def test_a_study_is_kept_by_a_server_with_accounts(server, tmp_path, monkeypatch
     names = [item.path for item in store.list_artifacts(run.info.run_id, "images")]
     (name,) = (name for name in names if "+step+1+" in name and "compressed" not in name)
     picture = store.download_artifacts(run.info.run_id, name, str(tmp_path))
-    sent = checkpoint(tmp_path, 0, 1) / "grid.png"
+    sent = checkpoint(tmp_path / "my study", 0, 1) / "grid.png"
     assert Path(picture).read_bytes() == sent.read_bytes()
     assert run.info.artifact_uri.startswith("mlflow-artifacts:"), "the server holds the files"
 

@@ -99,7 +99,9 @@ def told_of_two_rungs(tracker, storage):
     tracker.trial_started(0, "", CONFIG, {"width": 16})
     for rung, decision in enumerate(("pause", "done")):
         losses = [(10.0 * rung + step, -1.0, 2.0) for step in range(1, 6)]
-        tracker.rung_reached(0, rung, metrics(rung), losses, checkpoint(storage, 0, rung), decision)
+        tracker.rung_reached(
+            0, rung, metrics(rung), losses, checkpoint(storage / "my study", 0, rung), decision
+        )
     tracker.trial_ended(0, "COMPLETE", "")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pyarrow.fs import FileSystem, FileType
 
-from trainables.addresses import below, is_address
+from trainables.addresses import below, impatient, is_address
 from trainables.built_once import build_once
 from trainables.datasets import user_cache
 from trainables.errors import UserError, one_line
@@ -39,7 +39,7 @@ def publish(folder: Path, under: str) -> str:
     }
     address = below(under, f"{folder.name}-{_digest(manifest)}")
     try:
-        store, place = FileSystem.from_uri(address)
+        store, place = opened(address)
         if store.get_file_info(f"{place}/{MANIFEST}").type == FileType.NotFound:
             store.create_dir(place, recursive=True)
             for name in manifest:
@@ -74,7 +74,7 @@ def put(folder: Path, address: str, names: Sequence[str]) -> None:
     Raises:
         OSError: they cannot be written.
     """
-    store, place = FileSystem.from_uri(address)
+    store, place = opened(address)
     for name in names:
         write(store, f"{place}/{name}", folder / name)
 
@@ -86,7 +86,7 @@ def fetch(address: str, folder: Path, names: Sequence[str]) -> bool:
     Raises:
         OSError: they cannot be read.
     """
-    store, place = FileSystem.from_uri(address)
+    store, place = opened(address)
     if store.get_file_info(f"{place}/{names[-1]}").type != FileType.File:
         return False
     for name in names:
@@ -96,7 +96,7 @@ def fetch(address: str, folder: Path, names: Sequence[str]) -> bool:
 
 def _fetch(address: str, name: str, folder: Path) -> None:
     try:
-        store, place = FileSystem.from_uri(address)
+        store, place = opened(address)
         with store.open_input_stream(f"{place}/{MANIFEST}") as stream:
             text = stream.read()
         manifest = json.loads(text)
@@ -120,6 +120,16 @@ def _damage(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return one_line(error)
     return None
+
+
+def opened(address: str) -> tuple[FileSystem, str]:
+    """What reads and writes a bucket, or a folder, and the place in it.
+
+    Raises:
+        OSError, ValueError: there is nothing that can be at such an address.
+    """
+    store, place = FileSystem.from_uri(impatient(address))
+    return store, place
 
 
 def copy(store: FileSystem, place: str, path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CHAMPION = "champion"  # folder in a study's, and alias of registered models
 FILES = ("config.json", "weights.safetensors")  # a model's, also in the registry
 SAMPLES = "samples.npz"  # of the test
+LARGEST = 2**30  # bytes of all pictures: 20 episodes of 272 in colour, of 256 pixels a side, fit
+MOST_FOLDED = 100  # times that pictures are larger than their file; deflate can make it 1000
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -110,12 +112,17 @@ def kept_samples(folder: Path) -> Samples | None:
     Args:
         folder: of the champion.
     """
+    path = folder / SAMPLES
     try:
-        with (folder / SAMPLES).open("rb") as file, np.load(file, allow_pickle=False) as kept:
+        with ZipFile(path) as archive:
+            unfolded = sum(entry.file_size for entry in archive.infolist())
+        if unfolded > min(LARGEST, MOST_FOLDED * path.stat().st_size):
+            return None
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             shots, samples = kept["shots"], kept["samples"]
             thresholds = kept.get("copy_thresholds")
-    except (OSError, ValueError, LookupError, EOFError, BadZipFile, zlib.error):
-        return None
+    except (OSError, ValueError, LookupError, EOFError, BadZipFile, zlib.error, MemoryError):
+        return None  # no memory: for a shape that is claimed
     if shots.ndim != 5 or samples.ndim != 5 or not shots.dtype == samples.dtype == np.uint8:
         return None
     return Samples(shots=shots, samples=samples, copy_thresholds=thresholds)

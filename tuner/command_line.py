@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from trainables.errors import UserError
 from tuner.exit_codes import CANNOT_BE_MET, INTERRUPTED
@@ -17,7 +17,12 @@ STORAGE = "runs"  # of all studies, unless another is named
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Raises what argparse would print with its usage."""
+    """Raises what argparse would print with its usage, and takes options by their whole names
+    alone: which there are is asked of words before they are parsed, and of commands that are kept.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """One line, as for every other request that cannot be met."""

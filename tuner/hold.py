@@ -8,6 +8,7 @@ never a process that got a dead one's number.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -54,9 +55,18 @@ def hold(folder: Path) -> int:
     """Take a study -> an open file that carries its lock; the kernel drops it with the process.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or a link to elsewhere, which would be emptied, stands
+            in the place of its lock.
     """
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = os.open(folder / LOCK, flags, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(
+            f"{folder / LOCK} must be a file of the study's own, and is a link: delete it."
+        ) from error
     if not _take(lock):
         os.close(lock)
         raise UserError(

@@ -15,16 +15,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileSelector, FileType
 
 from trainables.addresses import below
 from trainables.errors import UserError, one_line
-from trainables.published import write
+from trainables.published import opened, write
 from tuner.background import OUTPUT
 from tuner.champion_folder import CHAMPION
 from tuner.hold import LOCK, STOP, Holder, ask_to_stop, is_held_here, leave_note
 from tuner.journal import Journal
 from tuner.journal_file import LOG
+from tuner.request import is_study_name
 from tuner.setting import RESULT
 
 BEAT_SECONDS = 5.0  # between looks at what is to be written to the bucket
@@ -52,7 +53,7 @@ class Mirror:
         self._since = time.time()
         self._holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
         try:
-            self._store, self._root = FileSystem.from_uri(address)
+            self._store, self._root = opened(address)
             probe = f"{self._root}/.few-shot-tuner-{uuid.uuid4().hex}"
             self._write(probe, b"")
             self._store.delete_file(probe)
@@ -63,13 +64,19 @@ class Mirror:
         """Have the journals and results of all studies here as they are in the bucket.
 
         One that a process of this machine holds stays as it is, and so does a journal that goes on
-        where the bucket's ends: its driver was killed before it could write the rest.
+        where the bucket's ends: its driver was killed before it could write the rest. Objects may
+        be named as no study is, and as no folder here may be (".."): they are passed over.
+
+        Raises:
+            UserError: the bucket cannot be listed or read.
         """
         there = FileSelector(self._root, allow_not_found=True)
-        for info in self._store.get_file_info(there):
-            folder = self.folder / info.base_name
-            if info.type == FileType.Directory and not is_held_here(folder):
-                self._pull_study(info.path, folder)
+        with self._readable():
+            for info in self._store.get_file_info(there):
+                study = info.type == FileType.Directory and is_study_name(info.base_name)
+                folder = self.folder / info.base_name
+                if study and not is_held_here(folder):
+                    self._pull_study(info.path, folder)
 
     def look(self, study: str) -> None:
         """Have one study here as it is in the bucket, for whoever looks at it, with a note of who
@@ -81,12 +88,17 @@ class Mirror:
         place, folder = f"{self._root}/{study}", self.folder / study
         if is_held_here(folder):
             return
-        try:
+        with self._readable():
             self._pull_study(place, folder, looking=True)
             if folder.is_dir():
                 with suppress(FileNotFoundError):
                     (folder / OUTPUT).write_bytes(self._read(f"{place}/{OUTPUT}"))
                 self._note(place, folder)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(_unusable(self.address, error)) from error
 
@@ -269,6 +281,7 @@ def _unusable(address: str, error: Exception) -> str:
     """The one line for a bucket that cannot be used: which, why, and the way out."""
     told = one_line(error)
     for sign, why in (
+        ("Could not create a OAuth2 access token", "there are no credentials"),
         ("NO_SUCH_BUCKET", "there is no such bucket"),
         ("NETWORK_CONNECTION", "nothing answers at its endpoint"),
         ("ACCESS_DENIED", "access is denied"),

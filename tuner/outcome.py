@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from trainables.grid import SMALL
+from trainables.outside import is_inside
 from tuner.mlmodel import mlmodel
 from tuner.model_card import model_note, version_note
 from tuner.pages import CHAMPION, INTERVAL, ends, study_note, view_page
@@ -40,7 +41,7 @@ def write_outcome(runs: StudyRuns, result: StudyResult, identity: Mapping[str, s
     paths = [result.folder / path for path in files if path is not None]
     store.log_bytes(run_id, json.dumps(result.to_dict(), indent=2).encode(), "result.json")
     for report in (result.folder / REPORT, result.folder / REPORT_TWIN):
-        if report.is_file():
+        if report.is_file() and is_inside(report, result.folder):
             store.log_file(run_id, report)
     folder = _model_folder(paths)
     for path in paths:
@@ -65,7 +66,8 @@ def _log_grid(runs: StudyRuns, result: StudyResult, when: int) -> str:
     path = result.folder / result.best.grid
     small = path.with_name(SMALL)
     grid = path.read_bytes()
-    shown = small.read_bytes() if small.exists() else grid  # older studies have none
+    kept = small.exists() and is_inside(small, result.folder)  # older studies have none
+    shown = small.read_bytes() if kept else grid
     name = runs.store.log_picture(runs.study, grid, shown, CHAMPION, 0, when)
     return picture(runs.study, name)
 

@@ -9,12 +9,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from pyarrow.fs import FileSystem
-
 from trainables.addresses import below, is_address
 from trainables.durable import settle
 from trainables.grid import GRID, SMALL
-from trainables.published import copy
+from trainables.published import copy, opened
 
 # What the driver needs of a checkpoint.
 SHOWN = (GRID, SMALL, "config.json", "weights.safetensors")
@@ -75,7 +73,7 @@ def _fetch(checkpoint: str, local: Path) -> None:
     part = local.with_name(f".{local.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # which it left
     part.mkdir(parents=True)
-    store, place = FileSystem.from_uri(checkpoint)
+    store, place = opened(checkpoint)
     for name in SHOWN:
         with suppress(FileNotFoundError):
             copy(store, f"{place}/{name}", part / name)
@@ -86,5 +84,5 @@ def _fetch(checkpoint: str, local: Path) -> None:
 def drop(checkpoint: str, name: str) -> None:
     """Delete a file of a checkpoint in a bucket; one that is gone already, too."""
     with suppress(OSError):
-        store, place = FileSystem.from_uri(checkpoint)
+        store, place = opened(checkpoint)
         store.delete_file(f"{place}/{name}")

@@ -17,6 +17,7 @@ import trainables
 import tuner
 from cluster.nodes import answer_to, ask, ask_each, has_answered, silent
 from cluster.resources import Node
+from trainables.addresses import impatient
 from trainables.errors import UserError, one_line
 from trainables.pipeline import PIPELINES
 
@@ -92,7 +93,7 @@ class Question:
 
 def _shared(storage: Path, bucket: str | None) -> AbstractContextManager[Path | str]:
     """What a node looks for."""
-    return _folder_beside(storage) if bucket is None else nullcontext(bucket)
+    return _folder_beside(storage) if bucket is None else nullcontext(impatient(bucket))
 
 
 @contextmanager

@@ -87,7 +87,12 @@ def reachable(ray: Session, uri: str) -> str:
     Args:
         uri: of the tracking store.
     """
-    where = "from this machine alone" if ray.started_here else f"as the cluster of {ray.address} is"
+    where = "from this machine alone"
+    if not ray.started_here:  # `ray start --head` always opens Ray Client's port, on no loopback
+        where = (
+            f"as the cluster of {ray.address} is, by Ray Client's port of its head (10001) as "
+            "well, so let a firewall keep others out"
+        )
     who = "with its token" if ray.token_command else "by everybody there, without a token"
     store = "a file" if scheme_of(uri) == "sqlite" else f"{strip_credentials(uri)}, as that allows"
     return f"{where}: Ray and its dashboard, {who}; MLflow is {store}"

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 import optuna
+from cmaes import CMA  # type: ignore[import-untyped]
+from optuna._transform import _SearchSpaceTransform
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import (
     BaseSampler,
@@ -27,6 +29,7 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtri
 
@@ -100,7 +103,8 @@ class _CmaEs(CmaEsSampler):
     """CMA-ES over the numbers that every trial has, from the first trial on.
 
     Optuna's own takes those that the trials so far have in common. They become fewer where the
-    space is conditional, and it then samples at random for the rest of the study.
+    space is conditional, and it then samples at random for the rest of the study. And it keeps its
+    optimizer as a pickle, which would run what a stranger's journal has in its place.
     """
 
     def __init__(self, turn: Turn) -> None:
@@ -109,7 +113,11 @@ class _CmaEs(CmaEsSampler):
             n_startup_trials=0,  # known points are told as well, wherever they lie
             warn_independent_sampling=False,
         )
-        self._turn = turn
+        shared = _open(turn.parameters.shared)
+        self._numbers: dict[str, BaseDistribution] = {
+            n: d for n, d in shared.items() if not isinstance(d, CategoricalDistribution)
+        }
+        self._optimizer: CMA | None = None
 
     def infer_relative_search_space(
         self,
@@ -117,8 +125,40 @@ class _CmaEs(CmaEsSampler):
         trial: FrozenTrial,  # noqa: ARG002
     ) -> dict[str, BaseDistribution]:
         """Numbers that do not depend on others; the rest is sampled at random."""
-        shared = _open(self._turn.parameters.shared)
-        return {n: d for n, d in shared.items() if not isinstance(d, CategoricalDistribution)}
+        return self._numbers
+
+    def _split_optimizer_str(self, optimizer_str: str) -> dict[str, Any]:  # noqa: ARG002
+        """What a trial keeps of the optimizer: numbers alone, by name."""
+        kept = {name: np.asarray(getattr(self._optimizer, name)).tolist() for name in _LEARNED}
+        return {self._attr_key_optimizer: kept}
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> CMA:
+        """The newest that a trial has kept, or a new one."""
+        space = _SearchSpaceTransform(self._numbers, transform_0_1=True)
+        self._optimizer = made = cast(CMA, self._init_optimizer(space, StudyDirection.MINIMIZE))
+        kept = (t.system_attrs.get(self._attr_key_optimizer) for t in completed_trials[::-1])
+        learned = (_learned(attr, made) for attr in kept if attr is not None)
+        vars(made).update(next(filter(None, learned), {}))
+        return made
+
+
+# What CMA-ES has learned: all that telling it changes.
+_LEARNED = ("_g", "_mean", "_sigma", "_C", "_p_sigma", "_pc")
+
+
+def _learned(kept: Any, fresh: CMA) -> dict[str, Any] | None:
+    """What a trial kept, for an optimizer that has learned nothing; None if it is not for that."""
+    try:
+        told = {name: np.asarray(kept[name], np.float64) for name in _LEARNED}
+    except (ValueError, TypeError, LookupError):
+        return None
+    fits = all(
+        value.shape == np.shape(getattr(fresh, name)) and np.isfinite(value).all()
+        for name, value in told.items()
+    )
+    if not fits or told["_sigma"] <= 0 or told["_g"] < 0:
+        return None
+    return told | {"_g": int(told["_g"]), "_sigma": float(told["_sigma"])}
 
 
 def _open(distributions: Mapping[str, BaseDistribution]) -> dict[str, BaseDistribution]:

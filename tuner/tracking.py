@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 from trainables.errors import UserError
 from trainables.grid import GRID, SMALL
+from trainables.outside import is_inside
 from tuner.outcome import finished_at, write_outcome
 from tuner.pages import INTERVAL, SAMPLES, ends, trial_note
 from tuner.ranking import COLUMNS, trial_title
@@ -89,6 +90,7 @@ class Tracker:
         """
         self.uri = resolve_uri(uri, storage)
         self._remember, self._report, self._deliver = remember, report, deliver
+        self._folder = storage / study
         self._beginnings: dict[int, Beginning] = {}
         self._checkpoints: dict[int, Path] = {}
         self._running: set[int] = set()
@@ -186,7 +188,8 @@ class Tracker:
                 hold "L_low" and "L_high", the ends of L's interval.
             losses: (updates so far, critic loss, generator loss) since the last report.
             checkpoint: folder with `grid.png`, `small.png`, `config.json` (all that a replay
-                needs), and at the end `weights.safetensors`.
+                needs), and at the end `weights.safetensors`. Files outside of the study's folder,
+                where a journal or a link may lead, are not read.
             decision: what becomes of the trial.
             when: it was.
         """
@@ -212,9 +215,9 @@ class Tracker:
         scores: list[Point] = [(name, value, at, step) for name, value in values.items()]
         marker: Point = (MARKER, float(rung), at, step)
         # Read here (0.3 ms): the folder may be gone when a slow server gets to it.
-        grid = _read(checkpoint / GRID)
-        small = _read(checkpoint / SMALL)  # older checkpoints have none
-        settings = _read(checkpoint / "config.json") if rung == 0 else None
+        grid = self._read(checkpoint / GRID)
+        small = self._read(checkpoint / SMALL)  # older checkpoints have none
+        settings = self._read(checkpoint / "config.json") if rung == 0 else None
 
         def write() -> None:
             run_id, store = self._run_of(number), self._runs.store
@@ -268,7 +271,8 @@ class Tracker:
 
         def write() -> None:
             run_id, store = self._run_of(number), self._runs.store
-            if weights is not None and weights.exists():  # else they made room for better ones
+            # Else they made room for better ones.
+            if weights is not None and weights.exists() and is_inside(weights, self._folder):
                 store.log_file(run_id, weights)
             store.end(run_id, RUN_STATUS[state], at)
             # Last: a state that tells of an end is not looked at again.
@@ -321,6 +325,13 @@ class Tracker:
                 f"are delivered by: {self._deliver}"
             )
         return not lost.jobs
+
+    def _read(self, path: Path) -> bytes | None:
+        """A file of the study's; None if there is none."""
+        try:
+            return path.read_bytes() if is_inside(path, self._folder) else None
+        except OSError:
+            return None
 
     # The rest runs in the constructor or in the writer's thread.
 
@@ -390,13 +401,6 @@ def provenance_tags(
 def metric_name(name: str) -> str:
     """A metric's name in MLflow."""
     return f"training/{name}" if name in TRAINING else f"score/{name}"
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
 
 
 def _milliseconds(when: float | None = None) -> int:

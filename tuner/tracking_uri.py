@@ -25,10 +25,11 @@ _PASSWORDS = {
     "postgresql": "PGPASSWORD or ~/.pgpass, or to an MLflow server that you name instead",
 }
 
-# Up to the last @, since a password may hold one (or a slash) unescaped; not in sqlite:///path.
-_CREDENTIALS = re.compile(r"""(?<=://)(?!/)[^\s'"]*@""")
+# Up to the last @, since a password may hold one, a slash, a quote or a space unescaped, where the
+# user that precedes it has neither : nor /; not in sqlite:///path.
+_CREDENTIALS = re.compile(r"""(?<=://)(?!/)(?:[^/:\n]*:.*|[^\s'"]*)@""")
 # postgresql://host/db?password=..., which drivers take as well.
-_IN_QUERY = re.compile(r"""(?i)(?<=[?&])\w*(?:password|passwd|pwd|token|secret)\w*=[^&\s'"]*&?""")
+_IN_QUERY = re.compile(r"""(?i)(?<=[?&])\w*(?:password|passwd|pwd|token|secret)\w*=[^&\s]*&?""")
 # Of the environment; an error's text may repeat what was sent.
 _SECRETS = (
     "MLFLOW_TRACKING_PASSWORD",

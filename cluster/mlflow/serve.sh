@@ -7,7 +7,7 @@
 set -euo pipefail
 
 : "${MLFLOW_FLASK_SERVER_SECRET_KEY:?must be set: a random text that signs forms, the same at every start}"
-: "${MLFLOW_ARTIFACTS_DESTINATION:?must be set: where files of runs go, s3://bucket/path, gs://... or a folder}"
+: "${MLFLOW_ARTIFACTS_DESTINATION:?must be set: where files of runs go, s3://bucket/path or a folder}"
 
 export PGDATABASE="${PGDATABASE:-mlflow}"
 export MLFLOW_BACKEND_STORE_URI=postgresql:///

@@ -195,8 +195,8 @@ def trackers() -> Section:
     """Results told to MLflow's SQLite as fast as they come."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        checkpoint = folder / "checkpoint"
-        checkpoint.mkdir()
+        checkpoint = folder / "s" / "checkpoint"  # of the study, or it is not read
+        checkpoint.mkdir(parents=True)
         grid = np.random.default_rng(0).integers(0, 256, (600, 1000, 3), dtype=np.uint8)
         Image.fromarray(grid // 64 * 64).save(checkpoint / "grid.png")
         (checkpoint / "config.json").write_text("{}")
