@@ -44,7 +44,7 @@ def test_pictures_of_a_champion_that_are_damaged_count_as_gone(
 
 def test_a_small_file_of_very_many_pictures_is_not_unfolded(tmp_path: Path) -> None:
     pictures = np.zeros((1, 4, 1, 8, 8), np.uint8)
-    blank = np.zeros((1, 2000, 1, 64, 64), np.uint8)
+    blank = np.zeros((1, 20_000, 1, 64, 64), np.uint8)
     np.savez_compressed(tmp_path / SAMPLES, shots=pictures, samples=blank)
     assert (tmp_path / SAMPLES).stat().st_size < blank.size / 500
     tracemalloc.start()
@@ -53,6 +53,15 @@ def test_a_small_file_of_very_many_pictures_is_not_unfolded(tmp_path: Path) -> N
         assert tracemalloc.get_traced_memory()[1] < blank.size / 10
     finally:
         tracemalloc.stop()
+
+
+def test_blank_pictures_are_kept_however_small_their_file_is(tmp_path: Path) -> None:
+    blank = np.zeros((20, 272, 1, 32, 32), np.uint8)
+    np.savez_compressed(tmp_path / SAMPLES, shots=blank[:, :4], samples=blank)
+    assert (tmp_path / SAMPLES).stat().st_size < blank.size / 500
+    kept = kept_samples(tmp_path)
+    assert kept is not None
+    assert np.array_equal(kept.samples, blank)
 
 
 def test_a_shape_that_is_claimed_takes_no_memory(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ CHAMPION = "champion"  # folder in a study's, and alias of registered models
 FILES = ("config.json", "weights.safetensors")  # a model's, also in the registry
 SAMPLES = "samples.npz"  # of the test
 LARGEST = 2**30  # bytes of all pictures: 20 episodes of 272 in colour, of 256 pixels a side, fit
-MOST_FOLDED = 100  # times that pictures are larger than their file; deflate can make it 1000
+SMALL = 2**26  # bytes that a file of any size may unfold to: blank pictures fold to a thousandth
+MOST_FOLDED = 100  # times that more bytes are larger than their file
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -116,7 +117,7 @@ def kept_samples(folder: Path) -> Samples | None:
     try:
         with ZipFile(path) as archive:
             unfolded = sum(entry.file_size for entry in archive.infolist())
-        if unfolded > min(LARGEST, MOST_FOLDED * path.stat().st_size):
+        if unfolded > min(LARGEST, max(SMALL, MOST_FOLDED * path.stat().st_size)):
             return None
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             shots, samples = kept["shots"], kept["samples"]
