@@ -36,7 +36,7 @@ bench-e2e: $(READY)
 bench-search: $(BENCH)
 	$(PY) tests/benchmarks/bench_search.py $(ARGS)
 
-# What the driver makes of ten thousand trials, half an hour; ARGS="--out docs" writes the page.
+# What the driver makes of ten thousand trials, forty minutes; ARGS="--out docs" writes the page.
 bench-scaling: $(READY)
 	PYTHONPATH=tests $(PY) tests/benchmarks/bench_scaling.py $(ARGS)
 
