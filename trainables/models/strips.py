@@ -59,7 +59,8 @@ class StripConvolution(Layer):
 
     def forward(self, weights: Weights, x: Tensor) -> tuple[Tensor, Kept]:
         strips = self._strips(x)
-        y = _Correlation.apply(strips, weights[self.weight], self._reach)
+        kernels = weights[self.weight]
+        y = _Trilinear.apply(strips, kernels, None, kernels.shape[-1], self._reach)
         y = y.add_(weights[self.bias][:, None, None, None])
         return y.transpose(1, 2).contiguous(), (strips,)
 
@@ -128,61 +129,37 @@ def _of_kernels(strips: Tensor, gradient: Tensor, kernel: int, reach: int) -> Te
     return kernels.permute(0, 1, 4, 2, 3)
 
 
-class _Correlation(torch.autograd.Function):
-    """`_correlate`, `_spread` and `_of_kernels` are linear in both operands, and the derivatives of
-    each are the other two: autograd goes to any order."""
+class _Trilinear(torch.autograd.Function):
+    """The derivative of sum(_correlate(strips, kernels) * gradient) by that operand which is None.
+
+    It is linear in the other two, and its own derivatives are those by them: autograd goes to any
+    order.
+    """
 
     @staticmethod
-    def forward(ctx: Any, strips: Tensor, kernels: Tensor, reach: int) -> Tensor:
-        ctx.save_for_backward(strips, kernels)
-        ctx.reach = reach
-        return _correlate(strips, kernels, reach)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        strips, kernels = ctx.saved_tensors
-        gradient, kernel = gradient.contiguous(), kernels.shape[-1]
-        of_strips, of_kernels = ctx.needs_input_grad[:2]
-        return (
-            _Spread.apply(gradient, kernels, ctx.reach) if of_strips else None,
-            _OfKernels.apply(strips, gradient, kernel, ctx.reach) if of_kernels else None,
-            None,
-        )
-
-
-class _Spread(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, kernels: Tensor, reach: int) -> Tensor:
-        ctx.save_for_backward(gradient, kernels)
-        ctx.reach = reach
-        return _spread(gradient, kernels, reach)
-
-    @staticmethod
-    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        gradient, kernels = ctx.saved_tensors
-        along, kernel = along.contiguous(), kernels.shape[-1]
-        of_gradient, of_kernels = ctx.needs_input_grad[:2]
-        return (
-            _Correlation.apply(along, kernels, ctx.reach) if of_gradient else None,
-            _OfKernels.apply(along, gradient, kernel, ctx.reach) if of_kernels else None,
-            None,
-        )
-
-
-class _OfKernels(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, strips: Tensor, gradient: Tensor, kernel: int, reach: int) -> Tensor:
-        ctx.save_for_backward(strips, gradient)
-        ctx.reach = reach
+    def forward(
+        ctx: Any,
+        strips: Any,
+        kernels: Any,
+        gradient: Any,
+        kernel: int,
+        reach: int,
+    ) -> Tensor:
+        ctx.save_for_backward(strips, kernels, gradient)
+        ctx.shape = kernel, reach
+        if gradient is None:
+            return _correlate(strips, kernels, reach)
+        if strips is None:
+            return _spread(gradient, kernels, reach)
         return _of_kernels(strips, gradient, kernel, reach)
 
     @staticmethod
-    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        strips, gradient = ctx.saved_tensors
-        of_strips, of_gradient = ctx.needs_input_grad[:2]
-        return (
-            _Spread.apply(gradient, along, ctx.reach) if of_strips else None,
-            _Correlation.apply(strips, along, ctx.reach) if of_gradient else None,
-            None,
-            None,
-        )
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
+        operands = [along.contiguous() if x is None else x for x in ctx.saved_tensors]
+
+        def by(which: int) -> Tensor:
+            others = (None if i == which else x for i, x in enumerate(operands))
+            return _Trilinear.apply(*others, *ctx.shape)  # type: ignore[no-any-return]
+
+        asked = ctx.needs_input_grad[:3]
+        return *(by(which) if needed else None for which, needed in enumerate(asked)), None, None
