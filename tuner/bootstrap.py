@@ -7,6 +7,8 @@ Source: Davison & Hinkley, Bootstrap Methods and their Application, 1997, sectio
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from trainables.metrics import Floats
@@ -22,7 +24,8 @@ def interval(values: Floats, *, seed: int = 0, level: float = 0.95) -> tuple[flo
         seed: of the draws.
         level: share of the draws between the ends, in (0, 1).
     """
-    return _ends(_means(values, np.random.default_rng(seed), _episodes(values, seed)), level)
+    rng, episodes = np.random.default_rng(seed), _episodes(values.shape[1], seed)
+    return _ends(_means(values, rng, episodes), level)
 
 
 def paired_interval(
@@ -41,13 +44,13 @@ def paired_interval(
         raise ValueError(
             f"Paired scores need the same episodes, got {ours.shape[1]} and {theirs.shape[1]}."
         )
-    rng, episodes = np.random.default_rng(seed), _episodes(ours, seed)
+    rng, episodes = np.random.default_rng(seed), _episodes(ours.shape[1], seed)
     return _ends(_means(ours, rng, episodes) - _means(theirs, rng, episodes), level)
 
 
-def _episodes(values: Floats, seed: int) -> Floats:
+@lru_cache(maxsize=8)  # the driver asks at every result, of as many episodes
+def _episodes(count: int, seed: int) -> Floats:
     """How often each episode is drawn, as a share; [DRAWS, E]."""
-    count = values.shape[1]
     rng = np.random.default_rng([seed, 1])
     return np.asarray(rng.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count)
 
