@@ -11,8 +11,9 @@ BENCH = .venv/.bench
 search: $(READY)
 	$(PY) -m tuner.launch reptile_omniglot $(ARGS)
 
+# Most tests are one thread: two at once, the tests of a file in a row, the longest file first.
 test: lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-faults: $(READY)
 	$(PY) -m pytest -m faults --timeout 3600
@@ -21,8 +22,9 @@ test-faults: $(READY)
 test-cluster: $(READY)
 	$(PY) -m pytest -m cluster --timeout 1800
 
-test-all: lint
-	$(PY) -m pytest -m "not faults and not cluster and not gpu and not benchmark" --timeout 1800
+# Those that take minutes need the machine for themselves.
+test-all: test
+	$(PY) -m pytest -m "slow and not faults and not cluster and not gpu and not benchmark" --timeout 1800
 
 # How fast trials train and what everything around them costs; ARGS="--append" adds to the page.
 bench: $(READY)

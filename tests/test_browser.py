@@ -32,7 +32,6 @@ from tuner.tracking_uri import UI_PORT, ui_command
 from tuner.trial_records import RungRecord
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
 ]

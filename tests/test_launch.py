@@ -102,9 +102,10 @@ def locked(tmp_path: Path) -> Iterator[Path]:
     tmp_path.chmod(0o777)
     with ExitStack() as stack:
         if os.geteuid() == 0:
-            for place in tmp_path.parents[:2]:  # pytest's own
-                stack.callback(place.chmod, place.stat().st_mode)
-                place.chmod(0o755)
+            for place in tmp_path.parents:
+                if (mode := place.stat().st_mode) & 0o005 != 0o005:  # pytest's own
+                    stack.callback(place.chmod, mode)
+                    place.chmod(0o755)
             os.seteuid(65534)
             stack.callback(os.seteuid, 0)
         else:
