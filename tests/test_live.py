@@ -70,6 +70,7 @@ def test_without_a_terminal_every_event_is_one_plain_line():
     assert lines[4].endswith(
         "trial 0 rung 1/3: L .50, J .30, recognisability .70, coverage .40, copy share .05 -> pause"
     )
+    assert lines[5].endswith("trial 0 stopped: asha paused it at rung 1")
     assert lines[-1].endswith("trial 2 failed: diverged: critic loss is nan")
 
 
@@ -82,7 +83,8 @@ def test_a_trial_that_the_clock_cut_has_not_come_to_the_next_rung(rung, place, c
         table.trial_started(0, "", {}, {"width": 8})
         table.rung_reached(0, rung, scores(0.5) | {"complete": 0.0}, [], HERE, "done")
         assert cell in rendered(table, 100)
-    assert f"trial 0 {place}: L .50" in out.getvalue()
+    (told,) = (line for line in out.getvalue().splitlines() if f"trial 0 {place}: L .50" in line)
+    assert told.endswith("-> cut")
 
 
 def test_quiet_says_nothing():

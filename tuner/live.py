@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -155,7 +156,7 @@ class LiveTable:
                 row.state = "paused"
                 loss = two_decimals(row.loss)
                 self._lately.appendleft(f"trial {number} paused at rung {rung + 1}, L {loss}")
-        self._line(f"trial {number} {told_rung(rung, self._rungs, metrics)} -> {decision}")
+        self._line(f"trial {number} {told_rung(rung, self._rungs, metrics, decision)}")
 
     def trial_promoted(self, number: int) -> None:
         """A paused trial goes on."""
@@ -169,7 +170,7 @@ class LiveTable:
         """A trial is over."""
         with self._lock:
             self._rows[number].state = STATES[state]
-            told = f"trial {number} {STATES[state]}" + (f": {reason}" if reason else "")
+            told = f"trial {number} {told_end(state, reason)}"
             self._lately.appendleft(told)
         self._line(told)
 
@@ -277,8 +278,8 @@ class LiveTable:
         return " · ".join(parts)
 
 
-def told_rung(rung: int, rungs: int, metrics: Mapping[str, float]) -> str:
-    """Where a trial was scored, and how: "rung 2/3: L .42, J .66, ..."."""
+def told_rung(rung: int, rungs: int, metrics: Mapping[str, float], decision: str) -> str:
+    """Where a trial was scored, how, and what followed: "rung 2/3: L .42, J .66, ... -> pause"."""
     scores = ", ".join(
         f"{name.replace('_', ' ')} {two_decimals(metrics[name])}"
         for name in COLUMNS
@@ -287,7 +288,15 @@ def told_rung(rung: int, rungs: int, metrics: Mapping[str, float]) -> str:
     place = f"rung {rung + 1}/{rungs}"
     if not metrics["complete"]:
         place = f"between rung {rung} and {rung + 1}" if rung else "before rung 1"
-    return f"{place}: {scores}"
+        decision = "cut"
+    return f"{place}: {scores} -> {decision}"
+
+
+def told_end(state: str, reason: str) -> str:
+    """What became of a trial, rungs counted from 1 as everywhere that people read."""
+    if (paused := re.fullmatch(r"asha: rung (\d+)", reason)) is not None:
+        reason = f"asha paused it at rung {int(paused[1]) + 1}"
+    return STATES[state] + (f": {reason}" if reason else "")
 
 
 def _best(rows: list[_Row]) -> _Row | None:

@@ -20,7 +20,7 @@ from tuner.command_line import answer, study_parser
 from tuner.glance import Glance, glance
 from tuner.hold import Holder, holder_of, is_running
 from tuner.journal import FAILURE
-from tuner.live import STATES, told_rung
+from tuner.live import told_end, told_rung
 from tuner.printed import printed_files
 from tuner.ranking import trial_title
 from tuner.studies import place_of
@@ -133,9 +133,9 @@ def _events(study: Glance, record: TrialRecord) -> Iterator[tuple[float, str]]:
         yield record.began, "began"
     for rung in record.rungs:
         if rung.when is not None:
-            yield rung.when, f"{told_rung(rung.rung, rungs, rung.metrics)} -> {rung.decision}"
+            yield rung.when, told_rung(rung.rung, rungs, rung.metrics, rung.decision)
     if record.ended is not None:
-        yield record.ended, STATES[record.state] + (f": {record.reason}" if record.reason else "")
+        yield record.ended, told_end(record.state, record.reason)
 
 
 def _trial(study: Glance, number: int) -> TrialRecord:

@@ -257,7 +257,7 @@ def describe(plan: Plan, nodes: Sequence[Node], *, grows: bool = False) -> list[
     rate = plan.flops_per_second / 1e9
     more = " or more" if plan.most_trials > plan.trials else ""
     searched = ", ".join(f"{name} ({OBJECTIVES[name]}d)" for name in plan.objectives)
-    most = "asked for" if too_short(plan) else "at most"
+    most = "asked for" if too_short(plan) else "about"
     several = [f"Search     for what nothing beats in all of {searched}; ASHA goes by L"]
     return [
         f"Hardware   {hardware(nodes)}: {plan.slots} trials side by side, each with "
@@ -268,7 +268,8 @@ def describe(plan: Plan, nodes: Sequence[Node], *, grows: bool = False) -> list[
         f"{plan.seed}; each trains about {rungs} (its {len(plan.rungs)} rungs, of the same "
         f"compute for all, at {rate:.0f} GFLOP/s), scored on "
         f"{', '.join(map(str, plan.episodes))} episodes; ASHA pauses those far behind",
-        f"Time       {most} {clock(plan.budget_seconds)}: {clock(plan.search_seconds)} of search, "
+        f"Time       {most} {clock(plan.budget_seconds)} once all is prepared: "
+        f"{clock(plan.search_seconds)} of search, "
         f"then the best {plan.finalists} meet again, trained with other seeds, and the winner is "
         "tested on classes nobody has seen",
         *(several if len(plan.objectives) > 1 else []),

@@ -141,6 +141,8 @@ def _lines(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         title = describe(best["label"], best["settings"])
         loss, joint = (number(best["scores"].get(name)) for name in ("L", "J"))
         place = f"rung {best['rung']}/{best['rungs']}"
+        if best["rung"] < best["rungs"]:
+            place += ", the furthest that any has come"
         yield "Best", f"trial {best['number']}, {title}: L {loss}, J {joint} at {place}"
         yield "Settings", json.dumps(best["settings"])
     if told["verdict"]:
