@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
+import psutil
 import ray
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_generator import (
@@ -181,7 +182,9 @@ def _listen(over: threading.Event, address: str) -> None:
 
 
 def _watch(over: threading.Event, bereaved: Callable[[Sequence[str]], int]) -> None:
+    agents: list[psutil.Process] = []
     while not over.wait(LOOK_SECONDS):
+        agents = agents or _agents()
         if dead_processes() and not over.wait(GRACE_SECONDS) and (dead := dead_processes()):
             code = 1
             try:
@@ -189,8 +192,21 @@ def _watch(over: threading.Event, bereaved: Callable[[Sequence[str]], int]) -> N
                 # By themselves they would notice in a minute or more.
                 node: Any = ray._private.worker._global_node
                 node.kill_all_processes(check_alive=False)
+                for agent in agents:
+                    with suppress(psutil.Error):  # it has left
+                        agent.kill()
             finally:
                 os._exit(code)
+
+
+def _agents() -> list[psutil.Process]:
+    """What the raylet that this process started has started itself: on a busy machine it outlives
+    the raylet by more than a minute."""
+    node = ray._private.worker._global_node
+    raylets: list[Any] = [] if node is None else node.all_processes.get("raylet", [])
+    with suppress(psutil.Error):
+        return [child for info in raylets for child in psutil.Process(info.process.pid).children()]
+    return []
 
 
 def _start(cpus: int | None, gpus: int | None, environment: Mapping[str, Any]) -> Any:

@@ -67,9 +67,13 @@ def test_a_fresh_ray_is_private_and_never_somebody_elses(fake_ray):
 
 
 def test_a_ray_that_died_ends_those_who_stay(fake_ray, monkeypatch):
-    """Not at once, and nobody who leaves."""
+    """Not at once, and nobody who leaves; what the raylet had started ends with them."""
     happened = []
-    node = SimpleNamespace(kill_all_processes=lambda **_: happened.append("the rest is killed"))
+    raylet = subprocess.Popen(["sh", "-c", "sleep 600 & wait"])
+    node = SimpleNamespace(
+        kill_all_processes=lambda **_: happened.append("the rest is killed"),
+        all_processes={"raylet": [SimpleNamespace(process=raylet)]},
+    )
     monkeypatch.setattr(ray._private.worker, "_global_node", node)
     monkeypatch.setattr(os, "_exit", happened.append)
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
@@ -85,6 +89,7 @@ def test_a_ray_that_died_ends_those_who_stay(fake_ray, monkeypatch):
         with session(bereaved=bereaved):
             time.sleep(stays)
     assert happened == ["raylet", "the rest is killed", 3]
+    raylet.wait(30)  # it has only waited for its agent
     monkeypatch.setattr(module, "dead_processes", list)
     with session(bereaved=bereaved):
         time.sleep(0.4)

@@ -46,7 +46,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         environment.pop(name, None)
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=280, env=environment, check=False
+        command, capture_output=True, text=True, timeout=560, env=environment, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (root / "runs" / "stdout.txt").write_text(done.stdout)
@@ -55,7 +55,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_search_leaves_a_valid_result(study: Path) -> None:
     found = result.load(study / "result.json")
     assert found.outcome == "finished"
@@ -82,7 +82,7 @@ def test_a_search_leaves_a_valid_result(study: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_champion_can_be_picked_up(study: Path) -> None:
     config = json.loads((study / "champion" / "config.json").read_text())
     weights = safetensors.numpy.load_file(study / "champion" / "weights.safetensors")
@@ -98,7 +98,7 @@ def test_the_champion_can_be_picked_up(study: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_no_trial_is_left_running(study: Path) -> None:
     with Journal(study.parent, study.name) as journal:
         assert journal.running() == []
@@ -108,7 +108,7 @@ def test_no_trial_is_left_running(study: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 def test_mlflow_has_a_run_for_the_study_and_each_trial(study: Path) -> None:
     from mlflow import MlflowClient
@@ -133,7 +133,7 @@ def test_mlflow_has_a_run_for_the_study_and_each_trial(study: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_user_is_told_what_to_do_next(study: Path) -> None:
     text = (study.parent / "stdout.txt").read_text()
     for words in ("mlflow ui", "ray dashboard", "champion/grid.png", "Test (", "Plan "):
@@ -143,7 +143,7 @@ def test_the_user_is_told_what_to_do_next(study: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_no_secret_of_the_environment_is_in_anything_that_is_kept(study: Path) -> None:
     """Nor Ray's token: in no output, record, tag, parameter, artifact or checkpoint."""
     secrets = [value.encode() for value in SECRETS.values()]
