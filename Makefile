@@ -11,7 +11,7 @@ BENCH = .venv/.bench
 search: $(READY)
 	$(PY) -m tuner.launch reptile_omniglot $(ARGS)
 
-# Most tests are one thread: two at once, the tests of a file in a row, the longest file first.
+# Most tests are one thread: two at once, the tests of a file in a row, files by name, so that the search begins early.
 test: lint
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

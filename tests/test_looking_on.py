@@ -111,6 +111,20 @@ def test_a_study_that_nobody_runs_is_interrupted_and_can_go_on(
     assert "http://h:1/#/experiments/2/runs/r" in said
 
 
+def test_the_best_of_a_study_without_a_full_trial_is_of_those_that_came_furthest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Journal(tmp_path, "young") as journal:
+        journal.set_attr("plan", plan().to_dict())
+        for loss, rungs in ((0.5, 2), (0.1, 1)):
+            number = journal.ask(space, Config()).number
+            for k in range(rungs):
+                journal.add_rung(number, scored(k, loss, decision="continue"))
+    assert status.main([str(tmp_path / "young")]) == 0
+    said = capsys.readouterr().out
+    assert "L .50, J .50 at rung 2/3, the furthest that any has come\n" in said
+
+
 def test_a_running_study_tells_what_it_does_and_how_long(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
