@@ -140,6 +140,14 @@ def test_nothing_begins_after_the_deadline(tmp_path):
         assert journal.records() == ()
 
 
+def test_who_begins_before_any_has_a_score_is_spared_by_the_clock(tmp_path):
+    with open_journal(tmp_path) as journal:
+        search = search_of(journal, rungs=(rungs := Rungs(3, planned=4)))
+        spared = [search.suggest("0")["spared"], search.suggest("1")["spared"]]
+        rungs.record(0, 1, [1.0])
+        assert [*spared, search.suggest("2")["spared"]] == [True, True, False]
+
+
 def test_a_config_survives_json_unchanged(tmp_path):
     with open_journal(tmp_path) as journal:
         config = search_of(journal).suggest("1")["trial_config"]

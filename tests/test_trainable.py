@@ -15,8 +15,12 @@ from toy_pipeline import OPTIMUM, ToyTrainable, toy_context
 from trainables.pipeline import Diverged
 from trainables.trainable import COMPLETE, CROWDED, FAIL, RUNG, TIME, NodeLeaves, require_finite
 
+CUT = {"outcome": TIME, "metrics": {}, "episodes": [], "losses": [], "done": True}  # untrained
 
-def trial_config(number=0, *, deadline=math.inf, resume_from=None, known=False, gpus=0.0, **toy):
+
+def trial_config(
+    number=0, *, deadline=math.inf, resume_from=None, known=False, spared=False, gpus=0.0, **toy
+):
     return {
         "trial_number": number,
         "pipeline": "toy",
@@ -27,6 +31,7 @@ def trial_config(number=0, *, deadline=math.inf, resume_from=None, known=False, 
         "deadline": deadline,
         "resume_from": resume_from,
         "known": known,
+        "spared": spared,
         "gpus": gpus,
         "gpu_overhead": 0.01,
     }
@@ -146,8 +151,16 @@ def test_the_first_update_has_its_moment():
 
 
 def test_past_the_deadline_nothing_is_trained_or_scored():
-    result = toy(deadline=time.time() - 1).step()
-    assert result == {"outcome": TIME, "metrics": {}, "episodes": [], "losses": [], "done": True}
+    assert toy(deadline=time.time() - 1).step() == CUT
+
+
+def test_a_spared_trial_comes_to_its_first_rung_past_the_deadline():
+    trial = toy(deadline=time.time() - 1, spared=True)
+    first = trial.step()
+    assert (first["outcome"], first["metrics"]["rung"], first["done"]) == (RUNG, 0, False)
+    assert trial.step() == CUT
+    trial.reset_config(trial_config(1, deadline=time.time() - 1))
+    assert trial.step() == CUT
 
 
 def test_a_checkpoint_holds_everything_and_restores(tmp_path):

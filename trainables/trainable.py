@@ -36,8 +36,9 @@ class TrialTrainable(tune.Trainable):
 
     The config is plain data: trial_number, pipeline (its name), trial_config, context, seed,
     threads, deadline (unix seconds), resume_from (checkpoint folder or None), known (True for
-    settings that a person chose, which are run however large they are), and, on GPUs, gpus (cards,
-    or the share of one) and gpu_overhead (the share that a process takes beside its tensors).
+    settings that a person chose, which are run however large they are), spared (True for a trial
+    that comes to its first rung whatever the clock says), and, on GPUs, gpus (cards, or the share
+    of one) and gpu_overhead (the share that a process takes beside its tensors).
 
     A result holds "outcome" (above), "metrics" (finite floats), "losses", "first_update" (Unix
     seconds at which this process had done the trial's first one), "resident_bytes" (of this process
@@ -64,6 +65,7 @@ class TrialTrainable(tune.Trainable):
     def _start(self, config: dict[str, Any]) -> None:
         torch.set_num_threads(config["threads"])
         self._trial = config
+        self._spared = bool(config.get("spared", False))  # older configs say nothing of it
         self._pipeline: Pipeline | None = None
         self._grid: Any = None
         self._asked = 0
@@ -76,7 +78,7 @@ class TrialTrainable(tune.Trainable):
         return 0 < float(self._trial.get("gpus", 0.0)) < 1  # older configs say nothing of it
 
     def _past_deadline(self) -> bool:
-        return bool(time.time() > self._trial["deadline"])
+        return not self._spared and bool(time.time() > self._trial["deadline"])
 
     def _should_stop(self) -> bool:
         """Pipelines ask before every update: at the second time, the first one is done."""
@@ -103,6 +105,7 @@ class TrialTrainable(tune.Trainable):
                     with tune.Checkpoint(self._trial["resume_from"]).as_directory() as folder:
                         self._load(self._pipeline, Path(folder))
             report = self._pipeline.step(self._should_stop)
+            self._spared = False
             metrics = require_finite(report.metrics)
             named = {f"L of episode {n}": value for n, value in enumerate(report.episodes)}
             episodes = list(require_finite(named).values())

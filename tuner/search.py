@@ -58,7 +58,8 @@ class JournalSearch(Searcher):
             trials: trials of the whole study, those of earlier sessions included.
             sampler: its name in `SAMPLERS`.
             seed: of the sampler and, through `trial_seed`, of every trial.
-            deadline: unix seconds after which no trial begins.
+            deadline: unix seconds after which no trial begins; it cuts none that began before any
+                had a score, until the first rung: processes that start slowly would leave nothing.
             common: what every trial's Ray config holds beside its own part.
             gpus: that a trial gets, or the share of one, if that is not too small for it.
             slots: how many trials may be out now.
@@ -127,6 +128,7 @@ class JournalSearch(Searcher):
             "resume_from": last_checkpoint(record),
             "reference": bool(record.attrs.get("reference", False)),
             "known": bool(record.label),
+            "spared": not self._rungs.entered[0],
             "rungs_done": len(record.rungs),
             "part": self._parts[record.number],
             "gpus": self._share(),
