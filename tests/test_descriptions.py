@@ -203,6 +203,30 @@ def test_a_field_that_is_not_right_is_found():
         kubernetes_validate.validate(service, KUBERNETES, strict=True)
 
 
+def test_kuberay_refuses_nothing_that_fits_no_schema():
+    """What its operator checks across fields: ray-operator/controllers/ray/utils/validation.go."""
+    (cluster,) = of_kind("RayCluster")
+    spec = cluster["spec"]
+    assert tuple(map(int, spec["rayVersion"].split("."))) >= (2, 52, 0)  # tokens need it
+    assert spec["autoscalerOptions"]["version"] == "v2"
+    for template in pod_templates(cluster):
+        assert template["spec"]["restartPolicy"] == "Never"
+        names = {v["name"] for one in template["spec"]["containers"] for v in one.get("env", [])}
+        assert "RAY_enable_autoscaler_v2" not in names  # said by `version`
+    for group in spec["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_the_operator_reaches_the_cluster_that_it_submits_to():
+    (cluster,), (policy,) = of_kind("RayCluster"), of_kind("NetworkPolicy")
+    own = {"ray.io/cluster": cluster["metadata"]["name"]}
+    assert policy["spec"]["podSelector"]["matchLabels"] == own
+    (rule,) = policy["spec"]["ingress"]
+    # Helm and Kustomize name the operator's pods differently, and both call the component so.
+    operator = {"app.kubernetes.io/component": "kuberay-operator"}
+    assert [peer["podSelector"]["matchLabels"] for peer in rule["from"]] == [own, operator]
+
+
 def test_the_parts_in_kubernetes_find_each_other():
     (cluster,), (job,) = of_kind("RayCluster"), of_kind("RayJob")
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
