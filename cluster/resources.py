@@ -98,6 +98,11 @@ def pack(nodes: Sequence[Node], *, cpus_per_trial: float = 1, gpus_per_trial: fl
     return Packing(slots=slots, threads=max(1, math.floor(cpus_per_trial)))
 
 
+def counted(number: float, word: str, ending: str = "s") -> str:
+    """Such as "1 trial", "0.5 GPUs" or "2 classes"."""
+    return f"{number:g} {word}{ending if number != 1 else ''}"
+
+
 def slots_on(node: Node, cpus_per_trial: float, gpus_per_trial: float) -> int:
     """Trials of one size that a machine runs side by side, 0 where none fits."""
     slots = math.floor(node.cpus / cpus_per_trial + _ROUNDING)
@@ -112,17 +117,17 @@ def _fits_nowhere(nodes: Sequence[Node], cpus_per_trial: float, gpus_per_trial: 
     there = "no node has more than" if len(nodes) > 1 else "there are"
     if cpus_per_trial > cpus:
         return (
-            f"A trial asks for {cpus_per_trial:g} CPUs and {there} {cpus:g}: "
+            f"A trial asks for {counted(cpus_per_trial, 'CPU')} and {there} {cpus:g}: "
             "lower --cpus-per-trial."
         )
     if gpus_per_trial > gpus:
         return (
-            f"A trial asks for {gpus_per_trial:g} GPUs and {there} {gpus:g}: "
+            f"A trial asks for {counted(gpus_per_trial, 'GPU')} and {there} {gpus:g}: "
             "lower --gpus-per-trial."
         )
     return (
-        f"A trial asks for {cpus_per_trial:g} CPUs and {gpus_per_trial:g} GPUs, and no node has "
-        "both: lower --cpus-per-trial or --gpus-per-trial."
+        f"A trial asks for {counted(cpus_per_trial, 'CPU')} and {counted(gpus_per_trial, 'GPU')}, "
+        "and no node has both: lower --cpus-per-trial or --gpus-per-trial."
     )
 
 

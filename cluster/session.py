@@ -30,7 +30,7 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.nodes import may_grow, nodes_there
-from cluster.resources import Node
+from cluster.resources import Node, counted
 
 T = TypeVar("T")
 AUTO = "auto"  # the address of the cluster that this machine or job is of
@@ -84,9 +84,9 @@ class Session:
         try:
             if not needed.wait(FIRST_NODE_SECONDS):
                 raise ConnectionError(
-                    f"The cluster at {self.address} has no node with {cpus:g} CPUs and {gpus:g} "
-                    f"GPUs, and its autoscaler started none within {FIRST_NODE_SECONDS / 60:.0f} "
-                    "minutes: ask for less, or look at `ray status`."
+                    f"The cluster at {self.address} has no node with {counted(cpus, 'CPU')} and "
+                    f"{counted(gpus, 'GPU')}, and its autoscaler started none within "
+                    f"{FIRST_NODE_SECONDS / 60:.0f} minutes: ask for less, or look at `ray status`."
                 )
         finally:
             remove_placement_group(needed)

@@ -212,7 +212,7 @@ def test_nodes_are_started_for_trials_that_wait(digits: Path) -> None:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Waiting    for the cluster's first node" in done.stdout
-        assert "2 nodes, 1 CPUs, 0 GPUs: 1 trials side by side" in done.stdout
+        assert "2 nodes, 1 CPU, 0 GPUs: 1 trial side by side" in done.stdout
         assert "more nodes are asked for while trials wait" in done.stdout
         assert "The cluster has 3 nodes, 2 CPUs, 0 GPUs now: 2 trials side by side" in done.stdout
     finally:

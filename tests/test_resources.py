@@ -35,13 +35,13 @@ def test_trials_are_packed(nodes, asked, slots, threads):
         ([node(2)], {"cpus_per_trial": 3}, "asks for 3 CPUs and there are 2"),
         ([node(2)], {"cpus_per_trial": 0}, "above 0, got 0"),
         ([node(2)], {"cpus_per_trial": float("nan")}, "above 0, got nan"),
-        ([node(2)], {"gpus_per_trial": 1}, "asks for 1 GPUs and there are 0"),
+        ([node(2)], {"gpus_per_trial": 1}, "asks for 1 GPU and there are 0"),
         ([node(2)], {"gpus_per_trial": -1}, "0 or more"),
         ([node(2, 4)], {"gpus_per_trial": 1.5}, "whole number"),
         ([node(2), node(3)], {"cpus_per_trial": 4}, "4 CPUs and no node has more than 3"),
         ([node(8, 1), node(8, 1)], {"gpus_per_trial": 2}, "2 GPUs and no node has more than 1"),
         ([node(8), node(1, 1)], {"cpus_per_trial": 2, "gpus_per_trial": 1}, "no node has both"),
-        ([], {}, "asks for 1 CPUs and there are 0"),
+        ([], {}, "asks for 1 CPU and there are 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(nodes, asked, message):

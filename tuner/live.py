@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cluster.resources import counted
 from tuner.plan import clock, hardware
 from tuner.ranking import COLUMNS, SCORE_WIDTHS, describe, fitted_table
 from tuner.ranking import number as two_decimals
@@ -189,8 +190,8 @@ class LiveTable:
             self._trials = over + max(0, round((self._trials - over) * slots / self._slots))
             self._slots = slots
         self.say(
-            f"The cluster has {hardware(nodes)} now: {slots} trials side by side, about "
-            f"{self._trials} in all"
+            f"The cluster has {hardware(nodes)} now: {counted(slots, 'trial')} side by side, "
+            f"about {self._trials} in all"
         )
 
     def tick(self) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, astuple, dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
 
-from cluster.resources import Card, Node
+from cluster.resources import Card, Node, counted
 from trainables.errors import UserError
 from trainables.pipeline import EPISODES_AT_ONCE
 from tuner.experiments import Scale
@@ -260,8 +260,9 @@ def describe(plan: Plan, nodes: Sequence[Node], *, grows: bool = False) -> list[
     most = "asked for" if too_short(plan) else "about"
     several = [f"Search     for what nothing beats in all of {searched}; ASHA goes by L"]
     return [
-        f"Hardware   {hardware(nodes)}: {plan.slots} trials side by side, each with "
-        f"{plan.cpus_per_trial:g} CPUs, {plan.gpus_per_trial:g} GPUs and {plan.threads} threads"
+        f"Hardware   {hardware(nodes)}: {counted(plan.slots, 'trial')} side by side, each with "
+        f"{counted(plan.cpus_per_trial, 'CPU')}, {counted(plan.gpus_per_trial, 'GPU')} and "
+        f"{counted(plan.threads, 'thread')}"
         + ("; more nodes are asked for while trials wait" if grows else ""),
         *_gpus(plan),
         f"Plan       {plan.trials} trials{more} at {plan.scale} scale by {plan.sampler}, seed "
@@ -280,7 +281,7 @@ def hardware(nodes: Sequence[Node]) -> str:
     """What there is, for people; of one machine nobody needs the count."""
     count = f"{len(nodes)} nodes, " if len(nodes) > 1 else ""
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    return f"{count}{cpus:g} CPUs, {gpus:g} GPUs"
+    return f"{count}{counted(cpus, 'CPU')}, {counted(gpus, 'GPU')}"
 
 
 def _gpus(plan: Plan) -> list[str]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from cluster.resources import counted
 from tuner.evidence import Rung, fidelity, forecast
 from tuner.plan import clock
-from tuner.report_tables import Table, count, state
+from tuner.report_tables import Table, state
 from tuner.result import StudyResult
 from tuner.table_cells import decimal
 from tuner.trial_records import TrialRecord
@@ -130,7 +131,7 @@ def _rung_row(
 def _audited(correlations: dict[int, float], ended: int) -> str:
     if not correlations:
         return (
-            f"{count(ended, 'trial')} came to the last rung: too few to tell whether the lower "
+            f"{counted(ended, 'trial')} came to the last rung: too few to tell whether the lower "
             "rungs foretold it."
         )
     told = ", ".join(f"{decimal(value)} at rung {rung + 1}" for rung, value in correlations.items())
@@ -199,9 +200,9 @@ def _costs(result: StudyResult) -> list[str]:
     spent = sum(trial.train_flops for trial in scored)
     if scored and spent < full * len(scored):
         lines.append(
-            f"{count(len(scored), 'trial')} trained for {spent / 1e12:,.2f} TFLOP together; all to "
-            f"the last rung would have been {full * len(scored) / 1e12:,.2f}: stopping early left "
-            f"{1 - spent / (full * len(scored)):.0%} of it out."
+            f"{counted(len(scored), 'trial')} trained for {spent / 1e12:,.2f} TFLOP together; all "
+            f"to the last rung would have been {full * len(scored) / 1e12:,.2f}: stopping early "
+            f"left {1 - spent / (full * len(scored)):.0%} of it out."
         )
     return lines
 

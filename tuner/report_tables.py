@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.resources import counted
 from tuner.plan import clock
 from tuner.ranking import COLUMNS, describe, gate_line, state_word, trial_title
 from tuner.result import StudyResult, TrialResult
@@ -148,12 +149,12 @@ def facts(result: StudyResult) -> Iterator[tuple[str, str]]:
     yield "Experiment", result.experiment
     yield "Data", f"{result.data.name} from {result.data.source}"
     if result.test is not None:
-        classes = count(len(result.test.classes), "class", "es")
+        classes = counted(len(result.test.classes), "class", "es")
         yield "Test", f"{result.test.episodes} episodes of {classes} held back"
     names = sorted({name for trial in result.trials for name in trial.params})
     sampler = plan.get("sampler", "tpe")
     objectives = ", ".join(plan.get("objectives", ("L",)))
-    yield "Searched", f"{count(len(names), 'setting')} on {objectives}, by {sampler}"
+    yield "Searched", f"{counted(len(names), 'setting')} on {objectives}, by {sampler}"
     states = Counter(state(trial) for trial in result.trials)
     told = ", ".join(f"{times} {word}" for word, times in states.most_common())
     yield "Trials", f"{len(result.trials)}: {told}" if told else "none"
@@ -168,18 +169,13 @@ def facts(result: StudyResult) -> Iterator[tuple[str, str]]:
 
 def _hardware(plan: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
     slots, cpus = int(plan.get("slots", 1)), plan.get("cpus_per_trial", 1)
-    told = f"{count(slots, 'trial')} side by side, {cpus:g} CPU core{'s' * (cpus != 1)} each"
+    told = f"{counted(slots, 'trial')} side by side, {counted(cpus, 'CPU core')} each"
     if gpus := plan.get("gpus_per_trial", 0):
-        told += f" and {gpus:g} GPU"
+        told += f" and {counted(gpus, 'GPU')}"
     if card := plan.get("card"):
         told += f" of {card['total'] / 2**30:.0f} GiB"
     if speed := plan.get("flops_per_second"):
         told += f"; {speed / 1e9:,.0f} GFLOP/s of training each"
     if machine := actual.get("machine"):
-        told = f"{machine[0]}, {count(round(machine[1]), 'core')}: {told}"
+        told = f"{machine[0]}, {counted(round(machine[1]), 'core')}: {told}"
     return told
-
-
-def count(times: int, word: str, ending: str = "s") -> str:
-    """Such as "1 trial" or "2 classes"."""
-    return f"{times} {word}{ending if times != 1 else ''}"

@@ -14,6 +14,7 @@ from itertools import pairwise, takewhile
 
 import numpy as np
 
+from cluster.resources import counted
 from tuner import bootstrap
 from tuner.command_line import STORAGE, options_of, words_of
 from tuner.ranking import (
@@ -26,7 +27,6 @@ from tuner.ranking import (
 from tuner.report_audit import Audit, Cost, audit, cost
 from tuner.report_tables import (
     Table,
-    count,
     facts,
     paper_table,
     pareto_table,
@@ -232,7 +232,7 @@ def _compared_on(result: StudyResult) -> str:
     part = "test" if result.test is not None else "validation"
     if part == "test":
         assert result.test is not None
-        classes = count(len(result.test.classes), "class", "es")
+        classes = counted(len(result.test.classes), "class", "es")
         return f"{result.test.episodes} episodes of {classes} that no trial saw"
     return "episodes of the classes that the search looks at"
 
@@ -352,7 +352,7 @@ def _rematch(result: StudyResult) -> str:
     if (rematch := result.rematch) is None:
         return ""
     told = (
-        f"{count(len(rematch.finalists), 'trial')} met again: {rematch.seeds} fresh "
+        f"{counted(len(rematch.finalists), 'trial')} met again: {rematch.seeds} fresh "
         f"training{'s' * (rematch.seeds > 1)} each, {rematch.episodes} fresh episodes."
     )
     if rematch.margin is None:
