@@ -319,6 +319,7 @@ class Finals:
             total=len(starts),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,  # each would leave a blank line
         )
         parts = dict(over)
         drawn = [own for first in starts if (own := parts[first]) is not None]
