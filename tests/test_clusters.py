@@ -92,7 +92,7 @@ def test_a_trial_must_fit_on_one_node(cluster: RealCluster, digits: Path) -> Non
     line = refused(cluster.launch(*asked, "--cpus-per-trial", "2"))
     assert "A trial asks for 2 CPUs and no node has more than 1" in line
     line = refused(cluster.launch(*asked, "--gpus-per-trial", "1"))
-    assert "A trial asks for 1 GPUs and no node has more than 0" in line
+    assert "A trial asks for 1 GPU and no node has more than 0" in line
 
 
 @needs_unshare
