@@ -352,8 +352,8 @@ def _rematch(result: StudyResult) -> str:
     if (rematch := result.rematch) is None:
         return ""
     told = (
-        f"{counted(len(rematch.finalists), 'trial')} met again: {rematch.seeds} fresh "
-        f"training{'s' * (rematch.seeds > 1)} each, {rematch.episodes} fresh episodes."
+        f"{counted(len(rematch.finalists), 'trial')} met again: "
+        f"{counted(rematch.seeds, 'fresh training')} each, {rematch.episodes} fresh episodes."
     )
     if rematch.margin is None:
         return told
